@@ -1,0 +1,1 @@
+"""The command line: every command is one function over a store or an app that returns data."""

@@ -1,0 +1,1 @@
+"""The embedded broker: state machines in memory, remembered by a journal."""

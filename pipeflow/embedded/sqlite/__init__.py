@@ -1,0 +1,1 @@
+"""The journal on one SQLite file; nothing outside this package knows SQL."""

@@ -1,0 +1,1 @@
+"""Workers, heartbeats, deliveries and sources: everything that runs while an app is open."""

@@ -1,0 +1,315 @@
+"""The contracts between the floors: what a broker, a record log, an admin and a sink promise.
+
+Five verbs, each over a batch. The order of results is the order of the input; a refused item is a value, not an
+exception. Every verb but `receive` answers after the group that was open when it ran, also when it changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from msgspec import Struct
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.events import Event
+from pipeflow.messages import (
+    AttributeValue,
+    Delivery,
+    Failure,
+    Manifest,
+    Outgoing,
+    Position,
+    Records,
+    Refused,
+    Segment,
+    Sent,
+    Settled,
+    Settlement,
+    Stale,
+    Want,
+)
+from pipeflow.specs import FilterPolicy, Topology
+
+__all__ = [
+    "Admin",
+    "Broker",
+    "Clock",
+    "Features",
+    "Handle",
+    "Middleware",
+    "Object",
+    "Peeked",
+    "QueueStats",
+    "RecordLog",
+    "Redrive",
+    "Redriven",
+    "Signal",
+    "Sink",
+    "Store",
+    "StoreStats",
+    "StreamStats",
+    "TopicStats",
+]
+
+
+class Features(Struct, frozen=True):
+    """What a broker can do, as data. A noun that asks for more is refused at `declare`, by name."""
+
+    durable: bool
+    fifo: bool = True
+    dedup: bool = True
+    max_delay: float = 366 * 86_400.0
+    atomic_emits: bool = True
+    """An acknowledgement and what it emits commit together."""
+    record_log: bool = True
+    checkpoints: bool = True
+    """Source positions commit with what they belong to."""
+    admin: bool = True
+
+
+class Broker(Protocol):
+    """Topics and queues. See the module for what every verb promises."""
+
+    features: Features
+
+    async def declare(self, topology: Topology) -> None:
+        """Make what is missing, migrate what changed where that is safe; SpecConflict with a diff where not."""
+
+    async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        """Accept each message for every subscription that matches it now, all in one commit. NotFound: no topic."""
+        ...
+
+    async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        """Accept each message into one queue. NotFound: no such queue."""
+        ...
+
+    async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
+        """What is ready now, at most `want.limit`; waits up to `want.wait` for the first. Empty when time came."""
+        ...
+
+    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale]:
+        """Decide the fate of received messages, with everything they emit, in one commit."""
+        ...
+
+    async def position(self, source: str) -> bytes | None:
+        """The last committed position of a source, encoded; None when it never committed."""
+        ...
+
+
+class RecordLog(Protocol):
+    """An append-only buffer with durable batch boundaries: what makes file output exactly-once.
+
+    A stream with a transform or with topics feeding a partitioned stream has two stages: `append` fills the intake,
+    `derive` moves what the transform made of it to the partition buffers in one commit. Others have one stage.
+    """
+
+    async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
+        """Accept records. Waits while the stream's buffers are at their bound; RefusedError values are per record."""
+        ...
+
+    async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
+        """Records that wait for `derive`, behind `after`, in whole blocks; returns at once, maybe empty."""
+        ...
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+        """Forget the intake up to a position and append what came of it to the partition buffers, in one commit."""
+
+    def ripens(self, stream: str) -> tuple[Signal, float]:
+        """(fires when intake arrives, a buffer opens, fills or is demanded; when the next buffer is old enough)."""
+        ...
+
+    async def seal(self, stream: str) -> Segment | None:
+        """Freeze the next buffer that is full, old or demanded, durably, or hand out an undelivered one; None: none."""
+        ...
+
+    def read(self, segment: Segment) -> AsyncIterator[Records]:
+        """The records of a sealed segment, in order."""
+        ...
+
+    async def commit(self, segment: Segment, manifest: Manifest) -> None:
+        """Forget the records, remember the objects."""
+
+    def demand(self, stream: str, reason: str = "demand") -> None:
+        """Make every open buffer of the stream ripe now."""
+
+    async def delivered(self, stream: str) -> None:
+        """Return when everything accepted before the call has been delivered and committed."""
+
+
+class Peeked(Struct, frozen=True):
+    """One message as an operator sees it: no receive counted, no receipt handed out."""
+
+    id: str
+    queue: str
+    state: str
+    """ready, delayed or in_flight."""
+    body: bytes
+    attempt: int
+    sent_at: float
+    sequence: int
+    attributes: dict[str, AttributeValue]
+    group: str | None
+    dedup_id: str | None
+    failures: list[Failure]
+    dead_letter_source: str | None
+    visible_at: float | None = None
+
+
+class Redrive(Struct, frozen=True):
+    """Which dead letters go where. `where` looks at the view of `pipeflow.filters.view`; None takes all."""
+
+    queue: str
+    """The queue whose dead letters are meant, not the dead letters' own name."""
+    to: str | None = None
+    """Another queue than the one they came from."""
+    where: FilterPolicy | None = None
+    limit: int | None = None
+    dry_run: bool = False
+
+
+class Redriven(Struct, frozen=True):
+    """How many dead letters were looked at, matched and moved."""
+
+    examined: int
+    matched: int
+    moved: int
+    ids: list[str]
+    """Of the first 100 that matched."""
+
+
+class QueueStats(Struct, frozen=True):
+    """Counts of one queue, exact at commit points."""
+
+    name: str
+    fifo: bool
+    ready: int
+    delayed: int
+    in_flight: int
+    dead: int
+    """Messages in its dead letters now."""
+    sent: int
+    acked: int
+    expired: int
+    buried: int
+    """Ever moved to the dead letters."""
+    redriven: int
+    purged: int
+    quarantined: int
+    oldest_age: float
+    """Seconds since the oldest ready message was sent; 0 when there is none."""
+    holds_dead_letters: bool = False
+
+
+class TopicStats(Struct, frozen=True):
+    """Counts of one topic, ever."""
+
+    name: str
+    fifo: bool
+    published: int
+    delivered: int
+    """Copies that matched a subscription."""
+    subscriptions: list[str]
+
+
+class StreamStats(Struct, frozen=True):
+    """Counts of one stream."""
+
+    name: str
+    accepted: int
+    dropped: int
+    failed: int
+    delivered: int
+    buffered: int
+    """Records that wait in intake, buffers and sealed segments."""
+    buffered_bytes: int
+    open_partitions: int
+    objects: int
+    object_bytes: int
+    oldest_age: float
+
+
+class StoreStats(Struct, frozen=True):
+    """Everything an operator asks for first."""
+
+    url: str
+    store_id: str
+    durability: str
+    boot: int
+    owner: int
+    """Process id of the owner."""
+    queues: list[QueueStats]
+    topics: list[TopicStats]
+    streams: list[StreamStats]
+    quarantined: int = 0
+
+
+class Admin(Protocol):
+    """What operators do to a store; every method works through the owner's socket too."""
+
+    async def describe(self) -> Topology:
+        """Every noun the store holds, declared by any program."""
+        ...
+
+    async def peek(
+        self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
+    ) -> list[Peeked]:
+        """Messages in delivery order, without touching them; `dead` looks at the queue's dead letters."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Delete every message, in flight or not; how many there were."""
+        ...
+
+    async def redrive(self, request: Redrive) -> Redriven:
+        """Move dead letters back, each with a new id and no attempts (SQS: Q99), in chunks of one commit each."""
+        ...
+
+    async def stats(self) -> StoreStats:
+        """Counts from the store's own durable counters."""
+        ...
+
+    def watch(self) -> AsyncIterator[Event]:
+        """Events as they happen, from now on; slow watchers miss events rather than slow the store."""
+        ...
+
+
+class Store(Broker, RecordLog, Admin, Protocol):
+    """A broker with a record log and an admin: what the embedded broker is."""
+
+    url: str
+    clock: Clock
+
+    async def close(self) -> None:
+        """Drain the open group and let go. Idempotent."""
+
+
+class Object(Struct):
+    """One object on its way to a sink: its name below the root, and its content in pieces."""
+
+    name: str
+    chunks: Sequence[bytes]
+    records: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes as they will lie in the sink."""
+        return sum(map(len, self.chunks))
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where objects go. `write` is atomic, durable when it returns, and replaces the same name whole.
+
+    SinkUnavailable: try again later. ObjectRefused: never as it is.
+    """
+
+    async def write(self, obj: Object) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+Handle: TypeAlias = Callable[[Delivery], Awaitable[object]]
+"""The rest of the chain: give it the delivery, get what the handler returned."""
+
+Middleware: TypeAlias = Callable[[Delivery, Handle], Awaitable[Any]]

@@ -1,0 +1,1 @@
+"""Where a stream's objects go: names, local files, memory."""

@@ -1,0 +1,170 @@
+"""What the nouns are: frozen options, checked when they are made, with the remedy in every message.
+
+Durations are seconds, sizes bytes. The defaults are the documented ones; AWS's own limits live at the AWS door.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from pipeflow.errors import ConfigurationError
+from pipeflow.names import queue_name, stream_name, topic_name
+
+DAY = 86_400.0
+YEAR = 366 * DAY
+
+Compression: TypeAlias = Literal["none", "gzip", "zstd"]
+Format: TypeAlias = Literal["jsonl", "raw"]
+FilterScope: TypeAlias = Literal["attributes", "body"]
+
+
+class Backoff(Struct, frozen=True):
+    """How long a failed message waits: `base * factor ** (attempt - 1)`, at most `cap`, with full jitter."""
+
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.base < 0 or self.factor < 1 or self.cap < self.base:
+            raise ConfigurationError(f"{self}: use base >= 0, factor >= 1 and cap >= base")
+
+    def delay(self, attempt: int, roll: float) -> float:
+        """Seconds before the next try after failed attempt `attempt`; `roll` in [0, 1) is the jitter."""
+        # 2**1024 overflows a float; by then every cap has long been reached.
+        return roll * min(self.cap, self.base * self.factor ** min(attempt - 1, 512))
+
+
+class Buffering(Struct, frozen=True):
+    """When a stream's buffer is full or old enough: bytes or seconds, whichever first (Firehose: S33)."""
+
+    bytes: int = 5 << 20
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.bytes < 1 or self.seconds < 0:
+            raise ConfigurationError(f"{self}: use at least 1 byte and 0 seconds")
+
+
+class FilterPolicy(Struct, frozen=True):
+    """An SNS filter policy as JSON text, and what it looks at."""
+
+    policy: str
+    scope: FilterScope = "attributes"
+
+
+class TopicSpec(Struct, frozen=True):
+    """One topic. `content_dedup` takes the SHA-256 of the body where a FIFO publish names no dedup id."""
+
+    name: str
+    fifo: bool = False
+    content_dedup: bool = False
+
+    def __post_init__(self) -> None:
+        topic_name(self.name)
+
+
+class QueueSpec(Struct, frozen=True):
+    """One queue with everything that decides what it does."""
+
+    name: str
+    fifo: bool = False
+    visibility_timeout: float = 30.0
+    max_receives: int | None = 5
+    """None: never dead-lettered."""
+    dead_letters: str | None = None
+    """The queue that takes what failed `max_receives` times; made with the queue when it is not there."""
+    dead_letter_age: Literal["arrival", "sent"] = "arrival"
+    """Whether retention in the dead letters counts from the move (the default) or from the first send (SQS: Q92)."""
+    delay: float = 0.0
+    retention: float = 4 * DAY
+    max_in_flight: int = 120_000
+    max_body: int = 1 << 20
+    content_dedup: bool = False
+    dedup_scope: Literal["queue", "group"] = "queue"
+    holds_dead_letters: bool = False
+    """Made as the dead letters of another queue."""
+
+    def __post_init__(self) -> None:
+        queue_name(self.name)
+        if self.max_receives is not None and not 1 <= self.max_receives <= 1000:
+            raise ConfigurationError(
+                f"{self.name}: max_receives is {self.max_receives}; use 1 to 1000, or dead_letters=False for no limit"
+            )
+        if not 0 <= self.visibility_timeout <= 43_200:
+            raise ConfigurationError(f"{self.name}: visibility_timeout is {self.visibility_timeout}; use 0 to 43200 s")
+        if not 0 <= self.delay <= YEAR:
+            raise ConfigurationError(f"{self.name}: delay is {self.delay}; use 0 s to a year")
+        if self.retention <= 0:
+            raise ConfigurationError(f"{self.name}: retention is {self.retention}; use more than 0 s")
+        if self.max_in_flight < 1:
+            raise ConfigurationError(f"{self.name}: max_in_flight is {self.max_in_flight}; use at least 1")
+        if not 1 <= self.max_body <= 256 << 20:
+            raise ConfigurationError(f"{self.name}: max_body is {self.max_body}; use 1 byte to 256 MiB")
+        if self.dead_letters == self.name:
+            raise ConfigurationError(f"{self.name}: a queue cannot be its own dead letters; name another queue")
+
+
+class StreamSpec(Struct, frozen=True):
+    """One delivery stream: how records gather, what objects look like and where they go."""
+
+    name: str
+    sink: str
+    """A URL, such as file:///data/lake or memory://."""
+    buffer_bytes: int = 5 << 20
+    buffer_seconds: float = 60.0
+    format: Format = "jsonl"
+    compression: Compression = "gzip"
+    delimiter: bytes | None = None
+    """None: a newline for jsonl, nothing for raw."""
+    durability: Literal["memory"] | None = None
+    """None: the store's own."""
+    partitioned: bool = False
+    transformed: bool = False
+    max_partitions: int = 500
+    max_record: int = 16 << 20
+    max_buffered: int = 256 << 20
+    """Bytes that may wait in buffers and sealed segments before `put` waits."""
+
+    def __post_init__(self) -> None:
+        stream_name(self.name)
+        Buffering(self.buffer_bytes, self.buffer_seconds)
+        if "://" not in self.sink:
+            raise ConfigurationError(f"{self.name}: sink {self.sink!r} is no URL; write file://./{self.sink}")
+        if self.max_partitions < 1:
+            raise ConfigurationError(f"{self.name}: max_partitions is {self.max_partitions}; use at least 1")
+        if self.max_buffered < self.buffer_bytes:
+            raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
+
+    @property
+    def buffering(self) -> Buffering:
+        """Size and time of each buffer."""
+        return Buffering(self.buffer_bytes, self.buffer_seconds)
+
+    @property
+    def separator(self) -> bytes:
+        """What follows every record in an object (Firehose: S23)."""
+        if self.delimiter is not None:
+            return self.delimiter
+        return b"\n" if self.format == "jsonl" else b""
+
+
+class Subscription(Struct, frozen=True):
+    """One target of a topic. `raw` delivers the body as published, else an SNS envelope made at receive (SNS: T50)."""
+
+    topic: str
+    kind: Literal["queue", "stream"]
+    target: str
+    filter: FilterPolicy | None = None
+    raw: bool = True
+
+
+class Topology(Struct, frozen=True):
+    """Everything an app declares, once, before its first message."""
+
+    topics: tuple[TopicSpec, ...] = ()
+    queues: tuple[QueueSpec, ...] = ()
+    streams: tuple[StreamSpec, ...] = ()
+    subscriptions: tuple[Subscription, ...] = ()

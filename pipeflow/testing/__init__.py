@@ -1,0 +1,1 @@
+"""The test kit: the real engine on a memory store with exact virtual time."""
