@@ -18,11 +18,12 @@ from typing import Protocol
 class Activity:
     """Counts the tasks that are awake. `idle()` returns when there are none, and so nothing can happen by itself."""
 
-    __slots__ = ("awake", "_waiters")
+    __slots__ = ("awake", "_waiters", "_counted")
 
     def __init__(self) -> None:
         self.awake = 0
         self._waiters: list[asyncio.Future[None]] = []
+        self._counted: set[asyncio.Task[object]] = set()
 
     def take(self) -> None:
         """One more task is awake, or is about to be."""
@@ -50,10 +51,18 @@ class Activity:
 
     async def awake_while(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run one task's whole life under a token that was taken when it was started."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._counted.add(task)
         try:
             await work()
         finally:
+            self._counted.discard(task)
             self.give_back()
+
+    def counts_me(self) -> bool:
+        """Whether the running task holds a token; a test that calls in from outside holds none."""
+        return asyncio.current_task() in self._counted
 
 
 class Signal:
@@ -83,9 +92,15 @@ class Signal:
         self._waiter = waiter
         self._activity = activity
 
-    def leave(self) -> None:
-        """Clocks only: nobody waits any more."""
-        self._waiter = None
+    def leave(self, waiter: asyncio.Future[bool]) -> None:
+        """Clocks only: `waiter` waits no more; another task may already be the one that waits."""
+        if self._waiter is waiter:
+            self._waiter = None
+
+    def keep(self, waiter: asyncio.Future[bool]) -> None:
+        """Clocks only: the task was cancelled; a firing that had reached it is remembered for the next that waits."""
+        if waiter.done() and not waiter.cancelled() and waiter.result():
+            self.fired = True
 
 
 class Clock(Protocol):
@@ -128,26 +143,36 @@ class SystemClock:
             self._base += behind
 
     async def wait(self, signal: Signal, until: float = inf) -> bool:
-        if signal.fired:
-            signal.fired = False
-            return True
+        while True:
+            if signal.fired:
+                signal.fired = False
+                return True
+            # The loop's timers may be early, and stand still while a laptop sleeps: so they are short, and looped.
+            if await self._wait_a_while(signal, until):
+                return True
+            if self.now() >= until:
+                return False
+
+    async def _wait_a_while(self, signal: Signal, until: float) -> bool:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         timer = None
         if until != inf:
-            # A day at most per timer: selectors refuse waits beyond their integer range.
-            timer = loop.call_later(min(max(0.0, until - self.now()), 86_400.0), _time_came, waiter)
+            timer = loop.call_later(min(max(0.0, until - self.now()), _LONGEST_TIMER), _time_came, waiter)
         signal.park(waiter, None)
         try:
-            fired = await waiter
+            return await waiter
+        except asyncio.CancelledError:
+            signal.keep(waiter)
+            raise
         finally:
-            signal.leave()
+            signal.leave(waiter)
             if timer is not None:
                 timer.cancel()
-        if not fired and self.now() < until:
-            # The timer was early: coarse loop clocks, or the one-day step.
-            return await self.wait(signal, until)
-        return fired
+
+
+_LONGEST_TIMER = 60.0
+"""Seconds: how late a parked task may learn that its moment passed while the machine slept."""
 
 
 def _time_came(waiter: asyncio.Future[bool]) -> None:
@@ -181,16 +206,28 @@ class VirtualClock:
         if until != inf:
             self._count += 1
             heappush(self._timers, (until, self._count, waiter))
-        self.activity.give_back()
+        counted = self.activity.counts_me()
+        if counted:
+            self.activity.give_back()
         try:
-            return await waiter
+            fired = await waiter
         except asyncio.CancelledError:
-            if not waiter.done() or waiter.cancelled():
-                # Woken by cancellation: nobody handed a token over.
-                self.activity.take()
+            handed = waiter.done() and not waiter.cancelled()
+            signal.keep(waiter)
+            self._resume(counted, handed)
             raise
+        else:
+            self._resume(counted, True)
+            return fired
         finally:
-            signal.leave()
+            signal.leave(waiter)
+
+    def _resume(self, counted: bool, handed: bool) -> None:
+        # A wake-up hands a token over, a cancellation does not. A task nobody counts only lends it while it resumes.
+        if counted and not handed:
+            self.activity.take()
+        if handed and not counted:
+            self.activity.give_back()
 
     async def settle(self) -> None:
         """Return when everything that can happen at this moment has happened."""

@@ -6,14 +6,18 @@ All of them are plain data. Times are epoch seconds, sizes bytes, bodies bytes a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct, field
 
 T = TypeVar("T")
 
-AttributeValue: TypeAlias = str | int | float | bool | bytes | list[str | int | float | bool | None]
-"""SNS and SQS types in Python: String, Number, Number, String "true"/"false", Binary, String.Array."""
+if TYPE_CHECKING:
+    AttributeValue: TypeAlias = str | int | float | bool | bytes | list[str | int | float | bool | None]
+    """SNS and SQS types in Python: String, Number, Number, String "true"/"false", Binary, String.Array."""
+else:
+    # msgpack tells str and bytes apart by itself; msgspec refuses to decode a union that names both.
+    AttributeValue = Any
 
 Attributes: TypeAlias = Mapping[str, AttributeValue]
 

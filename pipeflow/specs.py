@@ -33,8 +33,11 @@ class Backoff(Struct, frozen=True):
 
     def delay(self, attempt: int, roll: float) -> float:
         """Seconds before the next try after failed attempt `attempt`; `roll` in [0, 1) is the jitter."""
-        # 2**1024 overflows a float; by then every cap has long been reached.
-        return roll * min(self.cap, self.base * self.factor ** min(attempt - 1, 512))
+        try:
+            wait = self.base * self.factor ** (attempt - 1)
+        except OverflowError:  # beyond any float, so beyond the cap
+            wait = self.cap
+        return roll * min(self.cap, wait)
 
 
 class Buffering(Struct, frozen=True):
@@ -97,12 +100,14 @@ class QueueSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: visibility_timeout is {self.visibility_timeout}; use 0 to 43200 s")
         if not 0 <= self.delay <= YEAR:
             raise ConfigurationError(f"{self.name}: delay is {self.delay}; use 0 s to a year")
-        if self.retention <= 0:
+        if not self.retention > 0:
             raise ConfigurationError(f"{self.name}: retention is {self.retention}; use more than 0 s")
         if self.max_in_flight < 1:
             raise ConfigurationError(f"{self.name}: max_in_flight is {self.max_in_flight}; use at least 1")
         if not 1 <= self.max_body <= 256 << 20:
             raise ConfigurationError(f"{self.name}: max_body is {self.max_body}; use 1 byte to 256 MiB")
+        if self.dead_letters is not None:
+            queue_name(self.dead_letters)
         if self.dead_letters == self.name:
             raise ConfigurationError(f"{self.name}: a queue cannot be its own dead letters; name another queue")
 
