@@ -1,0 +1,407 @@
+"""A store in another process, reached through its owner's socket: the same verbs, the same errors.
+
+A lost connection fails the calls under way: Indeterminate where something may have changed, Unavailable where nothing
+can have. The next call connects again. What only the owner may do with a stream is refused by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import anyio
+import msgspec
+from msgspec.structs import replace
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.embedded import verbs
+from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket
+from pipeflow.embedded.verbs import VERBS, Answer, Hello, Verb, Welcome, encode
+from pipeflow.errors import FeatureMissing, Indeterminate, PipeflowError, RefusedError, StoreOwned, Unavailable
+from pipeflow.events import Event
+from pipeflow.messages import (
+    Delivery,
+    Manifest,
+    Outgoing,
+    Position,
+    Records,
+    Refused,
+    Release,
+    Segment,
+    Sent,
+    Settled,
+    Settlement,
+    Stale,
+    Want,
+)
+from pipeflow.protocols import Features, Lane, Peeked, Redrive, Redriven, Store, StoreStats
+from pipeflow.specs import FilterPolicy, Topology
+from pipeflow.version import __version__
+
+PATIENCE = 5.0
+"""Seconds that an owner which holds the lock has to open its socket: it may be recovering."""
+
+_SLICE = 24 << 20
+"""Bytes of bodies in one frame of a batch; a longer batch goes as several calls, in order."""
+
+_WATCHED = 10_000
+"""Events that wait for a slow watcher; later ones are missed."""
+
+
+async def connect(path: Path, url: str, clock: Clock, *, patience: float = PATIENCE) -> Store:
+    """The store whose owner listens at `path`; waits up to `patience` seconds for it to do so.
+
+    StoreOwned: the store has an owner that does not answer.
+    """
+    store = RemoteStore(path, url, clock)
+    await store.open(patience)
+    return store
+
+
+class RemoteStore:
+    """Implements Store for a process that does not own it."""
+
+    def __init__(self, path: Path, url: str, clock: Clock) -> None:
+        self.url = url
+        self.clock = clock
+        self.features = Features(durable=True)
+        self._path = path
+        self._link: _Link | None = None
+        self._connecting = anyio.Lock()
+        self._demanded: dict[str, str] = {}
+        self._closed = False
+
+    async def open(self, patience: float) -> None:
+        """Connect, trying again while the owner may still be starting."""
+        until = self.clock.now() + patience
+        while True:
+            try:
+                await self._connected()
+                return
+            except StoreOwned:
+                if self.clock.now() >= until:
+                    raise
+            await self.clock.wait(Signal(), min(until, self.clock.now() + 0.05))
+
+    async def declare(self, topology: Topology) -> None:
+        await self._ask(VERBS["declare"], topology)
+
+    async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        """As Broker.publish; a batch beyond one frame commits in several parts, in order."""
+        return await self._in_slices("publish", topic, batch)
+
+    async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        """As Broker.send; a batch beyond one frame commits in several parts, in order."""
+        return await self._in_slices("send", queue, batch)
+
+    async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
+        """As RecordLog.append; a batch beyond one frame commits in several parts, in order."""
+        return await self._in_slices("append", stream, batch)
+
+    async def _in_slices(self, verb: str, target: str, batch: Sequence[Outgoing]) -> list[Any]:
+        results: list[Any] = []
+        for part in _slices(batch):
+            results += await self._ask(VERBS[verb], target, part)
+        return results
+
+    async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
+        """As Broker.receive, always committed before it answers: this process may die alone."""
+        deliveries: list[Delivery] = await self._ask(VERBS["receive"], queue, replace(want, durable=True))
+        return deliveries
+
+    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
+        outcomes: list[Settled | Stale | Refused] = await self._ask(VERBS["settle"], queue, batch)
+        return outcomes
+
+    async def position(self, source: str) -> bytes | None:
+        position: bytes | None = await self._ask(VERBS["position"], source)
+        return position
+
+    def demand(self, stream: str, reason: str = "demand") -> None:
+        """Make every open buffer of the stream ripe; at the next call when the connection is down."""
+        self._demanded[stream] = reason
+        if self._link is not None and self._link.open:
+            self._send_demands(self._link)
+
+    async def delivered(self, stream: str) -> None:
+        await self._ask(VERBS["delivered"], stream)
+
+    async def describe(self) -> Topology:
+        topology: Topology = await self._ask(VERBS["describe"])
+        return topology
+
+    async def peek(
+        self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
+    ) -> list[Peeked]:
+        messages: list[Peeked] = await self._ask(VERBS["peek"], queue, limit, dead, where)
+        return messages
+
+    async def purge(self, queue: str) -> int:
+        count: int = await self._ask(VERBS["purge"], queue)
+        return count
+
+    async def redrive(self, request: Redrive) -> Redriven:
+        redriven: Redriven = await self._ask(VERBS["redrive"], request)
+        return redriven
+
+    async def stats(self) -> StoreStats:
+        stats: StoreStats = await self._ask(VERBS["stats"])
+        return stats
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """Events as they happen, until the connection is lost, which raises Unavailable."""
+        link = await self._connected()
+        async for event in link.many(VERBS["watch"]):
+            yield event
+
+    async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
+        self._owners_business("intake", stream)
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+        self._owners_business("derive", stream)
+
+    def ripens(self, stream: str) -> tuple[Signal, float]:
+        self._owners_business("ripens", stream)
+
+    async def seal(self, stream: str) -> Segment | None:
+        self._owners_business("seal", stream)
+
+    def read(self, segment: Segment) -> AsyncIterator[Records]:
+        self._owners_business("read", segment.stream)
+
+    async def commit(self, segment: Segment, manifest: Manifest) -> None:
+        self._owners_business("commit", segment.stream)
+
+    def hand_back(self, segment: Segment, parked: bool = False) -> None:
+        self._owners_business("hand_back", segment.stream)
+
+    def lane(self, stream: str) -> Lane | None:
+        """None: records go through `append`."""
+        return None
+
+    def _owners_business(self, verb: str, stream: str) -> NoReturn:
+        raise FeatureMissing(
+            f"{self.url}: {verb} of stream {stream!r} is done by the store's owner alone; "
+            "this process reaches the store through the owner's socket"
+        )
+
+    async def close(self) -> None:
+        """Hang up. The owner goes on."""
+        self._closed = True
+        if self._link is not None:
+            self._link.close()
+
+    async def _ask(self, verb: Verb, *arguments: object) -> Any:
+        link = await self._connected()
+        return await link.ask(verb, *arguments)
+
+    async def _connected(self) -> _Link:
+        if self._closed:
+            raise Unavailable(f"{self.url}: this connection to the store's owner was closed")
+        if self._link is not None and self._link.open:
+            return self._link
+        async with self._connecting:
+            if self._link is None or not self._link.open:
+                self._link = await _greeted(self._path, self.url)
+                assert self._link.welcome is not None
+                self.features = self._link.welcome.features
+                self._send_demands(self._link)
+        return self._link
+
+    def _send_demands(self, link: _Link) -> None:
+        for stream, reason in self._demanded.items():
+            link.tell(VERBS["demand"], stream, reason)
+        self._demanded.clear()
+
+
+def _slices(batch: Sequence[Outgoing]) -> list[list[Outgoing]]:
+    parts: list[list[Outgoing]] = [[]]
+    size = 0
+    for message in batch:
+        size += len(message.body)
+        if size > _SLICE and parts[-1]:
+            parts.append([])
+            size = len(message.body)
+        parts[-1].append(message)
+    return parts
+
+
+async def _greeted(path: Path, url: str) -> _Link:
+    link = _Link(url)
+    loop = asyncio.get_running_loop()
+    try:
+        connection = connected_socket(path)
+    except OSError as error:
+        raise StoreOwned(
+            f"{url}: another process owns this store and cannot be reached at {path} ({error.strerror or error}); "
+            "stop that process, or wait until it has started"
+        ) from error
+    await loop.create_unix_connection(lambda: link.frames, sock=connection)
+    user = link.frames.peer_user()
+    if user is not None and user not in (os.geteuid(), 0):
+        link.close()
+        raise Unavailable(f"{url}: the socket {path} belongs to user {user}, not to this program's; it is not used")
+    await link.greet()
+    return link
+
+
+class _Link:
+    """One connection to the owner, from its greeting to its end."""
+
+    def __init__(self, url: str) -> None:
+        self.frames = Frames(self._on_frame, self._on_lost)
+        self.welcome: Welcome | None = None
+        self._url = url
+        self._greeting: asyncio.Future[Welcome] | None = None
+        self._calls: dict[int, tuple[Verb, asyncio.Future[Any]]] = {}
+        self._streams: dict[int, asyncio.Queue[Event | PipeflowError | None]] = {}
+        self._abandoned: dict[int, str] = {}
+        self._room = anyio.CapacityLimiter(1)
+        self._last_id = 0
+        self._reason: PipeflowError | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether calls can be made on it."""
+        return self.frames.open
+
+    async def greet(self) -> None:
+        """Say who we are; ConfigurationError when the owner speaks another version of the protocol."""
+        self._greeting = asyncio.get_running_loop().create_future()
+        self.frames.write(encode(Hello(verbs.MAGIC, verbs.PROTOCOL, __version__, os.getpid())))
+        self.welcome = await self._greeting
+        # A few calls are kept back for taking others back and for demands.
+        self._room.total_tokens = max(1, self.welcome.calls - 16)
+
+    async def ask(self, verb: Verb, *arguments: object) -> Any:
+        """The result of one call, or its error as it was raised in the owner."""
+        async with self._room:
+            await self.frames.drained()
+            id, frame = self._next(verb, arguments)
+            answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            if not self.frames.open:
+                raise self._lost(verb, sent=False)
+            self._calls[id] = verb, answer
+            self.frames.write(frame)
+            try:
+                return await answer
+            except asyncio.CancelledError:
+                self._take_back(id, verb, arguments)
+                raise
+            finally:
+                self._calls.pop(id, None)
+
+    async def many(self, verb: Verb, *arguments: object) -> AsyncIterator[Event]:
+        """Every item that the owner answers; leaving the loop ends it there too."""
+        id, frame = self._next(verb, arguments)
+        items: asyncio.Queue[Event | PipeflowError | None] = asyncio.Queue(_WATCHED)
+        self._streams[id] = items
+        self.frames.write(frame)
+        try:
+            while (item := await items.get()) is not None:
+                if isinstance(item, PipeflowError):
+                    raise item
+                yield item
+        finally:
+            del self._streams[id]
+            self._take_back(id, verb, arguments)
+
+    def tell(self, verb: Verb, *arguments: object) -> None:
+        """Ask without waiting for an answer."""
+        self.frames.write(encode((0, verb.name, arguments)))
+
+    def close(self) -> None:
+        """Hang up."""
+        self.frames.close()
+
+    def _next(self, verb: Verb, arguments: tuple[object, ...]) -> tuple[int, bytes]:
+        self._last_id += 1
+        frame = encode((self._last_id, verb.name, arguments))
+        if len(frame) > MAX_FRAME:
+            raise RefusedError(
+                "TooLong",
+                f"{verb.name}: {len(frame)} bytes in one call, more than the {MAX_FRAME} that the owner's socket takes",
+            )
+        return self._last_id, frame
+
+    def _take_back(self, id: int, verb: Verb, arguments: tuple[object, ...]) -> None:
+        if verb.waits:
+            if verb.name == "receive":
+                self._abandoned[id] = str(arguments[0])
+            self.frames.write(encode((id, verbs.CANCEL, ())))
+
+    def _on_frame(self, frame: bytes) -> None:
+        try:
+            if self.welcome is None and self._greeting is not None and not self._greeting.done():
+                self._on_greeting(frame)
+            else:
+                self._on_answer(verbs.read_answer(frame))
+        except msgspec.MsgspecError as error:
+            self._reason = Unavailable(f"{self._url}: the owner's socket answered something unreadable: {error}")
+            self.frames.abort()
+
+    def _on_greeting(self, frame: bytes) -> None:
+        assert self._greeting is not None
+        try:
+            self._greeting.set_result(verbs.read_welcome(frame))
+        except msgspec.MsgspecError:
+            answer = verbs.read_answer(frame)
+            self._greeting.set_exception(verbs.raised(verbs.read_fault(answer.content)))
+
+    def _on_answer(self, answer: Answer) -> None:
+        if answer.id in self._streams:
+            self._on_item(answer, self._streams[answer.id])
+            return
+        verb, future = self._calls.get(answer.id, (None, None))
+        if answer.kind == "error":
+            error = verbs.raised(verbs.read_fault(answer.content))
+            if not answer.id:
+                self._reason = error
+            elif future is not None and not future.done():
+                future.set_exception(error)
+            self._abandoned.pop(answer.id, None)
+        elif verb is not None and future is not None and not future.done():
+            future.set_result(verb.read_result(verb.result.decode(answer.content)))
+        elif answer.id in self._abandoned:
+            self._give_back(self._abandoned.pop(answer.id), answer)
+
+    def _on_item(self, answer: Answer, items: asyncio.Queue[Event | PipeflowError | None]) -> None:
+        if items.full():
+            return
+        match answer.kind:
+            case "item":
+                items.put_nowait(VERBS["watch"].result.decode(answer.content))
+            case "error":
+                items.put_nowait(verbs.raised(verbs.read_fault(answer.content)))
+            case "done":
+                items.put_nowait(None)
+
+    def _give_back(self, queue: str, answer: Answer) -> None:
+        # The answer crossed the cancellation on its way: nobody here holds these messages.
+        verb = VERBS["receive"]
+        deliveries: list[Delivery] = verb.read_result(verb.result.decode(answer.content))
+        if deliveries:
+            self.tell(VERBS["settle"], queue, [Release(delivery.receipt) for delivery in deliveries])
+
+    def _on_lost(self, _: Exception | None) -> None:
+        if self._greeting is not None and not self._greeting.done():
+            self._greeting.set_exception(self._reason or Unavailable(f"{self._url}: the owner hung up at the greeting"))
+        for verb, future in self._calls.values():
+            if not future.done():
+                future.set_exception(self._lost(verb, sent=True))
+        for items in self._streams.values():
+            if items.full():
+                items.get_nowait()
+            items.put_nowait(self._lost(VERBS["watch"], sent=True))
+
+    def _lost(self, verb: Verb, sent: bool) -> PipeflowError:
+        why = f": {self._reason}" if self._reason is not None else ""
+        if sent and verb.effect:
+            return Indeterminate(
+                f"{self._url}: the connection to the store's owner was lost during {verb.name}{why}; "
+                "it may have happened: ask again with the same dedup id"
+            )
+        return Unavailable(f"{self._url}: the connection to the store's owner was lost{why}; {verb.name} did nothing")

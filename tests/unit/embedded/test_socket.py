@@ -1,0 +1,600 @@
+"""The owner's socket with a store that only remembers what it was asked: what the door itself promises."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import anyio
+import pytest
+
+from pipeflow.clock import Clock, Signal, SystemClock
+from pipeflow.embedded import socket as door
+from pipeflow.embedded import verbs
+from pipeflow.embedded.frames import MAX_FRAME
+from pipeflow.embedded.socket import OwnerSocket, connect, socket_path
+from pipeflow.errors import (
+    ConfigurationError,
+    FeatureMissing,
+    Indeterminate,
+    InvalidFilter,
+    NotFound,
+    Overloaded,
+    PipeflowError,
+    RefusedError,
+    StoreOwned,
+    Unavailable,
+)
+from pipeflow.events import Event, Published
+from pipeflow.messages import (
+    Ack,
+    AttributeValue,
+    Delivery,
+    Emit,
+    Failure,
+    Outgoing,
+    Position,
+    Receipt,
+    Refused,
+    Release,
+    Segment,
+    Sent,
+    Settled,
+    Settlement,
+    Stale,
+    Want,
+)
+from pipeflow.protocols import Features, Peeked, Redrive, Redriven, Store, StoreStats
+from pipeflow.specs import FilterPolicy, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
+
+
+class Recalling:
+    """A store that remembers what it was asked and answers what it was told to."""
+
+    url = "sqlite:///shop.db"
+    features = Features(durable=True, max_delay=7.0)
+
+    def __init__(self) -> None:
+        self.clock: Clock = SystemClock()
+        self.sent: list[Outgoing] = []
+        self.settled: list[Settlement] = []
+        self.wants: list[Want] = []
+        self.deliveries: list[Delivery] = []
+        self.demanded: list[tuple[str, str]] = []
+        self.topology = Topology()
+        self.gate: anyio.Event | None = None
+        self.entered = anyio.Event()
+        self.left = anyio.Event()
+        self.raising: Exception | None = None
+        self.emptied_after_cancel = False
+
+    async def _pass(self) -> None:
+        self.entered.set()
+        if self.raising is not None:
+            raise self.raising
+        if self.gate is not None:
+            await self.gate.wait()
+
+    async def declare(self, topology: Topology) -> None:
+        self.topology = topology
+
+    async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        return await self.send(topic, batch)
+
+    async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        await self._pass()
+        self.sent += batch
+        return [Refused("TooLong", "why") if item.body == b"bad" else Sent(f"id-{queue}", 4, True) for item in batch]
+
+    async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
+        self.wants.append(want)
+        try:
+            await self._pass()
+        finally:
+            self.left.set()
+        return self.deliveries
+
+    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
+        self.settled += batch
+        return [Stale("gone") if isinstance(item, Release) else Settled() for item in batch]
+
+    async def position(self, source: str) -> bytes | None:
+        return None if source == "new" else b"\x00\xff"
+
+    async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
+        return [Position(n) if item.body else Refused("Empty", "no") for n, item in enumerate(batch, 1)]
+
+    def demand(self, stream: str, reason: str = "demand") -> None:
+        self.demanded.append((stream, reason))
+
+    async def delivered(self, stream: str) -> None:
+        await self._pass()
+
+    async def describe(self) -> Topology:
+        return self.topology
+
+    async def peek(
+        self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
+    ) -> list[Peeked]:
+        failure = Failure(1.0, 1, "ValueError", "bad", "00ff00ff")
+        return [Peeked("m1", queue, "ready", b"{}", limit, 1.5, 9, {"raw": b"\xff"}, "g", None, [failure], None)]
+
+    async def purge(self, queue: str) -> int:
+        raise NotFound(f"no queue {queue!r}; declare it first")
+
+    async def redrive(self, request: Redrive) -> Redriven:
+        return Redriven(3, 2, 1, [request.queue])
+
+    async def stats(self) -> StoreStats:
+        return StoreStats(self.url, "store", "full", 1, os.getpid(), [], [], [])
+
+    async def watch(self) -> AsyncIterator[Event]:
+        try:
+            yield Published(1.0, "orders", 2)
+            yield Published(2.0, "orders", 3)
+            await anyio.sleep_forever()
+        finally:
+            self.left.set()
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def store() -> Recalling:
+    return Recalling()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return socket_path(tmp_path / "shop.db")
+
+
+@asynccontextmanager
+async def serving(store: Recalling, path: Path) -> AsyncIterator[OwnerSocket]:
+    async with anyio.create_task_group() as group:
+        owner = OwnerSocket()
+        await owner.start(cast(Store, store), path, group)
+        try:
+            yield owner
+        finally:
+            await owner.close()
+
+
+@asynccontextmanager
+async def served(store: Recalling, path: Path) -> AsyncIterator[Store]:
+    async with serving(store, path):
+        client = await connect(path, store.url, SystemClock(), patience=0)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def delivery(body: bytes = b"body") -> Delivery:
+    return Delivery("m1", "q", body, Receipt(1, 2, 3), 1, 1.0, 31.0, 5, {"kind": "placed", "raw": b"\xff", "n": [1]})
+
+
+async def test_every_verb_gives_its_arguments_and_its_answer_unchanged(store: Recalling, path: Path) -> None:
+    attributes: dict[str, AttributeValue] = {
+        "kind": "placed",
+        "total": 5,
+        "raw": b"\xff\x00",
+        "tags": ["a", 1, None, True],
+        "ok": True,
+    }
+    message = Outgoing(b"\xffbody", attributes, {"h": "1"}, "g", "d", 1.5, "p", ("source", b"\x01"), "id")
+    store.deliveries = [delivery()]
+    topology = Topology(
+        (TopicSpec("orders"),),
+        (QueueSpec("billing", max_receives=None),),
+        (StreamSpec("lake", "file://./lake", delimiter=b"\n"),),
+        (Subscription("orders", "queue", "billing", FilterPolicy("{}", "body")),),
+    )
+    async with served(store, path) as client:
+        assert client.features == store.features
+        await client.declare(topology)
+        assert store.topology == topology == await client.describe()
+        assert await client.send("q", [message, Outgoing(b"bad")]) == [Sent("id-q", 4, True), Refused("TooLong", "why")]
+        assert store.sent == [message, Outgoing(b"bad")]
+        assert await client.publish("t", [message]) == [Sent("id-t", 4, True)]
+        assert await client.receive("q", Want(3)) == [delivery()]
+        ack = Ack(Receipt(1, 2, 3), [Emit("topic", "orders", message)], True)
+        assert await client.settle("q", [ack, Release(Receipt(1, 2, 4))]) == [Settled(), Stale("gone")]
+        assert store.settled == [ack, Release(Receipt(1, 2, 4))]
+        assert await client.position("new") is None
+        assert await client.position("old") == b"\x00\xff"
+        assert await client.append("lake", [Outgoing(b"a"), Outgoing(b"")]) == [Position(1), Refused("Empty", "no")]
+        assert (await client.peek("q", 7, True, FilterPolicy("{}")))[0] == (await store.peek("q", 7))[0]
+        assert await client.redrive(Redrive("q", dry_run=True)) == Redriven(3, 2, 1, ["q"])
+        assert (await client.stats()).owner == os.getpid()
+
+
+async def test_receives_through_the_socket_are_always_durable_and_fit_a_frame(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        await client.receive("q", Want(1))
+    assert store.wants[0].durable
+    assert store.wants[0].max_bytes <= MAX_FRAME // 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotFound("no queue 'x'"), InvalidFilter("bad"), Unavailable("closed"), Indeterminate("maybe"), Overloaded("full")],
+)
+async def test_errors_arrive_with_their_class_and_text(store: Recalling, path: Path, error: PipeflowError) -> None:
+    store.raising = error
+    async with served(store, path) as client:
+        with pytest.raises(type(error), match=str(error)):
+            await client.send("q", [Outgoing(b"x")])
+
+
+async def test_a_refused_error_keeps_its_code(store: Recalling, path: Path) -> None:
+    store.raising = RefusedError("TooLong", "at most 1")
+    async with served(store, path) as client:
+        with pytest.raises(RefusedError, match="at most 1") as caught:
+            await client.send("q", [Outgoing(b"x")])
+    assert caught.value.code == "TooLong"
+
+
+async def test_a_bug_in_the_owner_is_indeterminate_for_the_client(
+    store: Recalling, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.raising = ZeroDivisionError("oops")
+    async with served(store, path) as client:
+        with pytest.raises(Indeterminate, match="oops"):
+            await client.send("q", [Outgoing(b"x")])
+    assert "failed" in caplog.text
+
+
+async def test_a_waiting_receive_does_not_hold_up_other_calls(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client, anyio.create_task_group() as group:
+        store.gate = anyio.Event()
+        group.start_soon(client.receive, "q", Want(wait=20))
+        await store.entered.wait()
+        assert await client.position("old") == b"\x00\xff"
+        store.gate.set()
+
+
+async def test_many_calls_run_at_once_and_each_gets_its_own_answer(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        answers = await asyncio.gather(*(client.send(f"q{n}", [Outgoing(b"x")]) for n in range(3000)))
+    assert [answer[0] for answer in answers] == [Sent(f"id-q{n}", 4, True) for n in range(3000)]
+
+
+async def test_a_cancelled_receive_is_taken_back_in_the_owner(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        store.gate = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.receive, "q", Want(wait=20))
+            await store.entered.wait()
+            group.cancel_scope.cancel()
+        await store.left.wait()
+        assert await client.position("old") == b"\x00\xff"
+
+
+async def test_what_was_received_for_a_client_that_is_gone_is_given_back(store: Recalling, path: Path) -> None:
+    """The answer was never written, so the messages need not wait for their visibility timeout."""
+
+    class Slow(Recalling):
+        async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
+            with anyio.CancelScope(shield=True):
+                await self._pass()
+            return [delivery()]
+
+        async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
+            self.left.set()
+            return await super().settle(queue, batch)
+
+    slow = Slow()
+    slow.gate = anyio.Event()
+    async with serving(slow, path):
+        client = await connect(path, slow.url, SystemClock())
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.receive, "q", Want(wait=20))
+            await slow.entered.wait()
+            group.cancel_scope.cancel()
+        await client.close()
+        await until(lambda: _reads_nothing(path))
+        slow.gate.set()
+        await slow.left.wait()
+    assert slow.settled == [Release(Receipt(1, 2, 3))]
+
+
+async def until(ready: Callable[[], Awaitable[object]]) -> None:
+    """Let the loop turn until what was written has been read at the other end."""
+    await ready()
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def _reads_nothing(path: Path) -> None:
+    # A greeting answered on a second connection shows that the owner's loop has seen the first one end.
+    other = await connect(path, "sqlite:///shop.db", SystemClock())
+    await other.position("new")
+    await other.close()
+
+
+async def test_a_connection_lost_during_a_change_is_indeterminate_and_the_next_call_connects_again(
+    store: Recalling, path: Path
+) -> None:
+    async with serving(store, path) as owner:
+        client = await connect(path, store.url, SystemClock())
+        store.gate = anyio.Event()
+        sending = asyncio.ensure_future(client.send("q", [Outgoing(b"x")]))
+        await store.entered.wait()
+        next(iter(owner._sessions)).frames.abort()
+        with pytest.raises(Indeterminate, match="lost during send"):
+            await sending
+        store.gate.set()
+        assert await client.send("q", [Outgoing(b"y")]) == [Sent("id-q", 4, True)]
+        await client.close()
+
+
+async def test_a_connection_lost_during_a_question_is_unavailable(store: Recalling, path: Path) -> None:
+    async with serving(store, path) as owner:
+        client = await connect(path, store.url, SystemClock())
+        store.gate = anyio.Event()
+        asking = asyncio.ensure_future(client.receive("q", Want(wait=5)))
+        await store.entered.wait()
+        next(iter(owner._sessions)).frames.abort()
+        with pytest.raises(Unavailable, match="receive did nothing"):
+            await asking
+        await client.close()
+
+
+async def test_a_closed_client_refuses_further_calls(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        await client.close()
+        with pytest.raises(Unavailable, match="closed"):
+            await client.stats()
+
+
+async def test_closing_the_owner_answers_changes_under_way_and_ends_waiting(store: Recalling, path: Path) -> None:
+    async with anyio.create_task_group() as group:
+        owner = OwnerSocket()
+        await owner.start(cast(Store, store), path, group)
+        client = await connect(path, store.url, SystemClock())
+        store.gate = anyio.Event()
+        sending = asyncio.ensure_future(client.send("q", [Outgoing(b"x")]))
+        await store.entered.wait()
+        receiving = asyncio.ensure_future(client.receive("q", Want(wait=60)))
+        await until(lambda: _reads_nothing(path))
+        async with anyio.create_task_group() as closing:
+            closing.start_soon(owner.close)
+            await store.left.wait()
+            store.gate.set()
+        assert await sending == [Sent("id-q", 4, True)]
+        with pytest.raises(Unavailable):
+            await receiving
+        assert is_gone(path)
+        with pytest.raises(StoreOwned, match="cannot be reached"):
+            await client.stats()
+
+
+async def test_what_only_the_owner_may_do_is_refused_by_name(store: Recalling, path: Path) -> None:
+    segment = Segment(1, "lake", "", 1, 2, 2, 10, 1.0, 2.0, "size", "n", "jsonl", "none")
+    async with served(store, path) as client:
+        with pytest.raises(FeatureMissing, match="seal of stream 'lake'"):
+            await client.seal("lake")
+        with pytest.raises(FeatureMissing, match="derive"):
+            await client.derive("lake", Position(1), [])
+        with pytest.raises(FeatureMissing, match="read"):
+            client.read(segment)
+        assert client.lane("lake") is None
+
+
+async def test_a_demand_reaches_the_owner_before_what_is_asked_next(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        client.demand("lake", "flush")
+        await client.delivered("lake")
+    assert store.demanded == [("lake", "flush")]
+
+
+async def test_events_are_watched_until_the_watcher_leaves(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        seen = []
+        watching = client.watch()
+        async for event in watching:
+            seen.append(event)
+            if len(seen) == 2:
+                break
+        await watching.aclose()  # type: ignore[attr-defined]  # a generator
+        await store.left.wait()
+    assert seen == [Published(1.0, "orders", 2), Published(2.0, "orders", 3)]
+
+
+async def test_a_batch_beyond_one_frame_goes_in_parts_and_answers_in_order(store: Recalling, path: Path) -> None:
+    batch = [Outgoing(bytes([n]) * (9 << 20)) for n in range(6)]
+    async with served(store, path) as client:
+        assert len(await client.send("q", batch)) == 6
+    assert [item.body[0] for item in store.sent] == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_message_beyond_one_frame_is_refused_before_it_is_sent(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client:
+        with pytest.raises(RefusedError, match="more than the"):
+            await client.send("q", [Outgoing(bytes(MAX_FRAME))])
+    assert store.sent == []
+
+
+async def test_an_answer_beyond_one_frame_gives_its_messages_back_and_says_so(store: Recalling, path: Path) -> None:
+    store.deliveries = [delivery(bytes(MAX_FRAME))]
+    async with served(store, path) as client:
+        with pytest.raises(RefusedError, match="ask for less"):
+            await client.receive("q", Want(1))
+    assert store.settled == [Release(Receipt(1, 2, 3))]
+
+
+class Raw:
+    """A client that says whatever it likes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def __aenter__(self) -> Raw:
+        self.reader, self.writer = await asyncio.open_unix_connection(str(self._path))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+    async def ask(self, said: object) -> bytes:
+        frame = verbs.encode(said)
+        self.writer.write(len(frame).to_bytes(4, "big") + frame)
+        return await self.answer()
+
+    async def answer(self) -> bytes:
+        return await self.reader.readexactly(int.from_bytes(await self.reader.readexactly(4), "big"))
+
+    async def greeted(self) -> Raw:
+        await self.ask(verbs.Hello(verbs.MAGIC, verbs.PROTOCOL, "0", 1))
+        return self
+
+
+def refusal(frame: bytes) -> PipeflowError:
+    answer = verbs.read_answer(frame)
+    assert answer.kind == "error"
+    return verbs.raised(verbs.read_fault(answer.content))
+
+
+async def test_another_version_of_the_protocol_is_refused_with_both_named(store: Recalling, path: Path) -> None:
+    async with serving(store, path), Raw(path) as raw:
+        error = refusal(await raw.ask(verbs.Hello(verbs.MAGIC, 99, "9.9", 1)))
+        assert isinstance(error, ConfigurationError)
+        assert "version 1 " in str(error)
+        assert "version 99" in str(error)
+        assert await raw.reader.read() == b""
+
+
+async def test_an_unknown_verb_is_refused_by_name_and_the_connection_goes_on(store: Recalling, path: Path) -> None:
+    async with serving(store, path), Raw(path) as raw:
+        await raw.greeted()
+        assert "'close'" in str(refusal(await raw.ask((1, "close", ()))))
+        assert "arguments that do not fit" in str(refusal(await raw.ask((2, "purge", (5,)))))
+        assert verbs.read_answer(await raw.ask((3, "position", ("new",)))).kind == "done"
+
+
+async def test_a_frame_beyond_the_bound_ends_the_connection_with_a_reason(store: Recalling, path: Path) -> None:
+    async with serving(store, path), Raw(path) as raw:
+        await raw.greeted()
+        raw.writer.write((MAX_FRAME + 1).to_bytes(4, "big"))
+        assert str(MAX_FRAME) in str(refusal(await raw.answer()))
+        assert await raw.reader.read() == b""
+
+
+async def test_garbage_ends_the_connection_and_no_other(store: Recalling, path: Path) -> None:
+    async with served(store, path) as client, Raw(path) as raw:
+        raw.writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert isinstance(refusal(await raw.answer()), RefusedError)
+        assert await client.position("new") is None
+
+
+async def test_calls_beyond_the_bound_of_a_connection_are_refused(
+    store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_CALLS", 2)
+    store.gate = anyio.Event()
+    async with serving(store, path), Raw(path) as raw:
+        await raw.greeted()
+        for id in (1, 2):
+            frame = verbs.encode((id, "receive", ("q", Want())))
+            raw.writer.write(len(frame).to_bytes(4, "big") + frame)
+        assert isinstance(refusal(await raw.ask((3, "stats", ()))), Overloaded)
+
+
+async def test_large_calls_under_way_hold_back_reading_until_they_are_answered(
+    store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_HELD", 1000)
+    async with served(store, path) as client:
+        answers = await asyncio.gather(*(client.send("q", [Outgoing(bytes(900))]) for _ in range(50)))
+    assert len(answers) == 50
+
+
+async def test_another_user_is_refused(store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeflow.embedded.frames.Frames.peer_user", lambda self: os.geteuid() + 1)
+    async with serving(store, path):
+        with pytest.raises(Unavailable, match="belongs to user"):
+            await connect(path, store.url, SystemClock(), patience=0)
+        async with Raw(path) as raw:
+            assert "may not use it" in str(refusal(await raw.answer()))
+
+
+async def test_only_its_user_may_open_the_socket(store: Recalling, path: Path) -> None:
+    async with serving(store, path):
+        assert mode(path) == 0o600
+    assert is_gone(path)
+
+
+async def test_a_socket_left_by_a_dead_owner_is_replaced(store: Recalling, path: Path) -> None:
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    async with served(store, path) as client:
+        assert await client.position("new") is None
+
+
+@pytest.fixture
+def occupied(path: Path) -> Path:
+    path.write_text("mine")
+    return path
+
+
+async def test_a_file_that_is_no_socket_is_never_replaced(store: Recalling, occupied: Path) -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with serving(store, occupied):
+            pass
+    assert caught.group_contains(ConfigurationError, match="no socket")
+    assert mode(occupied) != 0o600
+
+
+async def test_a_long_path_is_served_and_reached(store: Recalling, tmp_path: Path) -> None:
+    directory = tmp_path.joinpath(*(["d" * 60] * 4))
+    directory.mkdir(parents=True)
+    path = socket_path(directory / ("shop" * 40 + ".db"))
+    async with served(store, path) as client:
+        assert path.parent == directory
+        assert await client.position("new") is None
+    assert is_gone(path)
+
+
+async def test_a_directory_that_takes_no_socket_costs_only_the_socket(
+    store: Recalling, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(store, tmp_path / "missing" / "shop.db.sock"):
+        pass
+    assert "cannot reach this store" in caplog.text
+
+
+async def test_an_owner_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreOwned, match=r"shop\.db\.sock"):
+        await connect(tmp_path / "shop.db.sock", "sqlite:///shop.db", SystemClock(), patience=0)
+
+
+async def test_a_client_waits_for_an_owner_that_is_starting(store: Recalling, path: Path) -> None:
+    class Starting(SystemClock):
+        async def wait(self, signal: Signal, until: float = 0.0) -> bool:
+            await owner.start(cast(Store, store), path, group)
+            return False
+
+    async with anyio.create_task_group() as group:
+        owner = OwnerSocket()
+        client = await connect(path, store.url, Starting(), patience=5)
+        assert await client.position("new") is None
+        await client.close()
+        await owner.close()
