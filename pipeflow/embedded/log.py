@@ -1,0 +1,716 @@
+"""The record log of the embedded broker: buffers in memory, every change of them in the broker's commit group.
+
+A record is in exactly one place: the intake, an open buffer, a sealed segment, or an object named in a manifest. Each
+move is one commit, and a segment's name is durable before anything is written under it; so after a crash the same
+objects are written again, whole (P17). Streams of memory durability go the same ways and are never journaled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from math import inf
+from typing import Protocol
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.records import (
+    INTAKE,
+    Appended,
+    Committed,
+    Consumed,
+    RecordCounters,
+    RecoveredChunk,
+    RecoveredStreams,
+    Sealed,
+    Totals,
+)
+from pipeflow.errors import NotFound, ObjectRefused, Overloaded, PipeflowError, RefusedError
+from pipeflow.messages import Manifest, Outgoing, Position, Records, Refused, Segment
+from pipeflow.protocols import Lane, StreamStats
+from pipeflow.sinks.objects import ERRORS, check_partition, object_name
+from pipeflow.specs import StreamSpec
+from pipeflow.state.buffer import Block, Buffers, Chunk, measure
+
+logger = logging.getLogger("pipeflow")
+
+TURN = 256 << 10
+"""Bytes a memory stream takes without asking: then the event loop gets its turn, and the records their time."""
+
+
+class Group(Protocol):
+    """What the log sees of the broker's gathering group. A taken group leaves new lists behind."""
+
+    streams: list[object]
+    sync: bool
+    size: int
+
+
+class Remembers(Protocol):
+    """Whether the journal behind the broker keeps anything."""
+
+    @property
+    def instant(self) -> bool: ...
+
+
+class Owner(Protocol):
+    """What the log needs of the broker it is part of."""
+
+    store_id: str
+    boot: int
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def gathering(self) -> Group: ...
+
+    @property
+    def journal(self) -> Remembers: ...
+
+    async def committed(self) -> None: ...
+
+    def written_behind(self) -> None: ...
+
+
+class Log:
+    """The verbs of `RecordLog` over the buffers of every stream; and `append_in_group`, for topics and emits."""
+
+    def __init__(self, owner: Owner, recovered: RecoveredStreams | None = None) -> None:
+        self._owner = owner
+        self._clock = owner.clock
+        self._committed = owner.committed
+        self._journaled = not owner.journal.instant
+        self._failed: PipeflowError | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._era = 0
+        self._last_id = recovered.last_id if recovered is not None else 0
+        self._recovered = recovered or RecoveredStreams(0, {}, [])
+
+    # Declaring
+
+    def declare(self, spec: StreamSpec) -> None:
+        """Make the stream, or change its options; buffers that are open keep the hints they opened with."""
+        known = self._streams.get(spec.name)
+        if known is not None:
+            known.update(spec, self._journaled)
+            return
+        stream = _Stream(spec, self._new_id, self._journaled)
+        self._streams[spec.name] = stream
+        self._restore(stream)
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._streams
+
+    def stats(self) -> list[StreamStats]:
+        """The counts of every stream."""
+        now = self._clock.now()
+        return [stream.stats(now) for stream in self._streams.values()]
+
+    def fail(self, error: PipeflowError) -> None:
+        """The store failed or closes: whoever waits here is told."""
+        self._failed = error
+        for stream in self._streams.values():
+            for signal in [*stream.rooms, *(waiter.signal for waiter in stream.waiters), stream.signal]:
+                signal.fire()
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    # Accepting
+
+    async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
+        """Accept records; on a durable stream they are on disk when this returns."""
+        log = self._stream(stream)
+        if batch:
+            await self._until_room(log)
+        results = self._accept(log, batch)
+        if log.durable:
+            await self._committed()
+        return results
+
+    def append_in_group(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
+        """Accept records into the group that gathers now; the caller waits for its commit, and waited for `room`."""
+        return self._accept(self._stream(stream), batch)
+
+    async def room(self, stream: str) -> None:
+        """Return when the stream is below its bound."""
+        await self._until_room(self._stream(stream))
+
+    def lane(self, stream: str) -> Lane | None:
+        """The way in that does not wait."""
+        log = self._stream(stream)
+        if log.lane is None:
+            log.lane = OpenLane(self, log)
+        return log.lane
+
+    def check(self, stream: str, message: Outgoing) -> Refused | None:
+        """Why the stream cannot take this record, before anything is done."""
+        return _refusal(self._stream(stream), message)
+
+    def _accept(self, log: _Stream, batch: Sequence[Outgoing]) -> list[Position | Refused]:
+        results: list[Position | Refused] = []
+        intake: list[bytes] = []
+        placed: dict[str, list[bytes]] = {}
+        accepted = log.counters.accepted
+        two_stages = log.spec.transformed
+        partitioned = log.spec.partitioned
+        for message in batch:
+            refusal = _refusal(log, message)
+            if refusal is not None:
+                results.append(refusal)
+                continue
+            accepted += 1
+            results.append(Position(accepted))
+            if two_stages or (partitioned and message.partition is None):
+                intake.append(message.body)
+            else:
+                placed.setdefault(message.partition or "", []).append(message.body)
+        first = log.counters.accepted + 1
+        log.counters.accepted = accepted
+        if intake:
+            self._take_in(log, intake, first)
+        for partition, bodies in placed.items():
+            self._place(log, partition, bodies)
+        if intake or placed:
+            self._count(log)
+        return results
+
+    def _take_in(self, log: _Stream, bodies: list[bytes], first: int) -> None:
+        at = log.buffers.moment(self._clock.now())
+        era = self._totals().era if log.durable else 0
+        tail = log.intake[-1] if log.intake else None
+        if tail is not None and log.growing and tail.era == era and tail.at == at and tail.last + 1 == first:
+            tail.bodies += bodies
+            tail.last += len(bodies)
+        else:
+            tail = Block(first, at, era, bodies)
+            log.intake.append(tail)
+            log.growing = log.durable
+            if log.durable:
+                self._owner.gathering.streams.append(Appended(log.spec.name, INTAKE, "", tail))
+        size = _measured(bodies, log.buffers.separator)
+        log.intake_size += size
+        if log.durable:
+            self._owner.gathering.size += size
+        log.signal.fire()
+
+    def _place(self, log: _Stream, partition: str, bodies: list[bytes]) -> None:
+        log.absorb()
+        buffers = log.buffers
+        open_before, closed_before = len(buffers.open), len(buffers.closed)
+        if not log.durable:
+            begun = buffers.append(partition, bodies, self._clock.now(), 0)
+        else:
+            before = buffers.open_size + buffers.closed_size
+            begun = buffers.append(partition, bodies, self._clock.now(), self._totals().era)
+            group = self._owner.gathering
+            name = log.spec.name
+            group.streams += [Appended(name, chunk.id, chunk.partition, block) for chunk, block in begun]
+            group.size += buffers.open_size + buffers.closed_size - before
+        log.counters.placed = buffers.placed
+        if len(buffers.open) != open_before or len(buffers.closed) != closed_before:
+            log.signal.fire()
+
+    # Deriving
+
+    async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
+        """Whole blocks that wait for `derive`; none while the buffers behind it are at their bound."""
+        log = self._stream(stream)
+        log.absorb()
+        if log.buffered - log.intake_size >= log.spec.max_buffered:
+            return []
+        log.growing = False  # what was handed out does not grow any more
+        blocks: list[Records] = []
+        for block in log.intake:
+            if block.first <= after.sequence:
+                continue
+            if limit <= 0:
+                break
+            blocks.append(Records(block.first, block.at, block.bodies))
+            limit -= len(block.bodies)
+        return blocks
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+        """Intake out, what came of it into the partition buffers: one commit."""
+        log = self._stream(stream)
+        failed = 0
+        placed: dict[str, list[bytes]] = {}
+        for message in batch:
+            partition = message.partition or ""
+            if partition and partition not in log.buffers.open:
+                check_partition(partition)
+            failed += partition == ERRORS
+            placed.setdefault(partition, []).append(message.body)
+        # From here on nothing raises: both halves are in the group, or neither is.
+        consumed = self._consume(log, upto.sequence)
+        for partition, bodies in placed.items():
+            self._place(log, partition, bodies)
+        log.counters.failed += failed
+        log.counters.dropped += consumed - len(batch)
+        self._count(log)
+        self._flush_behind(log)
+        self._tell(log)
+        if log.durable:
+            await self._committed()
+        log.fire_room()
+
+    def _consume(self, log: _Stream, upto: int) -> int:
+        consumed = 0
+        while log.intake and log.intake[0].first <= upto:
+            block = log.intake.popleft()
+            taken = min(upto, block.last) - block.first + 1
+            consumed += taken
+            log.intake_size -= _measured(block.bodies[:taken], log.buffers.separator)
+            if log.durable:
+                self._changes().append(Consumed(log.spec.name, block.last))
+            if taken < len(block.bodies):
+                rest = Block(upto + 1, block.at, block.era, block.bodies[taken:])
+                log.intake.appendleft(rest)
+                log.growing = False
+                if log.durable:
+                    self._changes().append(Appended(log.spec.name, INTAKE, "", rest))
+        return consumed
+
+    # Delivering
+
+    def ripens(self, stream: str) -> tuple[Signal, float]:
+        """(fires when there may be something to do; when the next buffer is old enough)."""
+        log = self._stream(stream)
+        log.absorb()
+        waiting = log.buffers.closed or any(not sealed.handed for sealed in log.sealed.values())
+        return log.signal, -inf if waiting else log.buffers.due
+
+    async def seal(self, stream: str) -> Segment | None:
+        """The next segment to deliver; what decides its objects is on disk before this returns."""
+        log = self._stream(stream)
+        for sealed in log.sealed.values():
+            if not sealed.handed:
+                sealed.handed = True
+                return sealed.segment
+        log.absorb()
+        log.buffers.ripen(self._clock.now())
+        chunk = log.buffers.next()
+        if chunk is None:
+            return None
+        sealed = _Sealed(self._segment(log, chunk), chunk.blocks)
+        log.sealed[chunk.id] = sealed
+        log.sealed_size += chunk.size
+        if log.durable:
+            self._changes().append(Sealed(sealed.segment))
+            self._owner.gathering.sync = True  # names must not be forgotten once objects carry them, at any durability
+            try:
+                await self._committed()
+            except BaseException:
+                sealed.handed = False
+                raise
+        return sealed.segment
+
+    async def read(self, segment: Segment) -> AsyncIterator[Records]:
+        """The segment's records in order of acceptance."""
+        sealed = self._stream(segment.stream).sealed.get(segment.id)
+        if sealed is None:
+            raise NotFound(f"{segment.stream}: segment {segment.name} is delivered, or was never sealed here")
+        for block in sealed.blocks:
+            yield Records(block.first, block.at, block.bodies)
+
+    async def commit(self, segment: Segment, manifest: Manifest) -> None:
+        """Records out, manifest in: one commit. A second time changes nothing."""
+        log = self._stream(segment.stream)
+        sealed = log.sealed.pop(segment.id, None)
+        if sealed is not None:
+            log.sealed_size -= segment.size
+            counters = log.counters
+            if segment.partition != ERRORS:
+                counters.delivered += segment.records
+            counters.objects += len(manifest.objects)
+            counters.object_bytes += sum(facts.size for facts in manifest.objects)
+            if log.durable:
+                self._changes().append(Committed(segment, manifest, self._clock.now()))
+            self._count(log)
+        if log.durable:
+            await self._committed()
+        log.fire_room()
+        self._tell(log)
+        log.signal.fire()
+
+    def hand_back(self, segment: Segment, parked: bool = False) -> None:
+        """Undelivered: handed out again, or parked until the store is opened anew."""
+        log = self._stream(segment.stream)
+        sealed = log.sealed.get(segment.id)
+        if sealed is None:
+            return
+        sealed.handed = parked
+        sealed.parked = parked
+        self._tell(log)
+        log.signal.fire()
+
+    def demand(self, stream: str, reason: str = "demand") -> None:
+        """Every open buffer is ripe now, and what the intake holds will be as soon as it is derived."""
+        log = self._stream(stream)
+        log.absorb()
+        log.buffers.demand(reason)
+        if log.intake:
+            log.demanded = (log.counters.accepted, reason)
+        log.signal.fire()
+
+    async def delivered(self, stream: str) -> None:
+        """Return when everything accepted before the call lies in objects; ObjectRefused when some of it is parked."""
+        log = self._stream(stream)
+        log.absorb()
+        waiter = _Waiter(log.counters.accepted, None if log.intake else log.buffers.placed)
+        while not log.reached(waiter):
+            log.waiters.append(waiter)
+            try:
+                await self._clock.wait(waiter.signal)
+            finally:
+                log.waiters.remove(waiter)
+            self._check()
+
+    def _segment(self, log: _Stream, chunk: Chunk) -> Segment:
+        spec = log.spec
+        name = object_name(
+            spec.name,
+            chunk.partition,
+            first=chunk.first,
+            last=chunk.last,
+            opened_at=chunk.opened_at,
+            store_id=self._owner.store_id,
+            format=spec.format,
+            compression=spec.compression,
+            boot=None if log.durable else self._owner.boot,
+        )
+        errors = chunk.partition == ERRORS
+        return Segment(
+            id=chunk.id,
+            stream=spec.name,
+            partition=chunk.partition,
+            first=chunk.first,
+            last=chunk.last,
+            records=chunk.records,
+            size=chunk.size,
+            opened_at=chunk.opened_at,
+            sealed_at=self._clock.now(),
+            reason=chunk.reason,
+            name=name,
+            format="jsonl" if errors else spec.format,
+            compression=spec.compression,
+            delimiter=b"\n" if errors else spec.separator,
+        )
+
+    # Journaling
+
+    def _totals(self) -> Totals:
+        changes = self._owner.gathering.streams
+        if not changes:
+            self._era += 1
+            changes.append(Totals(self._era))
+        totals = changes[0]
+        assert isinstance(totals, Totals)
+        totals.last_id = self._last_id
+        return totals
+
+    def _changes(self) -> list[object]:
+        self._totals()
+        return self._owner.gathering.streams
+
+    def _count(self, log: _Stream) -> None:
+        if log.durable:
+            self._totals().streams[log.spec.name] = log.counters.copy()
+
+    def _new_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    # Waiting
+
+    async def _until_room(self, log: _Stream) -> None:
+        log.absorb()
+        while log.buffered >= log.spec.max_buffered:
+            signal = Signal()
+            log.rooms.append(signal)
+            try:
+                await self._clock.wait(signal)
+            finally:
+                log.rooms.remove(signal)
+            self._check()
+            log.absorb()
+
+    def _flush_behind(self, log: _Stream) -> None:
+        """A flush that was asked for while records lay in the intake reaches them once they left it."""
+        if log.demanded is not None and not (log.intake and log.intake[0].first <= log.demanded[0]):
+            log.buffers.demand(log.demanded[1])
+            log.demanded = None
+            log.signal.fire()
+
+    def _tell(self, log: _Stream) -> None:
+        for waiter in log.waiters:
+            if waiter.placed is None and not (log.intake and log.intake[0].first <= waiter.accepted):
+                waiter.placed = log.buffers.placed
+            if log.is_past(waiter) or log.parked_before(waiter):
+                waiter.signal.fire()
+
+    # Opening
+
+    def _restore(self, stream: _Stream) -> None:
+        """Take what the journal remembers of the stream."""
+        name = stream.spec.name
+        counters = self._recovered.counters.pop(name, None)
+        if counters is not None:
+            stream.counters = counters
+            stream.buffers.placed = counters.placed
+        mine = [chunk for chunk in self._recovered.chunks if chunk.stream == name]
+        self._recovered.chunks = [chunk for chunk in self._recovered.chunks if chunk.stream != name]
+        for chunk in mine:
+            self._restore_chunk(stream, chunk)
+        stream.signal.fire()
+
+    def _restore_chunk(self, stream: _Stream, chunk: RecoveredChunk) -> None:
+        if chunk.id == INTAKE:
+            stream.intake.extend(chunk.blocks)
+            stream.intake_size += measure(chunk.blocks, stream.buffers.separator)
+        elif chunk.segment is None:
+            if chunk.blocks:
+                stream.buffers.restore(chunk.id, chunk.partition, chunk.blocks)
+        else:
+            sealed = _Sealed(chunk.segment, chunk.blocks, handed=chunk.damaged, parked=chunk.damaged)
+            if chunk.damaged:
+                logger.error(
+                    "stream %s: records of the sealed object %s are damaged; it is not written again. "
+                    "`pipeflow doctor` names them",
+                    stream.spec.name,
+                    chunk.segment.name,
+                )
+            stream.sealed[chunk.id] = sealed
+            stream.sealed_size += chunk.segment.size
+
+    def _stream(self, name: str) -> _Stream:
+        try:
+            return self._streams[name]
+        except KeyError:
+            known = ", ".join(sorted(self._streams)) or "none"
+            raise NotFound(f"no stream {name!r}; declared streams: {known}") from None
+
+
+class OpenLane:
+    """Puts records into a stream's buffers without waiting; see `Lane`."""
+
+    __slots__ = ("left", "take", "granted", "_log", "_stream")
+
+    def __init__(self, log: Log, stream: _Stream) -> None:
+        self.left = 0
+        self.take: Callable[[bytes], object] = _never
+        self.granted = 0
+        self._log = log
+        self._stream = stream
+
+    def add(self, bodies: Sequence[bytes], partition: str | None = None) -> None:
+        """Accept all or none. Overloaded at the bound; RefusedError for a record too large or a partition too odd."""
+        stream = self._stream
+        spec = stream.spec
+        self._log._check()
+        stream.absorb()
+        if stream.buffered >= spec.max_buffered:
+            raise Overloaded(
+                f"stream {spec.name}: {stream.buffered} bytes wait for {spec.sink}, the bound is {spec.max_buffered}; "
+                "use `await put`, or raise max_buffered"
+            )
+        if max(map(len, bodies), default=0) > spec.max_record:
+            raise RefusedError("TooLarge", _too_large(spec, max(map(len, bodies))))
+        if partition:
+            check_partition(partition)
+        first = stream.counters.accepted + 1
+        stream.counters.accepted += len(bodies)
+        if spec.transformed or (spec.partitioned and partition is None):
+            self._log._take_in(stream, list(bodies), first)
+        else:
+            self._log._place(stream, partition or "", list(bodies))
+        if stream.durable:
+            self._log._count(stream)
+            self._log._owner.written_behind()
+        self._open()
+
+    def _open(self) -> None:
+        stream = self._stream
+        spec = stream.spec
+        if stream.durable or spec.transformed or spec.partitioned:
+            return
+        buffers = stream.buffers
+        if "" not in buffers.open:
+            return  # just closed: the first record of the next buffer starts its clock
+        self.granted, bodies = buffers.grant(self._log._clock.now(), 0, TURN)
+        self.left = self.granted
+        self.take = bodies.append
+
+    def settle(self) -> int:
+        """Bytes taken since the grant, which ends."""
+        used = self.granted - self.left
+        self.left = self.granted = 0
+        self.take = _never
+        return used
+
+
+class _Sealed:
+    __slots__ = ("segment", "blocks", "handed", "parked")
+
+    def __init__(self, segment: Segment, blocks: list[Block], handed: bool = True, parked: bool = False) -> None:
+        self.segment = segment
+        self.blocks = blocks
+        self.handed = handed
+        self.parked = parked
+
+
+class _Waiter:
+    __slots__ = ("accepted", "placed", "signal")
+
+    def __init__(self, accepted: int, placed: int | None) -> None:
+        self.accepted = accepted
+        self.placed = placed
+        self.signal = Signal()
+
+
+class _Stream:
+    """One stream's places for records, and who waits for them to move."""
+
+    __slots__ = (
+        "spec",
+        "durable",
+        "buffers",
+        "intake",
+        "intake_size",
+        "growing",
+        "sealed",
+        "sealed_size",
+        "counters",
+        "signal",
+        "rooms",
+        "waiters",
+        "demanded",
+        "lane",
+    )
+
+    def __init__(self, spec: StreamSpec, new_id: Callable[[], int], journaled: bool) -> None:
+        self.spec = spec
+        self.durable = journaled and spec.durability != "memory"
+        self.buffers = Buffers(
+            spec.buffering,
+            new_id,
+            separator=len(spec.separator),
+            max_partitions=spec.max_partitions,
+            max_buffered=spec.max_buffered,
+        )
+        self.intake: deque[Block] = deque()
+        self.intake_size = 0
+        self.growing = False
+        """Whether the last block of the intake may take more records."""
+        self.sealed: dict[int, _Sealed] = {}
+        self.sealed_size = 0
+        self.counters = RecordCounters()
+        self.signal = Signal()
+        self.rooms: list[Signal] = []
+        self.waiters: list[_Waiter] = []
+        self.demanded: tuple[int, str] | None = None
+        self.lane: OpenLane | None = None
+
+    def update(self, spec: StreamSpec, journaled: bool) -> None:
+        self.absorb()
+        self.spec = spec
+        self.durable = journaled and spec.durability != "memory"
+        self.buffers.buffering = spec.buffering
+        self.buffers.max_partitions = spec.max_partitions
+        self.buffers.max_buffered = spec.max_buffered
+
+    def absorb(self) -> None:
+        """Count what came through the lane."""
+        lane = self.lane
+        if lane is None or not lane.granted:
+            return
+        placed = self.buffers.placed
+        self.buffers.absorb(lane.settle())
+        self.counters.accepted += self.buffers.placed - placed
+        self.counters.placed = self.buffers.placed
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait anywhere in the stream."""
+        return self.buffers.open_size + self.buffers.closed_size + self.sealed_size + self.intake_size
+
+    def fire_room(self) -> None:
+        if self.rooms and self.buffered < self.spec.max_buffered:
+            for signal in self.rooms:
+                signal.fire()
+
+    def reached(self, waiter: _Waiter) -> bool:
+        if self.is_past(waiter):
+            return True
+        parked = self.parked_before(waiter)
+        if parked is not None:
+            raise ObjectRefused(
+                f"stream {self.spec.name}: object {parked.name} was refused by {self.spec.sink} and is parked; "
+                "see the log for the reason, remove it, then open the store again"
+            )
+        return False
+
+    def is_past(self, waiter: _Waiter) -> bool:
+        if waiter.placed is None:
+            return False
+        pending = [chunk.first for chunk in self.buffers.open.values()]
+        pending += [chunk.first for chunk in self.buffers.closed]
+        pending += [sealed.segment.first for sealed in self.sealed.values()]
+        return min(pending, default=waiter.placed + 1) > waiter.placed
+
+    def parked_before(self, waiter: _Waiter) -> Segment | None:
+        for sealed in self.sealed.values():
+            if sealed.parked and (waiter.placed is None or sealed.segment.first <= waiter.placed):
+                return sealed.segment
+        return None
+
+    def stats(self, now: float) -> StreamStats:
+        self.absorb()
+        buffers = self.buffers
+        chunks = [*buffers.open.values(), *buffers.closed]
+        records = sum(chunk.records for chunk in chunks)
+        records += sum(sealed.segment.records for sealed in self.sealed.values())
+        records += sum(len(block.bodies) for block in self.intake)
+        moments = [chunk.opened_at for chunk in chunks]
+        moments += [sealed.segment.opened_at for sealed in self.sealed.values()]
+        moments += [block.at for block in self.intake]
+        return StreamStats(
+            name=self.spec.name,
+            accepted=self.counters.accepted,
+            dropped=self.counters.dropped,
+            failed=self.counters.failed,
+            delivered=self.counters.delivered,
+            buffered=records,
+            buffered_bytes=self.buffered,
+            open_partitions=len(buffers.open),
+            objects=self.counters.objects,
+            object_bytes=self.counters.object_bytes,
+            oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
+        )
+
+
+def _refusal(log: _Stream, message: Outgoing) -> Refused | None:
+    spec = log.spec
+    if len(message.body) > spec.max_record:
+        return Refused("TooLarge", _too_large(spec, len(message.body)))
+    partition = message.partition
+    if partition and partition not in log.buffers.open:
+        try:
+            check_partition(partition)
+        except RefusedError as error:
+            return Refused(error.code, f"stream {spec.name}: {error}")
+    return None
+
+
+def _too_large(spec: StreamSpec, size: int) -> str:
+    return f"stream {spec.name}: a record of {size} bytes; the limit is max_record={spec.max_record}"
+
+
+def _measured(bodies: Sequence[bytes], separator: int) -> int:
+    return sum(map(len, bodies)) + separator * len(bodies)
+
+
+def _never(body: bytes) -> None:
+    raise AssertionError("nothing is taken while `left` is 0")

@@ -1,0 +1,92 @@
+"""What the record log tells a journal, and what a journal tells the log when a store is opened.
+
+Changes ride in the broker's commit group, in order; the first of each group carries the totals, absolute.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from pipeflow.messages import Manifest, Segment
+from pipeflow.state.buffer import Block
+
+INTAKE = 0
+"""The id under which records wait for `derive`; open buffers and segments have ids from 1."""
+
+
+class RecordCounters(Struct):
+    """What a stream counts, ever."""
+
+    accepted: int = 0
+    placed: int = 0
+    """Sequence of the newest record in a buffer: what names are made of."""
+    dropped: int = 0
+    failed: int = 0
+    delivered: int = 0
+    objects: int = 0
+    object_bytes: int = 0
+    quarantined: int = 0
+
+    def copy(self) -> RecordCounters:
+        """The counts as they are now."""
+        return replace(self)
+
+
+class Totals(Struct):
+    """First in a group: every count that the group changes, as it is when the group is taken."""
+
+    era: int
+    last_id: int = 0
+    streams: dict[str, RecordCounters] = field(default_factory=dict)
+
+
+class Appended(Struct, frozen=True):
+    """Records entered a buffer. The block grows until the group is taken."""
+
+    stream: str
+    chunk: int
+    partition: str
+    block: Block
+
+
+class Consumed(Struct, frozen=True):
+    """Intake up to this position was derived."""
+
+    stream: str
+    upto: int
+
+
+class Sealed(Struct, frozen=True):
+    """A buffer is frozen: its objects may be written once this is on disk."""
+
+    segment: Segment
+
+
+class Committed(Struct, frozen=True):
+    """A segment became objects: its records are forgotten, its manifest is remembered."""
+
+    segment: Segment
+    manifest: Manifest
+    at: float
+
+
+class RecoveredChunk(Struct):
+    """A buffer as it was: open while it has no segment."""
+
+    stream: str
+    id: int
+    partition: str
+    blocks: list[Block]
+    segment: Segment | None = None
+    damaged: bool = False
+    """Some of its records did not read back: they were set aside."""
+
+
+class RecoveredStreams(Struct):
+    """What the log's own tables held."""
+
+    last_id: int
+    counters: dict[str, RecordCounters]
+    chunks: list[RecoveredChunk]
+    """In order of their ids; intake has id 0."""

@@ -1,0 +1,282 @@
+"""The record log's own tables: records as blobs of many, sealed segments, manifests, counters.
+
+A blob holds everything it is about and its checksum lies beside it; one that does not read back is set aside, never
+dropped in silence. All of it is written in the transaction of the group it came with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from sqlite3 import Connection
+
+import msgspec
+from msgspec import Struct
+
+from pipeflow.embedded.records import (
+    INTAKE,
+    Appended,
+    Committed,
+    Consumed,
+    RecordCounters,
+    RecoveredChunk,
+    RecoveredStreams,
+    Sealed,
+    Totals,
+)
+from pipeflow.messages import Segment
+from pipeflow.state.buffer import Block
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
+logger = logging.getLogger("pipeflow")
+
+TABLES = (
+    """
+    CREATE TABLE record_block (
+        stream TEXT NOT NULL,
+        chunk INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        blob BLOB NOT NULL,
+        crc INTEGER NOT NULL,
+        PRIMARY KEY (stream, chunk, first)
+    )
+    """,
+    """
+    CREATE TABLE record_segment (
+        stream TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        blob BLOB NOT NULL,
+        crc INTEGER NOT NULL,
+        PRIMARY KEY (stream, id)
+    )
+    """,
+    """
+    CREATE TABLE record_manifest (
+        stream TEXT NOT NULL,
+        name TEXT NOT NULL,
+        partition TEXT NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        records INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        crc INTEGER NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (stream, name)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE record_counters (
+        stream TEXT PRIMARY KEY,
+        last_id INTEGER NOT NULL,
+        blob BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE record_quarantine (
+        stream TEXT NOT NULL,
+        chunk INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        last INTEGER NOT NULL,
+        blob BLOB,
+        crc INTEGER
+    )
+    """,
+)
+
+INSERT_BLOCK = """
+    INSERT OR REPLACE INTO record_block (stream, chunk, first, last, blob, crc)
+    VALUES (?, ?, ?, ?, ?, ?)
+"""
+DELETE_INTAKE = """
+    DELETE FROM record_block
+    WHERE stream = ? AND chunk = 0 AND first <= ?
+"""
+DELETE_CHUNK = """
+    DELETE FROM record_block
+    WHERE stream = ? AND chunk = ?
+"""
+INSERT_SEGMENT = """
+    INSERT OR REPLACE INTO record_segment (stream, id, blob, crc)
+    VALUES (?, ?, ?, ?)
+"""
+DELETE_SEGMENT = """
+    DELETE FROM record_segment
+    WHERE stream = ? AND id = ?
+"""
+INSERT_MANIFEST = """
+    INSERT OR REPLACE INTO record_manifest (stream, name, partition, first, last, records, size, crc, at)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+PUT_COUNTERS = """
+    INSERT OR REPLACE INTO record_counters (stream, last_id, blob, crc)
+    VALUES (?, ?, ?, ?)
+"""
+SELECT_BLOCKS = """
+    SELECT rowid, stream, chunk, first, last, blob, crc
+    FROM record_block
+    ORDER BY stream, chunk, first
+"""
+SELECT_SEGMENTS = """
+    SELECT stream, id, blob, crc
+    FROM record_segment
+    ORDER BY stream, id
+"""
+SELECT_COUNTERS = """
+    SELECT stream, last_id, blob, crc
+    FROM record_counters
+"""
+QUARANTINE_BLOCK = """
+    INSERT INTO record_quarantine (stream, chunk, first, last, blob, crc)
+    SELECT stream, chunk, first, last, blob, crc
+    FROM record_block
+    WHERE rowid = ?
+"""
+QUARANTINE_SEGMENT = """
+    INSERT INTO record_quarantine (stream, chunk, first, last, blob, crc)
+    VALUES (?, ?, 0, 0, ?, ?)
+"""
+QUARANTINE_CHUNK = """
+    INSERT INTO record_quarantine (stream, chunk, first, last, blob, crc)
+    SELECT stream, chunk, first, last, blob, crc
+    FROM record_block
+    WHERE stream = ? AND chunk = ?
+"""
+DELETE_BLOCK = """
+    DELETE FROM record_block
+    WHERE rowid = ?
+"""
+
+
+class _Stored(Struct, array_like=True):
+    """A block as it lies on disk: with everything that says where it belongs."""
+
+    stream: str
+    chunk: int
+    partition: str
+    first: int
+    last: int
+    at: float
+    bodies: list[bytes]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_block = msgspec.msgpack.Decoder(_Stored).decode
+_decode_segment = msgspec.msgpack.Decoder(Segment).decode
+_decode_counters = msgspec.msgpack.Decoder(RecordCounters).decode
+
+
+def write(connection: Connection, changes: Sequence[object]) -> None:
+    """Apply a group's changes in their order, in the caller's transaction."""
+    for change in changes:
+        match change:
+            case Appended(stream, chunk, partition, block):
+                stored = _Stored(stream, chunk, partition, block.first, block.last, block.at, block.bodies)
+                blob = _encode(stored)
+                connection.execute(INSERT_BLOCK, (stream, chunk, block.first, block.last, blob, crc32(blob)))
+            case Consumed(stream, upto):
+                connection.execute(DELETE_INTAKE, (stream, upto))
+            case Sealed(segment):
+                blob = _encode(segment)
+                connection.execute(INSERT_SEGMENT, (segment.stream, segment.id, blob, crc32(blob)))
+            case Committed():
+                _write_commit(connection, change)
+            case Totals(_, last_id, streams):
+                for stream, counters in streams.items():
+                    blob = _encode(counters)
+                    connection.execute(PUT_COUNTERS, (stream, last_id, blob, crc32(blob)))
+            case _:
+                raise AssertionError(f"unknown change {change!r}")
+
+
+def _write_commit(connection: Connection, change: Committed) -> None:
+    segment = change.segment
+    connection.execute(DELETE_CHUNK, (segment.stream, segment.id))
+    connection.execute(DELETE_SEGMENT, (segment.stream, segment.id))
+    for facts in change.manifest.objects:
+        connection.execute(
+            INSERT_MANIFEST,
+            (
+                segment.stream,
+                facts.name,
+                segment.partition,
+                segment.first,
+                segment.last,
+                facts.records,
+                facts.size,
+                facts.crc,
+                change.at,
+            ),
+        )
+
+
+def recover(connection: Connection) -> RecoveredStreams:
+    """Everything undelivered. Damaged blobs are moved to the quarantine, counted, and reported once."""
+    counters: dict[str, RecordCounters] = {}
+    last_id = 0
+    for stream, id, blob, crc in connection.execute(SELECT_COUNTERS):
+        last_id = max(last_id, id)
+        if crc32(blob) == crc:
+            counters[stream] = _decode_counters(blob)
+        else:
+            logger.error("stream %s: its counters are damaged and start anew; sequences go on", stream)
+    chunks: dict[tuple[str, int], RecoveredChunk] = {}
+    damaged: list[tuple[int, str, int, int]] = []
+    for row, stream, chunk, first, last, blob, crc in connection.execute(SELECT_BLOCKS):
+        last_id = max(last_id, chunk)
+        counted = counters.setdefault(stream, RecordCounters())
+        if chunk == INTAKE:
+            counted.accepted = max(counted.accepted, last)
+        else:
+            counted.placed = max(counted.placed, last)
+        if crc32(blob) != crc:
+            damaged.append((row, stream, first, last))
+            continue
+        stored = _decode_block(blob)
+        known = chunks.setdefault((stream, chunk), RecoveredChunk(stream, chunk, stored.partition, []))
+        known.blocks.append(Block(stored.first, stored.at, -1, stored.bodies, stored.last))
+    _take_segments(connection, chunks, counters)
+    for row, stream, first, last in damaged:
+        _set_aside(connection, counters[stream], row, stream, first, last)
+    ordered = sorted(chunks.values(), key=lambda chunk: chunk.id)
+    return RecoveredStreams(max([last_id, *(chunk.id for chunk in ordered)]), counters, ordered)
+
+
+def _take_segments(
+    connection: Connection, chunks: dict[tuple[str, int], RecoveredChunk], counters: dict[str, RecordCounters]
+) -> None:
+    for stream, id, blob, crc in connection.execute(SELECT_SEGMENTS).fetchall():
+        if crc32(blob) == crc:
+            segment = _decode_segment(blob)
+            chunk = chunks.setdefault((stream, id), RecoveredChunk(stream, id, segment.partition, []))
+            chunk.segment = segment
+            # Also when the damaged ones were set aside at an earlier start: the object may exist, whole.
+            chunk.damaged = _count(chunk) != segment.records
+            counted = counters.setdefault(stream, RecordCounters())
+            counted.placed = max(counted.placed, segment.last)
+        else:
+            # Its records may lie in an object already, under a name nobody knows: neither written again nor dropped.
+            logger.error("stream %s: sealed segment %d is damaged; its records are set aside", stream, id)
+            connection.execute(QUARANTINE_SEGMENT, (stream, id, blob, crc))
+            connection.execute(DELETE_SEGMENT, (stream, id))
+            lost = chunks.pop((stream, id), None)
+            if lost is not None:
+                counters[stream].quarantined += _count(lost)
+            connection.execute(QUARANTINE_CHUNK, (stream, id))
+            connection.execute(DELETE_CHUNK, (stream, id))
+
+
+def _set_aside(connection: Connection, counters: RecordCounters, row: int, stream: str, first: int, last: int) -> None:
+    logger.error("stream %s: records %d to %d are damaged and set aside", stream, first, last)
+    counters.quarantined += last - first + 1
+    connection.execute(QUARANTINE_BLOCK, (row,))
+    connection.execute(DELETE_BLOCK, (row,))
+
+
+def _count(chunk: RecoveredChunk) -> int:
+    return sum(len(block.bodies) for block in chunk.blocks)

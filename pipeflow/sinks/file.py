@@ -1,0 +1,209 @@
+"""Objects as files: whole and durable or not there at all, and never outside the root (Firehose: S49, S84).
+
+A file is written beside its place under a `.tmp-` name, synced, renamed, and its directory synced, with every
+directory on the way that this process has not synced before. The walk follows no link.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+import anyio
+import anyio.to_thread
+
+from pipeflow.errors import ObjectRefused, SinkUnavailable
+from pipeflow.protocols import Object
+from pipeflow.sinks.objects import check_name
+
+TEMPORARY = ".tmp-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_REMEMBERED = 10_000
+"""Directories known to be durable; forgotten all at once, then synced again."""
+
+_REFUSED = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.EILSEQ}
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: make space, delivery goes on by itself",
+    errno.EDQUOT: "the quota is used up: make space, delivery goes on by itself",
+    errno.EACCES: "permission denied: let this user write there",
+    errno.EPERM: "not permitted: let this user write there",
+    errno.EROFS: "the file system is read-only: mount it writable",
+    errno.EIO: "the disk reports an error: check it, delivery is tried again",
+}
+
+
+class FileSink:
+    """Writes objects beneath one directory, which is made when the first object comes."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self._durable: set[str] = set()
+
+    async def write(self, obj: Object) -> None:
+        """Durable when it returns. SinkUnavailable: path and remedy. ObjectRefused: the name is taken or impossible."""
+        # A cancelled caller leaves the thread to itself: what it writes is whole, and the same when written again.
+        await anyio.to_thread.run_sync(self._write, obj, abandon_on_cancel=True)
+
+    async def sweep(self, mark: str) -> int:
+        """Delete temporary files whose names carry `mark`: what a killed process left. How many there were."""
+        return await anyio.to_thread.run_sync(self._sweep, mark)
+
+    async def close(self) -> None:
+        """Nothing is held between writes."""
+
+    def _write(self, obj: Object) -> None:
+        segments = check_name(obj.name)
+        try:
+            folder = self._walk(segments[:-1])
+        except OSError as error:
+            raise self._translated(error, obj.name) from error
+        try:
+            self._place(folder, segments[-1], obj)
+        except OSError as error:
+            raise self._translated(error, obj.name) from error
+        finally:
+            os.close(folder)
+
+    def _place(self, folder: int, name: str, obj: Object) -> None:
+        temporary = _temporary_name(name)
+        if not obj.replace and _exists(folder, name):
+            raise ObjectRefused(
+                f"{os.path.join(self.root, obj.name)} exists and was not written by this store: "
+                "was the store restored from a copy? Move the file away, then open the store again"
+            )
+        _remove(folder, temporary)
+        try:
+            _write_file(folder, temporary, obj.chunks)
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            _remove_quietly(folder, temporary)
+            raise
+        os.fsync(folder)
+
+    def _walk(self, segments: Sequence[str]) -> int:
+        """A descriptor of the object's directory, made where missing; each level durable in the one above it."""
+        here = self._open_root()
+        path = self.root
+        try:
+            for segment in segments:
+                path = f"{path}/{segment}"
+                below = _enter(here, segment)
+                if path not in self._durable:
+                    # Also when it was there: the process that made it may have died before it was durable.
+                    os.fsync(here)
+                    self._remember(path)
+                os.close(here)
+                here = below
+        except BaseException:
+            os.close(here)
+            raise
+        return here
+
+    def _open_root(self) -> int:
+        if self.root not in self._durable:
+            _make_durably(self.root)
+            self._remember(self.root)
+        try:
+            return os.open(self.root, _DIRECTORY)
+        except FileNotFoundError:
+            # Removed under our feet: make it again, and believe nothing about what was below it.
+            self._durable.clear()
+            _make_durably(self.root)
+            return os.open(self.root, _DIRECTORY)
+
+    def _remember(self, path: str) -> None:
+        if len(self._durable) >= _REMEMBERED:
+            self._durable.clear()
+        self._durable.add(path)
+
+    def _translated(self, error: OSError, name: str) -> SinkUnavailable | ObjectRefused:
+        path = os.path.join(self.root, name)
+        if error.errno in _REFUSED:
+            return ObjectRefused(f"{path}: {error.strerror}; a link or a file lies where a directory is needed")
+        remedy = _REMEDIES.get(error.errno or 0, "is the directory there and writable?")
+        return SinkUnavailable(f"{path}: {error.strerror or error}; {remedy}")
+
+    def _sweep(self, mark: str) -> int:
+        swept = 0
+        for _, _, files, folder in os.fwalk(self.root, follow_symlinks=False):
+            for name in files:
+                if name.startswith(TEMPORARY) and mark in name:
+                    _remove_quietly(folder, name)
+                    swept += 1
+        return swept
+
+
+def _temporary_name(name: str) -> str:
+    # Beside its place and with its name, so that writing the same object again replaces what a kill left. The end
+    # carries the range and the store; a name too long for the prefix loses its beginning.
+    return TEMPORARY + name[-(255 - len(TEMPORARY)) :]
+
+
+def _enter(folder: int, segment: str) -> int:
+    try:
+        return os.open(segment, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+    except FileNotFoundError:
+        try:
+            os.mkdir(segment, dir_fd=folder)
+        except FileExistsError:
+            pass  # another stream made it just now
+        return os.open(segment, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def _make_durably(path: str) -> None:
+    """The directory with its missing ancestors, each synced into its parent."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for new in reversed(missing):
+        try:
+            os.mkdir(new)
+        except FileExistsError:
+            if not os.path.isdir(new):
+                raise
+        parent = os.open(os.path.dirname(new), _DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+
+def _write_file(folder: int, name: str, chunks: Sequence[bytes]) -> None:
+    file = os.open(name, _NEW_FILE, 0o666, dir_fd=folder)
+    try:
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(file, view) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _remove(folder: int, name: str) -> None:
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+
+
+def _remove_quietly(folder: int, name: str) -> None:
+    # The disk that refused the file may refuse this too; the next write of the same name takes it away.
+    try:
+        os.unlink(name, dir_fd=folder)
+    except OSError:
+        pass

@@ -1,0 +1,130 @@
+"""What objects are called: the same records get the same name, and no value from data ever makes a path segment.
+
+    [partition/]stream-2013-01-01-05-15-00-000000000001-000000000500-3f9a0c12.jsonl.gz
+
+The time is that of the oldest record, in UTC (Firehose: S42). The range and the store's id make the name the store's
+own: only the same segment of the same store is ever written to it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TypeAlias
+
+from pipeflow.errors import ObjectRefused, RefusedError
+
+PartitionKey: TypeAlias = str | Sequence[str] | Mapping[str, str]
+"""What `partition_by` may answer: one segment, several, or key=value segments as Hive, DuckDB and Spark read them."""
+
+ERRORS = "!errors"
+"""The partition of failed records. No key from data can be it: `!` is always encoded."""
+
+EMPTY = "__HIVE_DEFAULT_PARTITION__"
+"""Where readers of Hive layouts look for records without a value."""
+
+MAX_SEGMENT = 255
+MAX_NAME = 1024
+
+_EXTENSIONS = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+_FORMATS = {"jsonl": ".jsonl", "raw": ""}
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
+_ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
+# A partition as `partition_path` writes it: everything else is refused where it enters.
+_PARTITION = re.compile(r"[A-Za-z0-9_.%=-]+(/[A-Za-z0-9_.%=-]+)*\Z")
+
+
+def partition_path(key: object, /) -> str:
+    """The directory of a partition: every value percent-encoded, so that data never makes a `/`, a `..` or a link.
+
+    RefusedError when a segment is longer than 255 bytes or the key is no text.
+    """
+    if isinstance(key, str):
+        path = _segment(key)
+    elif isinstance(key, Mapping):
+        path = "/".join(f"{_segment(str(name))}={_segment(value)}" for name, value in key.items())
+    elif isinstance(key, Sequence) and not isinstance(key, bytes | bytearray):
+        path = "/".join(map(_segment, key))
+    else:
+        raise RefusedError(
+            "Partition", f"partition_by returned {key!r}: return text, several texts or a dict of texts"
+        )
+    if not path:
+        raise RefusedError("Partition", f"partition_by returned {key!r}: return at least one segment")
+    check_partition(path)
+    return path
+
+
+def check_partition(path: str, /) -> None:
+    """RefusedError unless the path is one that `partition_path` could have made, and short enough."""
+    if path == ERRORS:
+        return
+    segments = path.split("/")
+    if not _PARTITION.match(path) or any(segment in (".", "..") or segment[0] == "-" for segment in segments):
+        raise RefusedError("Partition", f"partition {path!r} is no encoded path: make it with partition_by")
+    longest = max(map(len, segments))
+    if longest > MAX_SEGMENT or len(path) > MAX_NAME - 200:
+        raise RefusedError(
+            "Partition",
+            f"partition {path[:60]!r}... is too long: {longest} bytes in a segment of at most {MAX_SEGMENT}, "
+            f"{len(path)} in all of at most {MAX_NAME - 200}; partition by a shorter key",
+        )
+
+
+def object_name(
+    stream: str,
+    partition: str,
+    *,
+    first: int,
+    last: int,
+    opened_at: float,
+    store_id: str,
+    format: str,
+    compression: str,
+    boot: int | None = None,
+) -> str:
+    """The name of one segment's object. `boot` is set where sequences start anew with every boot of the store."""
+    folder = "errors/" if partition == ERRORS else f"{partition}/" if partition else ""
+    time = datetime.fromtimestamp(opened_at, UTC).strftime("%Y-%m-%d-%H-%M-%S")
+    boots = "" if boot is None else f"b{boot}-"
+    extension = _FORMATS["jsonl" if partition == ERRORS else format] + _EXTENSIONS[compression]
+    return f"{folder}{stream}-{time}-{boots}{first:012d}-{last:012d}-{store_mark(store_id)}{extension}"
+
+
+def store_mark(store_id: str) -> str:
+    """The part of every name that says whose it is."""
+    return store_id.replace("-", "")[:12]
+
+
+def check_name(name: str, /) -> list[str]:
+    """The segments of a name that stays beneath its root; ObjectRefused for any other."""
+    segments = name.split("/")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise ObjectRefused(f"object {name!r}: empty, `.` and `..` segments would leave the sink's root")
+    if _FORBIDDEN.search(name) or unicodedata.normalize("NFC", name) != name:
+        raise ObjectRefused(f"object {name!r}: control characters, backslashes and unnormalised text are refused")
+    for segment in segments:
+        if segment[0] in "-~" or _RESERVED.match(segment):
+            raise ObjectRefused(f"object {name!r}: segment {segment!r} means something else to a shell or a system")
+        if len(segment.encode()) > MAX_SEGMENT:
+            raise ObjectRefused(f"object {name!r}: a segment is longer than {MAX_SEGMENT} bytes")
+    if len(name.encode()) > MAX_NAME:
+        raise ObjectRefused(f"object {name[:80]!r}...: longer than {MAX_NAME} bytes")
+    return segments
+
+
+def _segment(value: object) -> str:
+    if value is None or value == "":
+        return EMPTY
+    if not isinstance(value, str):
+        raise RefusedError("Partition", f"partition_by returned {value!r} in a key: return text, such as str(...)")
+    text = "".join(map(_ENCODED.__getitem__, value.encode("utf-8", "surrogatepass")))
+    if text[0] in ".-" or _RESERVED.match(text):
+        text = f"%{ord(text[0]):02X}{text[1:]}"
+    if text[-1] == ".":  # some systems drop a dot at the end, and two partitions would be one
+        text = text[:-1] + "%2E"
+    return text
