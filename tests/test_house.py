@@ -24,7 +24,9 @@ FLOORS: dict[str, int] = {
     "state": 2,
     **dict.fromkeys(["embedded", "sinks"], 3),
     "engine": 4,
-    **dict.fromkeys(["app", "router", "topic", "queue", "stream", "wiring", "context", "middleware", "tracing"], 5),
+    **dict.fromkeys(
+        ["app", "router", "topic", "queue", "stream", "wiring", "binding", "context", "middleware", "tracing"], 5
+    ),
     **dict.fromkeys(["server", "console", "cli", "testing", "asgi", "__main__"], 6),
 }
 """The floor of every module directly under `pipeflow`, by its name. The package itself is floor 5."""
@@ -67,14 +69,17 @@ def read_tree(root: Path) -> Tree:
             if parts[-1] == "__init__":
                 parts.pop()
             text = path.read_text()
-            found[".".join(parts)] = Module(".".join(parts), path, text.count("\n") + 1, ast.parse(text))
+            found[".".join(parts)] = Module(".".join(parts), path, len(text.splitlines()), ast.parse(text))
     return found
 
 
-def imports(module: Module, tree: Tree) -> Iterator[tuple[str, int]]:
-    """(module of the tree, line) for every import in the module, also those inside functions."""
+def imports(module: Module, tree: Tree, *, executed: bool = False) -> Iterator[tuple[str, int]]:
+    """(module of the tree, line) for every import in the module, also those inside functions.
+
+    `executed` leaves out those under `if TYPE_CHECKING`, which no program ever runs.
+    """
     is_package = module.path.name == "__init__.py"
-    for node in ast.walk(module.tree):
+    for node in walk(module.tree, executed=executed):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -87,6 +92,19 @@ def imports(module: Module, tree: Tree) -> Iterator[tuple[str, int]]:
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
                 yield (inner if inner in tree else base), node.lineno
+
+
+def walk(tree: ast.AST, *, executed: bool) -> Iterator[ast.AST]:
+    """Every node; with `executed`, only those outside `if TYPE_CHECKING`."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        typing_only = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and typing_only and executed:
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
 
 
 def floor_of(name: str) -> int | None:
@@ -135,7 +153,10 @@ def engine_knows_a_broker(tree: Tree) -> list[str]:
 
 
 def import_cycles(tree: Tree) -> list[str]:
-    edges = {name: {target for target, _ in imports(module, tree) if target in tree} for name, module in tree.items()}
+    edges = {
+        name: {target for target, _ in imports(module, tree, executed=True) if target in tree}
+        for name, module in tree.items()
+    }
     done: set[str] = set()
     complaints: list[str] = []
 
@@ -270,7 +291,7 @@ def test_no_file_of_the_project_is_over_the_ceiling() -> None:
         f"{path.relative_to(ROOT)}: {lines} lines"
         for folder in ("tests", "benchmarks", "examples", "docs", "connectors", "pipeflow")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if (lines := path.read_text().count("\n") + 1) > CEILING
+        if (lines := len(path.read_text().splitlines())) > CEILING
     ]
     assert not too_long, "\n".join(too_long)
 
@@ -298,7 +319,7 @@ BROKEN: list[tuple[Check, dict[str, str]]] = [
     (connectors_beyond_contracts, {f"connectors/{CONNECTORS}/nats.py": "from pipeflow.state import queue"}),
     (engine_knows_a_broker, {"pipeflow/engine/x.py": "from pipeflow.embedded.broker import EmbeddedBroker"}),
     (import_cycles, {"pipeflow/names.py": "import pipeflow.clock", "pipeflow/clock.py": "from pipeflow import names"}),
-    (files_over_the_ceiling, {"pipeflow/names.py": "\n" * CEILING}),
+    (files_over_the_ceiling, {"pipeflow/names.py": "\n" * (CEILING + 1)}),
     (clocks_and_chance, {"pipeflow/app.py": "import time\nat = time.time()"}),
     (clocks_and_chance, {"pipeflow/app.py": "from time import time"}),
     (clocks_and_chance, {"pipeflow/app.py": "import random"}),
@@ -328,7 +349,8 @@ GOOD = {
     "pipeflow/embedded/broker.py": "from pipeflow.embedded.sqlite import statements",
     "pipeflow/embedded/sqlite/__init__.py": "",
     "pipeflow/embedded/sqlite/statements.py": "TAKE = 'SELECT body FROM messages'",
-    "pipeflow/clock.py": "import time\nnow = time.time()",
+    "pipeflow/clock.py": "import time\nfrom pipeflow.names import IdPool\nnow = time.time()",
+    "pipeflow/names.py": "if TYPE_CHECKING:\n    from pipeflow.clock import Clock",
     f"connectors/{CONNECTORS}/nats.py": "import pipeflow.protocols",
 }
 

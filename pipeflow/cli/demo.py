@@ -20,6 +20,7 @@ import msgspec
 
 from pipeflow.cli.flights.app import app, cancelled, departures
 from pipeflow.cli.flights.rows import TOTAL
+from pipeflow.engine.scopes import task_scope
 from pipeflow.errors import ConfigurationError
 from pipeflow.filters import where_body
 from pipeflow.protocols import QueueStats, Redrive, Store, StoreStats, StreamStats, TopicStats
@@ -134,16 +135,16 @@ def unnamed(resume: bool) -> Path:
 
 async def perform(console: Console | None) -> tuple[StoreStats, dict[str, int]]:
     """Both halves of the job. Each is done as far as the store says it is not, so a resumed run skips what is."""
-    async with app.running() as runtime, anyio.create_task_group() as watchers:
+    async with app.running() as runtime, task_scope() as watchers:
         store = runtime.store
         progress = board(console)
         with progress if progress is not None else nullcontext():
             if progress is not None:
                 watchers.start_soon(follow, store, progress)
-            await runtime.idle()
+            await runtime.until_idle()
             reasons = await dead_by_error(store)
             await store.redrive(CANCELLED)
-            await runtime.idle()
+            await runtime.until_idle()
         watchers.cancel_scope.cancel()
         stats = await store.stats()
     return stats, reasons
