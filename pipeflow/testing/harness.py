@@ -1,0 +1,133 @@
+"""An app in the real engine, on a store of its own, under virtual time. The app object is untouched.
+
+Nothing is written outside the store that was asked for: every stream delivers into memory, whatever its sink.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from pipeflow.app import App
+from pipeflow.clock import VirtualClock
+from pipeflow.engine.runtime import Runtime
+from pipeflow.events import Event
+from pipeflow.protocols import Peeked
+from pipeflow.queue import Queue
+from pipeflow.registry import open_store
+from pipeflow.sinks.memory import MemorySink
+from pipeflow.stream import Stream
+from pipeflow.testing.chaos import Chaos, Misfortune
+from pipeflow.testing.seeds import seeds
+from pipeflow.testing.tap import Tap
+from pipeflow.topic import Topic
+
+T = TypeVar("T")
+
+
+class Harness:
+    """What a test holds of a running app: its clock, and probes that look without touching.
+
+    Probes answer at once and see what has happened up to now; `settle` first where something may still be under way.
+    """
+
+    def __init__(
+        self, runtime: Runtime, tap: Tap, clock: VirtualClock, seed: int, sinks: Mapping[str, MemorySink]
+    ) -> None:
+        self.runtime = runtime
+        self.clock = clock
+        self.seed = seed
+        """What jitter, ids and misfortune come from; the same seed repeats them."""
+        self.events: list[Event] = []
+        """What observers were told since the app opened, in order."""
+        self._tap = tap
+        self._sinks = sinks
+
+    async def settle(self) -> None:
+        """Return when everything that can happen at this moment has happened."""
+        await self.clock.settle()
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass; everything that falls due on the way happens at its own moment, and has happened."""
+        await self.clock.advance(seconds)
+
+    def published(self, topic: Topic[T]) -> list[T]:
+        """The payloads the topic accepted since the app opened, by callers, handlers and sources, in order."""
+        return [topic.codec.decode(outgoing.body) for outgoing in self._tap.published.get(topic.name, ())]
+
+    def queued(self, queue: Queue[T]) -> list[T]:
+        """The payloads that wait in the queue, ready or delayed, in the order of delivery."""
+        return [queue.codec.decode(each.body) for each in self._peek(queue) if each.state != "in_flight"]
+
+    def in_flight(self, queue: Queue[T]) -> list[T]:
+        """The payloads that were received and are neither acknowledged nor given back."""
+        return [queue.codec.decode(each.body) for each in self._peek(queue) if each.state == "in_flight"]
+
+    def dead(self, queue: Queue[T]) -> list[T]:
+        """The payloads in the dead letters of the queue, oldest first."""
+        return [queue.codec.decode(each.body) for each in self._peek(queue, dead=True)]
+
+    def objects(self, stream: Stream[T]) -> dict[str, bytes]:
+        """What the stream delivered: each object's name with its content, decompressed."""
+        return {name: _decompressed(name, content) for name, content in self._sinks[stream.name].objects.items()}
+
+    def _peek(self, queue: Queue[T], *, dead: bool = False) -> list[Peeked]:
+        peeking = self._tap.peek(queue.name, _ALL, dead)
+        try:
+            # In memory nothing is waited for, so that a probe need not be awaited.
+            peeking.send(None)
+        except StopIteration as end:
+            peeked: list[Peeked] = end.value
+            return peeked
+        peeking.close()
+        raise RuntimeError(
+            f"{queue.name}: part of the queue lies on disk, which a probe cannot wait for; "
+            "use `await h.runtime.store.peek(...)`, or a harness on memory://"
+        )
+
+
+_ALL = 1 << 62
+
+
+def _decompressed(name: str, content: bytes) -> bytes:
+    if name.endswith(".gz"):
+        return gzip.decompress(content)
+    if name.endswith(".zst"):
+        import zstandard
+
+        return zstandard.decompress(content)
+    return content
+
+
+@asynccontextmanager
+async def harness(
+    app: App,
+    *,
+    store: str = "memory://",
+    clock: VirtualClock | None = None,
+    seed: int | None = None,
+    provide: Mapping[type, object] | None = None,
+    chaos: Chaos | None = None,
+) -> AsyncIterator[Harness]:
+    """Run the app until the block ends, then stop it at once: what its handlers have in hand is given back.
+
+    `provide` replaces what providers would make, by type. `chaos` adds misfortune; what it does follows from `seed`.
+    """
+    clock = VirtualClock() if clock is None else clock
+    chosen = seeds.choose(seed)
+    topology = app.topology()
+    sinks = {stream.name: MemorySink() for stream in topology.streams}
+    misfortune = Misfortune(chaos, chosen) if chaos is not None else None
+    opened = await open_store(store, clock=clock, seed=chosen)
+    tap = Tap(opened, misfortune, [queue.name for queue in topology.queues if queue.fifo])
+    try:
+        async with app.running(
+            store=tap, clock=clock, provide=provide, seed=chosen, grace=0.0, sinks=sinks, middleware=[tap.middleware]
+        ) as runtime:
+            held = Harness(runtime, tap, clock, chosen, sinks)
+            runtime.observers.add(held.events.append)
+            yield held
+    finally:
+        await opened.close()
