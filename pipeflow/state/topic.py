@@ -76,24 +76,23 @@ class TopicState:
             return None
         if group is None:
             return Refused("GroupRequired", f"{name}: a FIFO topic needs a group: publish(..., group=...)")
-        if dedup_id is None:
-            if self.spec.content_dedup:
-                return None
-            return Refused(
-                "DedupRequired",
-                f"{name}: a FIFO topic needs a dedup_id: publish(..., dedup_id=...), or make it with content_dedup=True",
-            )
-        if not valid_group(dedup_id):
+        if dedup_id is not None and not valid_group(dedup_id):
             return Refused(
                 "InvalidDedup", f"{name}: dedup_id {dedup_id!r}: use 1 to 128 printable ASCII characters, no space"
             )
         return None
 
     def dedup_id(self, message: Outgoing) -> str | None:
-        """What an accepted publish is deduplicated by: its own id, or the SHA-256 of the body (SNS: T70)."""
+        """What an accepted publish is deduplicated by: its own id, or the SHA-256 of the body (SNS: T70).
+
+        None: by nothing. SNS refuses a FIFO publish without an id (T69); that is its door's business, here an id is
+        the publisher's choice.
+        """
         if not self.spec.fifo:
             return None
-        return sha256(message.body).hexdigest() if message.dedup_id is None else message.dedup_id
+        if message.dedup_id is None and self.spec.content_dedup:
+            return sha256(message.body).hexdigest()
+        return message.dedup_id
 
     def route(self, message: Outgoing) -> list[Subscription]:
         """The subscriptions whose filters let this message through, in the order they were made."""
