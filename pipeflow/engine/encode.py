@@ -1,7 +1,7 @@
 """From records to the bytes of one object: joined once, compressed in one call, with a checksum.
 
-Deterministic: the same segment gives the same bytes. Compression is one call that releases the interpreter, so that it
-overlaps with the event loop when it runs in a worker thread; streaming calls hand the interpreter to and fro and do not.
+Deterministic: the same segment gives the same bytes. Compression is one call that releases the interpreter, so it
+overlaps with the event loop when it runs in a worker thread; streaming calls hand it to and fro and do not.
 """
 
 from __future__ import annotations

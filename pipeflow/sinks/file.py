@@ -47,9 +47,9 @@ class FileSink:
         # A cancelled caller leaves the thread to itself: what it writes is whole, and the same when written again.
         await anyio.to_thread.run_sync(self._write, obj, abandon_on_cancel=True)
 
-    async def sweep(self, mark: str) -> int:
-        """Delete temporary files whose names carry `mark`: what a killed process left. How many there were."""
-        return await anyio.to_thread.run_sync(self._sweep, mark)
+    async def sweep(self, stream: str, mark: str) -> int:
+        """Delete temporary files of this stream and this store: what a killed process left. How many there were."""
+        return await anyio.to_thread.run_sync(self._sweep, f"{TEMPORARY}{stream}-", mark)
 
     async def close(self) -> None:
         """Nothing is held between writes."""
@@ -126,11 +126,11 @@ class FileSink:
         remedy = _REMEDIES.get(error.errno or 0, "is the directory there and writable?")
         return SinkUnavailable(f"{path}: {error.strerror or error}; {remedy}")
 
-    def _sweep(self, mark: str) -> int:
+    def _sweep(self, start: str, mark: str) -> int:
         swept = 0
         for _, _, files, folder in os.fwalk(self.root, follow_symlinks=False):
             for name in files:
-                if name.startswith(TEMPORARY) and mark in name:
+                if name.startswith(start) and mark in name:
                     _remove_quietly(folder, name)
                     swept += 1
         return swept

@@ -1,0 +1,304 @@
+"""One stream's way out: intake > transform > buffers > seal > encode and compress > sink > commit.
+
+A segment is written until the sink has it: what the sink cannot take now is tried again later and later, what it will
+never take is parked. Nothing here holds up a queue; the bound of the stream does that for whoever fills it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from base64 import b64encode
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import anyio
+import anyio.to_thread
+import msgspec
+from anyio.abc import TaskGroup
+from msgspec import Struct
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.engine.encode import compressor, encode
+from pipeflow.engine.supervise import AGAIN, spawn
+from pipeflow.errors import ObjectRefused, SinkError, SinkUnavailable
+from pipeflow.events import Delivered, DeliveryFailed, Observers
+from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Segment
+from pipeflow.names import Chance
+from pipeflow.protocols import Object, Sink, Store
+from pipeflow.sinks.objects import ERRORS, store_mark
+from pipeflow.specs import StreamSpec
+
+logger = logging.getLogger("pipeflow")
+
+Derive: TypeAlias = Callable[[bytes], Outgoing | None] | Callable[[bytes], Awaitable[Outgoing | None]]
+"""What becomes of one record: something with its partition, nothing, or an error that sends it to the error output."""
+
+AHEAD = 2
+"""Encoded segments that wait for the sink: one is written while the next is compressed."""
+
+INLINE = 32 << 10
+"""Bytes that are encoded on the loop: compressing them takes less than going to a thread and back."""
+
+BATCH = 1_000
+"""Records of the intake that one commit moves on, about: whole blocks."""
+
+TURN = 64
+"""Records after which the event loop gets its turn."""
+
+MESSAGE_LIMIT = 8_192
+"""Characters of an error that are kept with the record."""
+
+
+class DeliveryPlan(Struct, frozen=True):
+    """What a stream delivers and how its records are derived; None: they are delivered as they are."""
+
+    spec: StreamSpec
+    derive: Derive | None = None
+
+
+class Misplaced(Exception):
+    """`partition_by` did not answer with a partition for this record."""
+
+
+class _ErrorRecord(Struct, frozen=True):
+    """One failed record as it lies under `errors/` (Firehose: S60)."""
+
+    attemptsMade: int
+    arrivalTimestamp: int
+    errorCode: str
+    errorMessage: str
+    attemptEndingTimestamp: int
+    rawData: str
+
+
+class _Encoded(Struct):
+    segment: Segment
+    object: Object
+    facts: ObjectFacts
+
+
+@runtime_checkable
+class _Sweeping(Protocol):
+    async def sweep(self, stream: str, mark: str) -> int: ...
+
+
+class Delivery:
+    """The tasks of one stream in the process that owns the store."""
+
+    def __init__(
+        self, plan: DeliveryPlan, *, store: Store, sink: Sink, clock: Clock, chance: Chance, observers: Observers
+    ) -> None:
+        compressor(plan.spec.compression)  # a missing package is told before the first record
+        self.plan = plan
+        self.name = plan.spec.name
+        self.sink = sink
+        self._store = store
+        self._clock = clock
+        self._chance = chance
+        self._observers = observers
+        self._durable = store.features.durable and plan.spec.durability != "memory"
+        self._started_at = 0.0
+        self._ripe = Signal()
+        self._arrived = Signal()
+        self._encoded: deque[_Encoded] = deque()
+        self._filled = Signal()
+        self._emptied = Signal()
+        self._hurry = Signal()
+        self._draining = False
+        self._drained = Signal()
+        self._given_up = False
+
+    def start(self, tasks: TaskGroup) -> None:
+        """Run until the task group is cancelled; segments in hand are then given back to the store."""
+        self._started_at = self._clock.now()
+        spawn(tasks, self._clock, self._listen, f"stream {self.name}: listen")
+        spawn(tasks, self._clock, self._encode_sealed, f"stream {self.name}: seal")
+        spawn(tasks, self._clock, self._write_encoded, f"stream {self.name}: write")
+        if self.plan.derive is not None:
+            spawn(tasks, self._clock, self._derive_intake, f"stream {self.name}: derive")
+
+    async def drain(self, until: float) -> bool:
+        """Deliver everything accepted so far, at most until then. True: done.
+
+        What a durable stream could not deliver stays in the store; so the first failure of its sink ends the wait.
+        """
+        self._draining = True
+        self._store.demand(self.name, "drain")
+        self._hurry.fire()
+        done = False
+
+        async def finish() -> None:
+            nonlocal done
+            try:
+                await self._store.delivered(self.name)
+                done = True
+            except ObjectRefused as error:
+                logger.error("%s", error)
+                self._given_up = True
+            self._drained.fire()
+
+        async with anyio.create_task_group() as tasks:
+            spawn(tasks, self._clock, finish, f"stream {self.name}: drain")
+            while not done and not self._given_up:
+                if not await self._clock.wait(self._drained, until):
+                    break
+            tasks.cancel_scope.cancel()
+        if not done and not self._durable:
+            logger.error(
+                "stream %s: %s did not take everything in time; what was buffered is lost", self.name, self.sink
+            )
+        return done
+
+    # From intake to buffers
+
+    async def _listen(self) -> None:
+        signal, _ = self._store.ripens(self.name)
+        while True:
+            await self._clock.wait(signal)
+            self._ripe.fire()
+            self._arrived.fire()
+
+    async def _derive_intake(self) -> None:
+        while True:
+            blocks = await self._store.intake(self.name, Position(0), BATCH)
+            if not blocks:
+                await self._clock.wait(self._arrived)
+                continue
+            outputs = await self._outputs(blocks)
+            upto = blocks[-1].first + len(blocks[-1].bodies) - 1
+            await self._store.derive(self.name, Position(upto), outputs)
+
+    async def _outputs(self, blocks: Sequence[Records]) -> list[Outgoing]:
+        derive = self.plan.derive
+        assert derive is not None
+        outputs: list[Outgoing] = []
+        turn = TURN
+        for block in blocks:
+            for body in block.bodies:
+                try:
+                    result = derive(body)
+                    output = result if result is None or isinstance(result, Outgoing) else await result
+                    if output is not None and len(output.body) > self.plan.spec.max_record:
+                        raise ValueError(f"{len(output.body)} bytes came of it; max_record={self.plan.spec.max_record}")
+                except Exception as error:
+                    output = self._failed(body, block.at, error)
+                if output is not None:
+                    outputs.append(output)
+                turn -= 1
+                if not turn:
+                    turn = TURN
+                    await asyncio.sleep(0)
+        return outputs
+
+    def _failed(self, body: bytes, arrived_at: float, error: Exception) -> Outgoing:
+        """The record as it came, beside the good ones, with what was wrong (Firehose: S28, S60, S63)."""
+        if isinstance(error, Misplaced):
+            code = "DynamicPartitioning.MetadataExtractionFailed"
+        else:
+            code = f"Transform.{type(error).__name__}"
+        record = _ErrorRecord(
+            attemptsMade=1,
+            arrivalTimestamp=round(arrived_at * 1000),
+            errorCode=code,
+            errorMessage=str(error)[:MESSAGE_LIMIT],
+            attemptEndingTimestamp=round(self._clock.now() * 1000),
+            rawData=b64encode(body).decode(),
+        )
+        return Outgoing(msgspec.json.encode(record), partition=ERRORS)
+
+    # From buffers to objects
+
+    async def _encode_sealed(self) -> None:
+        await self._sweep()
+        while True:
+            segment = await self._store.seal(self.name)
+            if segment is None:
+                await self._clock.wait(self._ripe, self._store.ripens(self.name)[1])
+                continue
+            try:
+                encoded = await self._encode(segment)
+                while len(self._encoded) >= AHEAD:
+                    await self._clock.wait(self._emptied)
+            except BaseException:
+                self._store.hand_back(segment)
+                raise
+            self._encoded.append(encoded)
+            self._filled.fire()
+
+    async def _sweep(self) -> None:
+        # A durable segment is written again under its name, temporary files and all; these never are.
+        if self.plan.spec.durability == "memory" and isinstance(self.sink, _Sweeping):
+            stats = await self._store.stats()
+            try:
+                await self.sink.sweep(self.name, store_mark(stats.store_id))
+            except OSError as error:
+                logger.warning("stream %s: leftovers of earlier runs stay in %s: %s", self.name, self.sink, error)
+
+    async def _encode(self, segment: Segment) -> _Encoded:
+        blocks = [block async for block in self._store.read(segment)]
+        # Sealed before this delivery began: an object of its name may be there already, and is its own.
+        again = segment.sealed_at <= self._started_at
+        if segment.size <= INLINE:
+            made = encode(segment, blocks, again)
+        else:
+            made = await anyio.to_thread.run_sync(encode, segment, blocks, again, abandon_on_cancel=True)
+        return _Encoded(segment, *made)
+
+    async def _write_encoded(self) -> None:
+        try:
+            while True:
+                while not self._encoded:
+                    await self._clock.wait(self._filled)
+                await self._deliver(self._encoded[0])
+                self._encoded.popleft()
+                self._emptied.fire()
+        finally:
+            for encoded in self._encoded:
+                self._store.hand_back(encoded.segment)
+
+    async def _deliver(self, encoded: _Encoded) -> None:
+        """Write one object until the sink has it, then forget its records."""
+        segment = encoded.segment
+        attempt = 0
+        while True:
+            try:
+                await self.sink.write(encoded.object)
+                break
+            except SinkUnavailable as error:
+                attempt += 1
+                encoded.object.replace = True  # this attempt may have got as far as the name
+                await self._pause(segment, error, attempt)
+            except ObjectRefused as error:
+                self._say_failed(segment, error, None)
+                logger.error("stream %s: %s is parked: %s", self.name, segment.name, error)
+                self._store.hand_back(segment, parked=True)
+                return
+        await self._store.commit(segment, Manifest([encoded.facts]))
+        if self._observers:
+            self._observers.emit(
+                Delivered(
+                    at=self._clock.now(),
+                    stream=self.name,
+                    partition="errors" if segment.partition == ERRORS else segment.partition,
+                    reason=segment.reason,
+                    records=segment.records,
+                    size=segment.size,
+                    objects=[encoded.facts],
+                    seconds=self._clock.now() - segment.sealed_at,
+                )
+            )
+
+    async def _pause(self, segment: Segment, error: SinkUnavailable, attempt: int) -> None:
+        if self._draining and self._durable:
+            self._given_up = True
+            self._drained.fire()
+        again_at = self._clock.now() + AGAIN.delay(attempt, self._chance.roll())
+        self._say_failed(segment, error, again_at)
+        logger.warning("stream %s: %s; again in %.1f s", self.name, error, again_at - self._clock.now())
+        await self._clock.wait(self._hurry, again_at)
+
+    def _say_failed(self, segment: Segment, error: SinkError, again_at: float | None) -> None:
+        if self._observers:
+            self._observers.emit(DeliveryFailed(self._clock.now(), self.name, segment.name, str(error), again_at))

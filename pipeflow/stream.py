@@ -1,0 +1,274 @@
+"""A stream: records go in one by one or many at once, objects come out in its sink.
+
+On a durable stream `put` returns when the record is on disk. With durability="memory" it returns when the record is in
+the buffer, without ever giving up the processor on the way: that is the fast path, and the open buffer is what a crash
+may cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, TypeAlias, TypeVar, cast, overload
+
+from msgspec.structs import replace
+
+from pipeflow.binding import Binding
+from pipeflow.codecs import Codec, codec_for, type_name
+from pipeflow.engine.delivery import DeliveryPlan, Derive, Misplaced
+from pipeflow.engine.runtime import Runtime
+from pipeflow.errors import FeatureMissing, Overloaded, RefusedError, WiringError
+from pipeflow.messages import Outgoing, Position, Refused
+from pipeflow.protocols import Lane
+from pipeflow.sinks.objects import PartitionKey, partition_path
+from pipeflow.specs import StreamSpec
+from pipeflow.topic import Topic
+
+T = TypeVar("T")
+
+PartitionBy: TypeAlias = Callable[[T], PartitionKey]
+
+TURN = 256 << 10
+"""Bytes after which a producer that never waits lets the others run."""
+
+SLICE = 4_096
+"""Records that `put_many` hands over at once."""
+
+
+class Stream(Generic[T]):
+    """One delivery stream of an app. `put`, `put_many` and `put_nowait` fill it, `flush` delivers what is in it."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        type: type[T],
+        *,
+        partition_by: PartitionBy[T] | None = None,
+        topics: Sequence[Topic[T]] = (),
+        codec: str = "json",
+        place: str = "",
+    ) -> None:
+        self.type = type
+        self.partition_by = partition_by
+        self.topics = tuple(topics)
+        self.binding = Binding(f"stream {spec.name}", place)
+        self._spec = replace(spec, partitioned=partition_by is not None)
+        self.codec: Codec[T] = codec_for(type, codec)
+        self._verbatim = type is bytes
+        self._gap = len(spec.separator)
+        self._transform: Callable[[T], object] | None = None
+        self._open: list[Runtime] = []
+        self._memory: Lane | None = None
+        """The lane of the one open runtime, where records are in memory only; None: the long way."""
+        self._fast: Lane | None = None
+        """The same, where the payload is the record: bytes, not partitioned, not transformed."""
+        self._turn = TURN
+
+    @property
+    def name(self) -> str:
+        """The stream's name, with its router's prefix."""
+        return self._spec.name
+
+    @property
+    def spec(self) -> StreamSpec:
+        """Everything a store needs to know."""
+        return replace(self._spec, transformed=self._transform is not None)
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name!r})"
+
+    # Putting
+
+    async def put(self, value: T, /) -> None:
+        """Accept one record: durable when it returns, or buffered with durability="memory", where it never suspends
+        but to let others run. Waits while the stream is at its bound. RefusedError: too large, or no partition."""
+        lane = self._fast
+        if lane is not None and isinstance(value, bytes):
+            left = lane.left - len(value) - self._gap
+            if left > 0:
+                lane.left = left
+                lane.take(value)
+                return
+        await self._put([value])
+
+    async def put_many(self, values: Iterable[T], /) -> None:
+        """Accept records in order, in as few commits as possible. RefusedError names the first that was refused; the
+        others are accepted."""
+        values = values if isinstance(values, list) else list(values)
+        if len(values) <= SLICE:
+            await self._put(values)
+            return
+        for start in range(0, len(values), SLICE):
+            await self._put(values[start : start + SLICE])
+
+    def put_nowait(self, value: T, /) -> None:
+        """Accept one record without waiting: not yet acknowledged, see `synced`. Overloaded at the bound.
+
+        FeatureMissing where another process owns the store.
+        """
+        lane = self._fast
+        if lane is not None and isinstance(value, bytes):
+            left = lane.left - len(value) - self._gap
+            if left > 0:
+                lane.left = left
+                lane.take(value)
+                return
+        lane = self.binding.runtime.store.lane(self.name)
+        if lane is None:
+            raise FeatureMissing(f"stream {self.name}: put_nowait needs the store in this process; use `await put`")
+        lane.add([self.codec.encode(value)], self._partition(value))
+
+    async def synced(self) -> None:
+        """Return when everything accepted before the call is on disk."""
+        await self.binding.runtime.store.append(self.name, ())
+
+    async def flush(self) -> None:
+        """Deliver what is buffered now; return when it lies in the sink. ObjectRefused when the sink refuses it."""
+        store = self.binding.runtime.store
+        store.demand(self.name)
+        await store.delivered(self.name)
+
+    async def _put(self, values: list[T]) -> None:
+        bodies = self._encoded(values)
+        lane = self._memory
+        if lane is None:
+            await self._append(bodies, values)
+            return
+        size = sum(map(len, bodies))
+        try:
+            if self.partition_by is None or self._transform is not None:
+                lane.add(bodies)
+            else:
+                self._add_partitioned(lane, bodies, values)
+        except Overloaded:
+            await self._append(bodies, values)
+        self._turn -= size
+        if self._turn <= 0 or (lane is self._fast and len(values) == 1):
+            self._turn = TURN
+            await asyncio.sleep(0)
+
+    def _encoded(self, values: list[T]) -> list[bytes]:
+        if self._verbatim and set(map(type, values)) == {bytes}:
+            return cast(list[bytes], values)
+        encode = self.codec.encode
+        return [encode(value) for value in values]
+
+    def _add_partitioned(self, lane: Lane, bodies: list[bytes], values: list[T]) -> None:
+        placed: dict[str, list[bytes]] = {}
+        for body, value in zip(bodies, values, strict=True):
+            placed.setdefault(self._partition(value) or "", []).append(body)
+        for partition, records in placed.items():
+            lane.add(records, partition)
+
+    async def _append(self, bodies: list[bytes], values: list[T]) -> None:
+        batch = [Outgoing(body, partition=self._partition(value)) for body, value in zip(bodies, values, strict=True)]
+        answers = await self.binding.runtime.append(self.name, batch)
+        _raise_first(self.name, answers)
+
+    def _partition(self, value: T) -> str | None:
+        if self.partition_by is None or self._transform is not None:
+            return None
+        return partition_path(self.partition_by(value))
+
+    # Transforming
+
+    @overload
+    def transform(self, function: Callable[[T], Awaitable[T | None]], /) -> Callable[[T], Awaitable[T | None]]: ...
+    @overload
+    def transform(self, function: Callable[[T], T | None], /) -> Callable[[T], T | None]: ...
+    def transform(self, function: Callable[[T], object], /) -> Callable[[T], object]:
+        """Every record goes through this function before it is partitioned: the result is kept, None drops the record,
+        raising sends it to `errors/` as it came (Firehose: S28)."""
+        if self._transform is not None:
+            raise WiringError(
+                f"stream {self.name} has a transform, {_called(self._transform)}; call one from the other"
+            )
+        if self._open:
+            raise WiringError(f"stream {self.name} is open; declare its transform before the app starts")
+        positional = [
+            parameter
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        ]
+        if len(positional) != 1 or positional[0].kind is positional[0].KEYWORD_ONLY:
+            raise WiringError(
+                f"stream {self.name}: transform {_called(function)} takes {len(positional)} parameters; "
+                f"write `def {_called(function)}(record: {type_name(self.type)}) -> {type_name(self.type)} | None`"
+            )
+        self._transform = function
+        return function
+
+    def plan(self) -> DeliveryPlan:
+        """What the engine delivers."""
+        return DeliveryPlan(self.spec, self._derivation())
+
+    def _derivation(self) -> Derive | None:
+        function = self._transform
+        if function is None:
+            return self._placing() if self.partition_by is not None else None
+        decode, finish = self.codec.decode, self._finish
+        if _is_async(function):
+            transform = cast(Callable[[T], Awaitable[T | None]], function)
+
+            async def derive(body: bytes) -> Outgoing | None:
+                return finish(await transform(decode(body)))
+
+            return derive
+        return lambda body: finish(cast(T | None, function(decode(body))))
+
+    def _finish(self, value: T | None) -> Outgoing | None:
+        if value is None:
+            return None
+        return Outgoing(self.codec.encode(value), partition=self._placed(value))
+
+    def _placing(self) -> Derive:
+        decode = self.codec.decode
+        return lambda body: Outgoing(body, partition=self._placed(decode(body)))
+
+    def _placed(self, value: T) -> str | None:
+        if self.partition_by is None:
+            return None
+        try:
+            return partition_path(self.partition_by(value))
+        except Exception as error:
+            raise Misplaced(f"{type(error).__name__}: {error}") from error
+
+    # Opening
+
+    def bind(self, runtime: Runtime) -> None:
+        """Records go to this runtime's store from now on."""
+        self.binding.open(runtime)
+        self._open.append(runtime)
+        self._choose_lane()
+
+    def unbind(self, runtime: Runtime) -> None:
+        """The runtime is closed."""
+        self.binding.close(runtime)
+        if runtime in self._open:
+            self._open.remove(runtime)
+        self._choose_lane()
+
+    def _choose_lane(self) -> None:
+        self._memory = self._fast = None
+        if len(self._open) != 1:
+            return  # which of several is meant depends on who asks
+        store = self._open[0].store
+        if self._spec.durability == "memory" or not store.features.durable:
+            self._memory = store.lane(self.name)
+            if self._verbatim and self.partition_by is None and self._transform is None:
+                self._fast = self._memory
+
+
+def _raise_first(stream: str, answers: Sequence[Position | Refused]) -> None:
+    for answer in answers:
+        if isinstance(answer, Refused):
+            raise RefusedError(answer.code, answer.reason)
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _called(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", repr(function))
