@@ -1,0 +1,394 @@
+"""An app: a router with a life cycle. Declared once, opened as often as needed, unchanged by being open."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from importlib.util import find_spec
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio import CancelScope, move_on_after
+from anyio.abc import TaskStatus
+
+from pipeflow.clock import Clock, SystemClock
+from pipeflow.engine.outcome import RetryPolicy
+from pipeflow.engine.plan import Batching, HandlerPlan
+from pipeflow.engine.runtime import Runtime
+from pipeflow.engine.scopes import task_scope
+from pipeflow.errors import ConfigurationError
+from pipeflow.events import Observers
+from pipeflow.middleware import composed
+from pipeflow.names import chance_source
+from pipeflow.protocols import Middleware, Sink, Store
+from pipeflow.queue import Queue
+from pipeflow.router import Router, Source
+from pipeflow.specs import DAY, QueueSpec, Topology
+from pipeflow.topic import Topic
+from pipeflow.wiring.calls import Job, batch_call, checked, single_call
+from pipeflow.wiring.providers import Provisions, planned, provisions
+from pipeflow.wiring.sources import checked_source, source_plan
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from pipeflow.stream import Stream
+
+__all__ = ["App"]
+
+GRACE = 30.0
+"""Seconds that handlers get to finish when the app is told to stop."""
+
+CLOSING = 10.0
+"""Seconds that closing the store may take when the app is cancelled."""
+
+DEAD_LETTER_RETENTION = 14 * DAY
+
+ASYNC_CONCURRENCY = 10
+THREADS = 4
+
+
+class App(Router):
+    """The program: everything declared on it and on the routers it includes, over one broker.
+
+    `async with app:` runs everything and drains when left; `async with app.client():` only publishes and sends.
+    The broker is, in this order: what the call that opens it says, PIPEFLOW_BROKER, `broker`, `sqlite:///<name>.db`.
+    """
+
+    def __init__(self, name: str, /, *, broker: str | None = None, grace: float = GRACE, prefix: str = "") -> None:
+        super().__init__(prefix=prefix)
+        self.name = name
+        self.broker = broker or f"sqlite:///{name}.db"
+        self.grace = grace
+        self._entered: AbstractAsyncContextManager[Runtime] | None = None
+        self._runtimes: list[Runtime] = []
+
+    # -- what it is
+
+    def topology(self) -> Topology:
+        """Everything declared, as the broker is told it; opens nothing. ConfigurationError when it cannot be."""
+        routers = list(self.walk())
+        _distinct("topic", (topic for router in routers for topic in router.topics))
+        _distinct("queue", (queue for router in routers for queue in router.queues))
+        _distinct("stream", (stream for router in routers for stream in router.streams))
+        _distinct_sources(routers)
+        queues = {queue.name: queue.spec for router in routers for queue in router.queues}
+        topology = Topology(
+            topics=tuple(topic.spec for router in routers for topic in router.topics),
+            queues=tuple(_with_dead_letters(queues)),
+            streams=tuple(stream.spec for router in routers for stream in router.streams),
+            subscriptions=tuple(subscription for router in routers for subscription in router.subscriptions),
+        )
+        _check_origins(topology)
+        return topology
+
+    # -- running it
+
+    @asynccontextmanager
+    async def running(
+        self,
+        *,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        provide: Mapping[type, object] | None = None,
+        seed: int | None = None,
+        handlers: bool = True,
+        only: Collection[str] | None = None,
+        broker: str | None = None,
+        grace: float | None = None,
+        sinks: Mapping[str, Sink] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> AsyncIterator[Runtime]:
+        """Open the app, with overrides that end with it, and drain it when left.
+
+        `store`: an open one, which stays open. `provide`: values instead of providers, by type. `handlers=False`: only
+        publish and send, as a client of the store's owner where there is one. `only`: the queues, streams and sources
+        that run here. `sinks`: instead of those the streams name, by stream. `middleware`: outside of all other.
+        Nothing is opened before everything declared has been checked.
+        """
+        overrides = dict(provide or {})
+        topology = self.topology()
+        runs = _Selected(self, only, tuple(middleware), sinks or {}) if handlers else None
+        providers = [provider for router in self.walk() for provider in router.providers]
+        plan = planned(providers, overrides) if handlers else []
+        if runs is not None:
+            runs.check({key for key, _ in plan} | set(overrides))
+        async with AsyncExitStack() as stack:
+            if store is None:
+                store = await _opened(stack, self._url(broker), clock or SystemClock(), not handlers, seed)
+            await store.declare(topology)
+            runtime = Runtime(
+                self.name,
+                store=store,
+                clock=clock or store.clock,
+                chance=chance_source(seed),
+                observers=Observers([observer for router in self.walk() for observer in router.observers]),
+                grace=self.grace if grace is None else grace,
+            )
+            stack.enter_context(self._bound(runtime))
+            provided = await stack.enter_async_context(provisions(plan, overrides))
+            if runs is not None:
+                runs.start(runtime, provided)
+            async with runtime.scopes():
+                yield runtime
+
+    @asynccontextmanager
+    async def client(self, *, broker: str | None = None) -> AsyncIterator[App]:
+        """Open the app to publish and send only; its handlers run elsewhere, or later."""
+        async with self.running(handlers=False, broker=broker):
+            yield self
+
+    async def __aenter__(self) -> App:
+        if self._entered is not None:
+            raise ConfigurationError(f"app {self.name} is open already; leave the first `async with` before the second")
+        entered = self.running()
+        await entered.__aenter__()
+        self._entered = entered
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        assert self._entered is not None
+        entered, self._entered = self._entered, None
+        return await entered.__aexit__(kind, error, trace)
+
+    def run(self, *, broker: str | None = None, only: Collection[str] | None = None, grace: float | None = None) -> int:
+        """Run until SIGTERM or SIGINT, then drain; a second signal stops now. How many messages were given back."""
+        return anyio.run(
+            partial(self.serve, broker=broker, only=only, grace=grace), backend_options={"use_uvloop": _has_uvloop()}
+        )
+
+    async def serve(
+        self, *, broker: str | None = None, only: Collection[str] | None = None, grace: float | None = None
+    ) -> int:
+        """What `run` does, inside a loop that is there."""
+        async with task_scope() as group:
+            async with self.running(broker=broker, only=only, grace=grace) as runtime:
+                await group.start(_heed_signals, runtime)
+                await runtime.stopped()
+            group.cancel_scope.cancel()
+        return runtime.given_back
+
+    async def run_until_idle(self, *, broker: str | None = None) -> None:
+        """Run until no source runs, every queue with a handler is empty, and every stream is delivered.
+
+        Opens the app if it is not open. Queues without a handler, dead letters among them, are not waited for.
+        RefusedError: a source was stopped at an item that was refused.
+        """
+        if self._runtimes:
+            await self._runtimes[-1].until_idle()
+            return
+        async with self.running(broker=broker) as runtime:
+            await runtime.until_idle()
+
+    # -- private
+
+    def _url(self, broker: str | None) -> str:
+        return broker or os.environ.get("PIPEFLOW_BROKER") or self.broker
+
+    @contextmanager
+    def _bound(self, runtime: Runtime) -> Iterator[None]:
+        """Nouns talk to this runtime, and nothing more can be declared."""
+        nouns: list[Topic[Any] | Queue[Any] | Stream[Any]] = [
+            noun for router in self.walk() for nouns in (router.topics, router.queues, router.streams) for noun in nouns
+        ]
+        try:
+            for noun in nouns:
+                noun.bind(runtime)
+            self._freeze(+1)
+            self._runtimes.append(runtime)
+            try:
+                yield
+            finally:
+                self._runtimes.remove(runtime)
+                self._freeze(-1)
+        finally:
+            for noun in nouns:
+                noun.unbind(runtime)
+
+
+class _Selected:
+    """The handlers, streams and sources that run in this process."""
+
+    def __init__(
+        self,
+        app: App,
+        only: Collection[str] | None,
+        outermost: tuple[Middleware, ...],
+        sinks: Mapping[str, Sink],
+    ) -> None:
+        self._sinks = sinks
+        self._queues: list[tuple[Queue[Any], tuple[Middleware, ...]]] = [
+            (queue, layers)
+            for router, layers in app.layered(outermost)
+            for queue in router.queues
+            if queue.registration
+        ]
+        self._sources: list[Source] = [source for router in app.walk() for source in router.sources]
+        self._streams = [stream for router in app.walk() for stream in router.streams]
+        if only is not None:
+            self._keep(set(only))
+
+    def _keep(self, only: set[str]) -> None:
+        known = {queue.name for queue, _ in self._queues}
+        known |= {source.name for source in self._sources} | {stream.name for stream in self._streams}
+        for name in sorted(only - known):
+            import difflib  # slow to import, and needed for misspelt names only
+
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known)) or 'none'}"
+            raise ConfigurationError(f"only {name!r}: no queue with a handler, stream or source has that name{hint}")
+        self._queues = [(queue, layers) for queue, layers in self._queues if queue.name in only]
+        self._sources = [source for source in self._sources if source.name in only]
+        self._streams = [stream for stream in self._streams if stream.name in only]
+
+    def check(self, provided: set[object]) -> None:
+        """WiringError when a function asks for what nothing provides."""
+        for queue, _ in self._queues:
+            checked(_job(queue), provided.__contains__)
+        for source in self._sources:
+            checked_source(source.name, source.function, provided.__contains__)
+
+    def start(self, runtime: Runtime, provided: Provisions) -> None:
+        """Compile everything, and have the runtime run it when its scopes open."""
+        for queue, layers in self._queues:
+            runtime.consume(_handler_plan(queue, layers, provided))
+        for source in self._sources:
+            kind = "topic" if isinstance(source.target, Topic) else "stream"
+            runtime.follow(
+                source_plan(source.name, source.function, kind, source.target.name, source.target.item, provided)
+            )
+        from pipeflow.registry import open_sink  # costs as much to import as the engine, and a client needs none
+
+        for stream in self._streams:
+            runtime.deliver(stream.plan(), self._sinks.get(stream.name) or open_sink(stream.spec.sink))
+
+
+def _job(queue: Queue[Any]) -> Job:
+    registration = queue.registration
+    assert registration is not None
+    return Job(
+        registration.function,
+        queue.name,
+        queue.type,
+        queue.codec.decode,
+        batch=registration.batching is not None,
+        threads=registration.concurrency or THREADS,
+        emit=registration.emit,
+    )
+
+
+def _handler_plan(queue: Queue[Any], layers: tuple[Middleware, ...], provided: Provisions) -> HandlerPlan:
+    registration = queue.registration
+    assert registration is not None
+    job = _job(queue)
+    default = ASYNC_CONCURRENCY if registration.function.kind == "coroutine" else THREADS
+    batching = registration.batching
+    return HandlerPlan(
+        queue.name,
+        registration.function.name,
+        RetryPolicy(queue.spec.max_receives, queue.backoff),
+        handle=composed(layers, single_call(job, provided)) if batching is None else None,
+        handle_batch=None if batching is None else batch_call(job, provided),
+        batching=batching or Batching(1),
+        fifo=queue.spec.fifo,
+        concurrency=registration.concurrency or default,
+        timeout=registration.timeout,
+        visibility_timeout=queue.spec.visibility_timeout,
+    )
+
+
+async def _opened(stack: AsyncExitStack, url: str, clock: Clock, client: bool, seed: int | None) -> Store:
+    from pipeflow.registry import open_store
+
+    store = await open_store(url, clock=clock, client=client, seed=seed)
+
+    async def close() -> None:
+        # A cancelled program still drains its store: what was acknowledged is on disk, what gathers is tried.
+        with CancelScope(shield=True), move_on_after(CLOSING):
+            await store.close()
+
+    stack.push_async_callback(close)
+    return store
+
+
+async def _heed_signals(runtime: Runtime, *, task_status: TaskStatus[None]) -> None:
+    """Drain on the first signal, stop now on the second."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            runtime.stop()
+
+
+def _has_uvloop() -> bool:
+    return find_spec("uvloop") is not None
+
+
+def _with_dead_letters(queues: Mapping[str, QueueSpec]) -> Iterator[QueueSpec]:
+    """Every queue, and the dead letters that nobody declared."""
+    made: set[str] = set()
+    for spec in queues.values():
+        yield spec
+        name = spec.dead_letters
+        if name is None or name in made:
+            continue
+        declared = queues.get(name)
+        if declared is None:
+            made.add(name)
+            yield QueueSpec(
+                name,
+                fifo=spec.fifo,
+                max_receives=None,
+                retention=DEAD_LETTER_RETENTION,
+                max_body=spec.max_body,
+                holds_dead_letters=True,
+            )
+        elif declared.fifo != spec.fifo:
+            raise ConfigurationError(
+                f"queue {spec.name}: its dead letters {name} must be {'FIFO' if spec.fifo else 'standard'} like it "
+                "(SQS: Q87); declare them with the same fifo="
+            )
+
+
+def _distinct(kind: str, nouns: Iterator[Any]) -> None:
+    places: dict[str, str] = {}
+    for noun in nouns:
+        if noun.name in places:
+            raise ConfigurationError(
+                f"{kind} {noun.name} is declared at {places[noun.name]} and again at {noun.binding.place}; import the "
+                "first one, or give one router a prefix"
+            )
+        places[noun.name] = noun.binding.place
+
+
+def _distinct_sources(routers: list[Router]) -> None:
+    names: dict[str, str] = {}
+    for source in (source for router in routers for source in router.sources):
+        if source.name in names:
+            raise ConfigurationError(
+                f"source {source.name} is both {names[source.name]} and {source.function.name}; positions are kept by "
+                'name, so give one another: @app.source(topic, name="...")'
+            )
+        names[source.name] = source.function.name
+
+
+def _check_origins(topology: Topology) -> None:
+    topics = {topic.name: topic for topic in topology.topics}
+    queues = {queue.name: queue for queue in topology.queues}
+    for subscription in topology.subscriptions:
+        topic = topics.get(subscription.topic)
+        if topic is None:
+            raise ConfigurationError(
+                f"{subscription.kind} {subscription.target} subscribes to topic {subscription.topic}, which is on a "
+                "router that this app does not include; add app.include(router)"
+            )
+        if subscription.kind == "queue" and queues[subscription.target].fifo and not topic.fifo:
+            raise ConfigurationError(
+                f"queue {subscription.target} is FIFO and topic {topic.name} is not: the order is lost before it comes "
+                f"in; declare the topic with fifo=True, or the queue without"
+            )

@@ -1,0 +1,94 @@
+"""Turn what a handler did into what its message needs. Pure: every rule below has a one-line test."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import TypeAlias, assert_never
+
+from msgspec import Struct
+
+from pipeflow.errors import CodecError, Reject, Retry
+from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Release, Settlement
+from pipeflow.names import digest
+from pipeflow.specs import Backoff
+
+__all__ = ["Cancelled", "Raised", "Result", "RetryPolicy", "Returned", "decide", "describe"]
+
+
+class Returned(Struct, frozen=True):
+    """The handler returned; `emits` leave with the acknowledgement."""
+
+    emits: list[Emit]
+
+
+class Raised(Struct, frozen=True):
+    """The handler raised, timed out, or its payload does not decode."""
+
+    error: BaseException
+
+
+class Cancelled(Struct, frozen=True):
+    """The handler was stopped before it was done, or never started."""
+
+
+Result: TypeAlias = Returned | Raised | Cancelled
+
+
+class RetryPolicy(Struct, frozen=True):
+    """How often and how late a queue's failed messages are tried again; None: for ever."""
+
+    max_receives: int | None = 5
+    backoff: Backoff = Backoff()
+
+    def exhausted(self, attempt: int) -> bool:
+        """Whether attempt number `attempt` was the last."""
+        return self.max_receives is not None and attempt >= self.max_receives
+
+
+class Failed(Exception):
+    """What `batch.fail` was told in words."""
+
+
+def decide(delivery: Delivery, result: Result, policy: RetryPolicy, roll: float, now: float) -> Settlement:
+    """Decide the fate of one delivery; `roll` in [0, 1) is the jitter, so that chance is an argument too."""
+    match result:
+        case Returned(emits):
+            return Ack(delivery.receipt, emits)
+        case Raised(Reject() | CodecError() as error):
+            return Bury(delivery.receipt, describe(error, delivery, now))
+        case Raised(error) if policy.exhausted(delivery.attempt):
+            return Bury(delivery.receipt, describe(error, delivery, now))
+        case Raised(Retry(after=after) as error) if after is not None:
+            return Defer(delivery.receipt, max(0.0, after), describe(error, delivery, now))
+        case Raised(error):
+            delay = policy.backoff.delay(delivery.attempt, roll)
+            return Defer(delivery.receipt, delay, describe(error, delivery, now))
+        case Cancelled():
+            return Release(delivery.receipt)
+    assert_never(result)
+
+
+def describe(error: BaseException, delivery: Delivery, now: float) -> Failure:
+    """A failed attempt as it is kept with the message: type, message, and a fingerprint of the place it came from."""
+    kind = type(error).__name__
+    message = str(error)
+    if len(message) > _LONGEST:
+        message = message[:_LONGEST] + "..."
+    return Failure(now, delivery.attempt, kind, message, _place(error))
+
+
+_LONGEST = 1000
+"""Characters of an error message that are kept: with every attempt of every message."""
+
+_ENGINE = os.path.dirname(__file__)
+_OURS = (_ENGINE, os.path.join(os.path.dirname(_ENGINE), "wiring"))
+
+
+def _place(error: BaseException) -> str:
+    frames = [
+        f"{os.path.basename(frame.f_code.co_filename)}:{line}:{frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith(_OURS)  # the way the engine called it is no part of the place
+    ]
+    return digest("\n".join(frames).encode(), size=4).hex() if frames else ""

@@ -1,0 +1,56 @@
+"""What the engine is told to run: handlers and sources compiled to calls, with the numbers that govern them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from pipeflow.engine.outcome import RetryPolicy
+from pipeflow.messages import Delivery, Outgoing
+from pipeflow.protocols import Handle
+
+HandleBatch: TypeAlias = Callable[[Sequence[Delivery]], Awaitable[Mapping[str, BaseException]]]
+"""Run one batch: the messages that failed, by id, with why. Raises when the handler raised."""
+
+
+class Batching(Struct, frozen=True):
+    """How many messages one call takes, and how long the first may wait for the others."""
+
+    size: int = 10
+    linger: float = 0.0
+
+
+class HandlerPlan(Struct, frozen=True):
+    """One queue's handler, ready to be called. Exactly one of `handle` and `handle_batch` is there."""
+
+    queue: str
+    name: str
+    """The function and where it stands, for errors: "charge (shop.py:31)"."""
+    policy: RetryPolicy
+    handle: Handle | None = None
+    handle_batch: HandleBatch | None = None
+    batching: Batching = Batching()
+    fifo: bool = False
+    concurrency: int = 10
+    timeout: float | None = None
+    visibility_timeout: float = 30.0
+
+
+class SourceItem(Struct, frozen=True):
+    """One item of a source: the message with its checkpoint, and the position in words for errors."""
+
+    message: Outgoing
+    position: str
+
+
+class SourcePlan(Struct, frozen=True):
+    """One source: `start` is given the last committed position and yields what comes after it."""
+
+    name: str
+    place: str
+    kind: str
+    """topic or stream."""
+    target: str
+    start: Callable[[bytes | None], AsyncIterator[SourceItem]]

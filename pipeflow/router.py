@@ -1,0 +1,280 @@
+"""Nouns and functions of one module, declared once and included in an app."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from msgspec import Struct
+
+from pipeflow.binding import declared_at
+from pipeflow.errors import ConfigurationError
+from pipeflow.events import Observer
+from pipeflow.messages import At
+from pipeflow.names import source_name
+from pipeflow.protocols import Middleware
+from pipeflow.queue import Queue
+from pipeflow.specs import DAY, Backoff, Compression, Format, QueueSpec, StreamSpec, Subscription, TopicSpec
+from pipeflow.topic import Selection, Topic
+from pipeflow.wiring.functions import Function, inspected
+from pipeflow.wiring.providers import Provider, Scope
+
+if TYPE_CHECKING:
+    from pipeflow.stream import PartitionBy, Stream
+
+T = TypeVar("T")
+P = TypeVar("P")
+F = TypeVar("F", bound=Callable[..., object])
+M = TypeVar("M", bound=Middleware)
+Q = ParamSpec("Q")
+
+Origin: TypeAlias = Topic[T] | Selection[T]
+"""What a queue or a stream subscribes to."""
+
+DEFAULT_BACKOFF = Backoff()
+
+__all__ = ["Router", "Source"]
+
+
+class Source(Struct, frozen=True):
+    """A source as it was registered."""
+
+    name: str
+    function: Function
+    target: Topic[Any] | Stream[Any]
+
+
+class SourceDecorator(Protocol[T]):
+    """Registers an async generator function of its last position, and returns it unchanged."""
+
+    def __call__(
+        self, function: Callable[Concatenate[P | None, Q], AsyncIterator[At[P, T]]], /
+    ) -> Callable[Concatenate[P | None, Q], AsyncIterator[At[P, T]]]: ...
+
+
+class Router:
+    """Declares topics, queues, streams, sources, providers and middleware. `prefix` begins every name."""
+
+    def __init__(self, *, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.topics: list[Topic[Any]] = []
+        self.queues: list[Queue[Any]] = []
+        self.streams: list[Stream[Any]] = []
+        self.subscriptions: list[Subscription] = []
+        self.sources: list[Source] = []
+        self.providers: list[Provider] = []
+        self.layers: list[Middleware] = []
+        self.observers: list[Observer] = []
+        self.included: list[Router] = []
+        self._frozen = 0
+
+    # -- nouns
+
+    def topic(
+        self, name: str, type: type[T], /, *, fifo: bool = False, content_dedup: bool = False, codec: str = "json"
+    ) -> Topic[T]:
+        """A topic of one payload type. `fifo`: in order per group, to FIFO queues only."""
+        place = self._declaring("topic", name)
+        topic = Topic(TopicSpec(self.prefix + name, fifo, content_dedup), type, place=place, codec=codec)
+        self.topics.append(topic)
+        return topic
+
+    def queue(
+        self,
+        name: str,
+        type: type[T],
+        /,
+        *origins: Origin[T],
+        fifo: bool = False,
+        visibility_timeout: float = 30.0,
+        max_receives: int | None = None,
+        dead_letters: bool | str = True,
+        delay: float = 0.0,
+        retention: float = 4 * DAY,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        max_in_flight: int = 120_000,
+        max_body: int = 1 << 20,
+        content_dedup: bool = False,
+        dedup_scope: Literal["queue", "group"] = "queue",
+        dead_letter_age: Literal["arrival", "sent"] = "arrival",
+        codec: str | None = None,
+    ) -> Queue[T]:
+        """A queue of one payload type, fed by topics, by `topic.where(...)` and by `send`.
+
+        After `max_receives` failed attempts (5) a message goes to the dead letters: the queue `<name>-dlq`, or another
+        by name; `dead_letters=False` keeps it and tries for ever.
+        """
+        place = self._declaring("queue", name)
+        full = self.prefix + name
+        if dead_letters is False and max_receives is not None:
+            raise ConfigurationError(
+                f"{place}: queue {full}: max_receives={max_receives} needs dead letters to put messages in; "
+                "leave dead_letters=False off, or max_receives"
+            )
+        spec = QueueSpec(
+            full,
+            fifo=fifo,
+            visibility_timeout=visibility_timeout,
+            max_receives=None if dead_letters is False else 5 if max_receives is None else max_receives,
+            dead_letters=f"{full}-dlq" if dead_letters is True else dead_letters or None,
+            dead_letter_age=dead_letter_age,
+            delay=delay,
+            retention=retention,
+            max_in_flight=max_in_flight,
+            max_body=max_body,
+            content_dedup=content_dedup,
+            dedup_scope=dedup_scope,
+        )
+        queue = Queue(spec, type, place=place, codec=codec or _codec_of(origins), backoff=backoff)
+        self._subscribe("queue", full, origins)
+        self.queues.append(queue)
+        return queue
+
+    def stream(
+        self,
+        name: str,
+        type: type[T],
+        /,
+        *origins: Origin[T],
+        sink: str,
+        buffer_bytes: int = 5 << 20,
+        buffer_seconds: float = 60.0,
+        partition_by: PartitionBy[T] | None = None,
+        compression: Compression = "gzip",
+        format: Format | None = None,
+        delimiter: bytes | None = None,
+        durability: Literal["memory"] | None = None,
+        max_partitions: int = 500,
+        max_record: int = 16 << 20,
+        max_buffered: int | None = None,
+    ) -> Stream[T]:
+        """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
+
+        `partition_by` gives each partition a buffer and a folder of its own. `format`: "jsonl", or "raw" for bytes.
+        `durability="memory"` is the fastest, and may lose the open buffer in a crash.
+        """
+        from pipeflow.stream import Stream
+
+        place = self._declaring("stream", name)
+        spec = StreamSpec(
+            self.prefix + name,
+            sink,
+            buffer_bytes=buffer_bytes,
+            buffer_seconds=buffer_seconds,
+            format=format or ("raw" if type is bytes else "jsonl"),
+            compression=compression,
+            delimiter=delimiter,
+            durability=durability,
+            partitioned=partition_by is not None,
+            max_partitions=max_partitions,
+            max_record=max_record,
+            max_buffered=max_buffered if max_buffered is not None else max(256 << 20, 2 * buffer_bytes),
+        )
+        stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)
+        self._subscribe("stream", spec.name, origins)
+        self.streams.append(stream)
+        return stream
+
+    # -- functions
+
+    @overload
+    def provide(self, function: F, /) -> F: ...
+    @overload
+    def provide(self, *, per: Scope = "app") -> Callable[[F], F]: ...
+    def provide(self, function: Callable[..., object] | None = None, *, per: Scope = "app") -> object:
+        """Provide a type to handlers, sources and later providers: the type this function results in or yields.
+
+        Entered when the app starts, in the order of declaration, and left in reverse; `per="message"` for each call.
+        """
+        self._check_open("a provider")
+
+        def register(function: Callable[..., object]) -> Callable[..., object]:
+            self.providers.append(Provider(inspected(function, depth=depth), per))
+            return function
+
+        depth = 2 if function is None else 3
+        return register if function is None else register(function)
+
+    def source(self, target: Topic[T] | Stream[T], /, *, name: str | None = None) -> SourceDecorator[T]:
+        """Feed a topic or a stream from an async generator function; it goes on after its last committed position.
+
+        The function is given that position, None at first, and yields `At(position, payload)`. `name` is what the
+        position is kept under; the function's own name if not given.
+        """
+        self._check_open("a source")
+
+        def register(
+            function: Callable[Concatenate[P | None, Q], AsyncIterator[At[P, T]]], /
+        ) -> Callable[Concatenate[P | None, Q], AsyncIterator[At[P, T]]]:
+            own = name if name is not None else getattr(function, "__name__", "source")
+            self.sources.append(Source(source_name(self.prefix + own), inspected(function), target))
+            return function
+
+        return register
+
+    def middleware(self, layer: M, /) -> M:
+        """Surround every handler of this router and of those it includes; the first declared is the outermost."""
+        self._check_open("middleware")
+        self.layers.append(layer)
+        return layer
+
+    def observe(self, observer: Observer, /) -> Observer:
+        """Tell this function every event; it is called between handlers, and must be quick."""
+        self._check_open("an observer")
+        self.observers.append(observer)
+        return observer
+
+    def include(self, router: Router, /) -> None:
+        """Make everything another router declares part of this one."""
+        self._check_open("a router")
+        if any(router is inner for inner in self.walk()) or any(self is inner for inner in router.walk()):
+            raise ConfigurationError(f"{declared_at()}: this router is included already; include it once")
+        self.included.append(router)
+
+    # -- what is declared
+
+    def walk(self) -> Iterator[Router]:
+        """This router and every router included, in the order of inclusion."""
+        yield self
+        for router in self.included:
+            yield from router.walk()
+
+    def layered(self, outer: tuple[Middleware, ...] = ()) -> Iterator[tuple[Router, tuple[Middleware, ...]]]:
+        """Every router with the middleware around its handlers, outermost first."""
+        layers = (*outer, *self.layers)
+        yield self, layers
+        for router in self.included:
+            yield from router.layered(layers)
+
+    def _freeze(self, by: int) -> None:
+        for router in self.walk():
+            router._frozen += by
+
+    def _check_open(self, what: str) -> None:
+        if self._frozen:
+            raise ConfigurationError(f"{declared_at(3)}: {what} cannot be declared while the app is open; do it before")
+
+    def _declaring(self, kind: str, name: str) -> str:
+        """The place of the declaration; ConfigurationError when the app is open or the name is taken."""
+        place = declared_at(3)
+        self._check_open(f"{kind} {self.prefix + name}")
+        nouns: dict[str, list[Any]] = {"topic": self.topics, "queue": self.queues, "stream": self.streams}
+        for noun in nouns[kind]:
+            if noun.name == self.prefix + name:
+                raise ConfigurationError(
+                    f"{place}: {kind} {noun.name} is declared already at {noun.binding.place}; import that one, "
+                    "or choose another name"
+                )
+        return place
+
+    def _subscribe(self, kind: Literal["queue", "stream"], target: str, origins: tuple[Origin[T], ...]) -> None:
+        for origin in origins:
+            topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
+            self.subscriptions.append(Subscription(topic.name, kind, target, policy))
+
+
+def _codec_of(origins: tuple[Origin[T], ...]) -> str:
+    """The codec of what comes in, so that a queue reads what its topic wrote."""
+    for origin in origins:
+        return (origin.topic if isinstance(origin, Selection) else origin).codec.name
+    return "json"

@@ -1,0 +1,170 @@
+"""A topic: what is published to it goes to every queue and stream whose subscription matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pipeflow.binding import Binding, causes
+from pipeflow.codecs import Codec, codec_for
+from pipeflow.errors import RefusedError
+from pipeflow.filters import where, where_body
+from pipeflow.messages import At, AttributeValue, Emit, Outgoing, Refused, Sent
+from pipeflow.specs import FilterPolicy, TopicSpec
+
+if TYPE_CHECKING:
+    from pipeflow.engine.runtime import Runtime
+    from pipeflow.filters.writing import Alternatives
+
+T = TypeVar("T")
+
+__all__ = ["Selection", "Topic", "outgoing"]
+
+
+class Topic(Generic[T]):
+    """Publishes values of one type. Made by `app.topic(name, type)`."""
+
+    __slots__ = ("spec", "type", "binding", "codec", "encode")
+
+    def __init__(self, spec: TopicSpec, type: type[T], *, place: str = "", codec: str = "json") -> None:
+        self.spec = spec
+        self.type = type
+        self.binding = Binding(f"topic {spec.name}", place)
+        self.codec: Codec[T] = codec_for(type, codec)
+        self.encode: Callable[[T], bytes] = self.codec.encode
+
+    @property
+    def name(self) -> str:
+        """As declared, with its router's prefix."""
+        return self.spec.name
+
+    async def publish(
+        self,
+        value: T,
+        /,
+        *,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        delay: float | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> str:
+        """Publish one value and return its message id; durable, in every queue that matches, when it returns.
+
+        Keywords are attributes; those whose names collide with options go through `attributes`. `group` orders
+        messages in FIFO queues. RefusedError: a rule was broken, and nothing was published.
+        """
+        message = outgoing(self.encode(value), group, dedup_id, delay, attributes, keywords)
+        (answer,) = await self.binding.runtime.publish(self.spec.name, (message,))
+        return accepted(answer, self.binding.noun)
+
+    async def publish_many(
+        self,
+        values: Iterable[T],
+        /,
+        *,
+        group: str | Callable[[T], str] | None = None,
+        dedup_id: Callable[[T], str] | None = None,
+        delay: float | None = None,
+        attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None = None,
+        **keywords: AttributeValue,
+    ) -> Sequence[Sent | Refused]:
+        """Publish many values in one commit; one answer each, in order. A refused one does not stop the others.
+
+        `group`, `dedup_id` and `attributes` may be functions of the value.
+        """
+        batch = many(self.encode, values, group, dedup_id, delay, attributes, keywords)
+        return await self.binding.runtime.publish(self.spec.name, batch)
+
+    def emission(self, value: T, headers: dict[str, str] | None) -> Emit:
+        """The value as it leaves with an acknowledgement."""
+        return Emit("topic", self.spec.name, Outgoing(self.encode(value), None, headers))
+
+    def item(self, item: At[object, T], checkpoint: tuple[str, bytes]) -> Outgoing:
+        """What a source yielded, with the position that commits with it."""
+        attributes = item.attributes or None
+        return Outgoing(
+            self.encode(item.payload), attributes, group=item.group, dedup_id=item.dedup_id, checkpoint=checkpoint
+        )
+
+    def where(self, **attributes: Alternatives) -> Selection[T]:
+        """The messages whose attributes match: each a value, a rule such as `num(">", 100)`, or a list of them."""
+        return Selection(self, where(**attributes))
+
+    def where_body(self, fields: Mapping[str, object], /) -> Selection[T]:
+        """The messages whose body matches, as in an SNS filter policy of scope MessageBody."""
+        return Selection(self, where_body(fields))
+
+    def bind(self, runtime: Runtime) -> None:
+        """Talk to this runtime from now on."""
+        self.binding.open(runtime)
+
+    def unbind(self, runtime: Runtime) -> None:
+        """Talk to it no more."""
+        self.binding.close(runtime)
+
+    def __repr__(self) -> str:
+        return f"<topic {self.spec.name}>"
+
+
+class Selection(Generic[T]):
+    """Some of a topic's messages: what `topic.where` gives, for a queue or stream to subscribe to."""
+
+    __slots__ = ("topic", "filter")
+
+    def __init__(self, topic: Topic[T], filter: FilterPolicy) -> None:
+        self.topic = topic
+        self.filter = filter
+
+    def __repr__(self) -> str:
+        return f"<{self.topic!r} where {self.filter.scope} match {self.filter.policy}>"
+
+
+def outgoing(
+    body: bytes,
+    group: str | None,
+    dedup_id: str | None,
+    delay: float | None,
+    attributes: Mapping[str, AttributeValue] | None,
+    keywords: dict[str, AttributeValue],
+    headers: dict[str, str] | None = None,
+) -> Outgoing:
+    """One message on its way, with what the current handler adds to it."""
+    if attributes:
+        keywords = {**attributes, **keywords}
+    return Outgoing(body, keywords or None, headers or causes(), group, dedup_id, delay)
+
+
+def many(
+    encode: Callable[[T], bytes],
+    values: Iterable[T],
+    group: str | Callable[[T], str] | None,
+    dedup_id: Callable[[T], str] | None,
+    delay: float | None,
+    attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None,
+    keywords: dict[str, AttributeValue],
+) -> list[Outgoing]:
+    """Many messages on their way; options that are functions are asked for each value."""
+    headers = causes()
+    if group is None and dedup_id is None and not callable(attributes):
+        shared = {**(attributes or {}), **keywords} or None
+        return [Outgoing(encode(value), shared, headers, None, None, delay) for value in values]
+    return [
+        outgoing(
+            encode(value),
+            group(value) if callable(group) else group,
+            dedup_id(value) if dedup_id is not None else None,
+            delay,
+            attributes(value) if callable(attributes) else attributes,
+            keywords,
+            headers,
+        )
+        for value in values
+    ]
+
+
+def accepted(answer: Sent | Refused, noun: str) -> str:
+    """The id of the one message that was sent; RefusedError with the reason when it was not."""
+    if isinstance(answer, Refused):
+        raise RefusedError(answer.code, f"{noun}: {answer.reason}")
+    return answer.id
