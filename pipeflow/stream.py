@@ -19,11 +19,10 @@ from pipeflow.codecs import Codec, codec_for, type_name
 from pipeflow.engine.delivery import DeliveryPlan, Derive, Misplaced
 from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import FeatureMissing, Overloaded, RefusedError, WiringError
-from pipeflow.messages import Outgoing, Position, Refused
+from pipeflow.messages import At, Outgoing, Position, Refused
 from pipeflow.protocols import Lane
 from pipeflow.sinks.objects import PartitionKey, partition_path
 from pipeflow.specs import StreamSpec
-from pipeflow.topic import Topic
 
 T = TypeVar("T")
 
@@ -45,13 +44,11 @@ class Stream(Generic[T]):
         type: type[T],
         *,
         partition_by: PartitionBy[T] | None = None,
-        topics: Sequence[Topic[T]] = (),
         codec: str = "json",
         place: str = "",
     ) -> None:
         self.type = type
         self.partition_by = partition_by
-        self.topics = tuple(topics)
         self.binding = Binding(f"stream {spec.name}", place)
         self._spec = replace(spec, partitioned=partition_by is not None)
         self.codec: Codec[T] = codec_for(type, codec)
@@ -170,6 +167,14 @@ class Stream(Generic[T]):
         if self.partition_by is None or self._transform is not None:
             return None
         return partition_path(self.partition_by(value))
+
+    def outgoing(self, value: T, /) -> Outgoing:
+        """One record as the store takes it, with its partition."""
+        return Outgoing(self.codec.encode(value), partition=self._partition(value))
+
+    def item(self, item: At[object, T], checkpoint: tuple[str, bytes]) -> Outgoing:
+        """What a source yielded, with the position that commits with it."""
+        return replace(self.outgoing(item.payload), checkpoint=checkpoint)
 
     # Transforming
 

@@ -8,34 +8,30 @@ objects are written again, whole (P17). Streams of memory durability go the same
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from math import inf
 from typing import Protocol
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.channel import Channel, Flush, OpenLane, SealedChunk, measured, refusal
 from pipeflow.embedded.records import (
     INTAKE,
     Appended,
     Committed,
     Consumed,
-    RecordCounters,
     RecoveredChunk,
     RecoveredStreams,
     Sealed,
     Totals,
 )
-from pipeflow.errors import NotFound, ObjectRefused, Overloaded, PipeflowError, RefusedError
+from pipeflow.errors import NotFound, PipeflowError
 from pipeflow.messages import Manifest, Outgoing, Position, Records, Refused, Segment
 from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.objects import ERRORS, check_partition, object_name
 from pipeflow.specs import StreamSpec
-from pipeflow.state.buffer import Block, Buffers, Chunk, measure
+from pipeflow.state.buffer import Block, Chunk, measure
 
 logger = logging.getLogger("pipeflow")
-
-TURN = 256 << 10
-"""Bytes a memory stream takes without asking: then the event loop gets its turn, and the records their time."""
 
 
 class Group(Protocol):
@@ -82,7 +78,7 @@ class Log:
         self._committed = owner.committed
         self._journaled = not owner.journal.instant
         self._failed: PipeflowError | None = None
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, Channel] = {}
         self._era = 0
         self._last_id = recovered.last_id if recovered is not None else 0
         self._recovered = recovered or RecoveredStreams(0, {}, [])
@@ -95,7 +91,7 @@ class Log:
         if known is not None:
             known.update(spec, self._journaled)
             return
-        stream = _Stream(spec, self._new_id, self._journaled)
+        stream = Channel(spec, self._new_id, self._journaled)
         self._streams[spec.name] = stream
         self._restore(stream)
 
@@ -142,14 +138,25 @@ class Log:
         """The way in that does not wait."""
         log = self._stream(stream)
         if log.lane is None:
-            log.lane = OpenLane(self, log)
+            log.lane = OpenLane(log, self._clock, self._check, self._accept_now)
         return log.lane
 
     def check(self, stream: str, message: Outgoing) -> Refused | None:
         """Why the stream cannot take this record, before anything is done."""
-        return _refusal(self._stream(stream), message)
+        return refusal(self._stream(stream), message)
 
-    def _accept(self, log: _Stream, batch: Sequence[Outgoing]) -> list[Position | Refused]:
+    def _accept_now(self, log: Channel, bodies: list[bytes], partition: str | None) -> None:
+        first = log.counters.accepted + 1
+        log.counters.accepted += len(bodies)
+        if log.spec.transformed or (log.spec.partitioned and partition is None):
+            self._take_in(log, bodies, first)
+        else:
+            self._place(log, partition or "", bodies)
+        if log.durable:
+            self._count(log)
+            self._owner.written_behind()
+
+    def _accept(self, log: Channel, batch: Sequence[Outgoing]) -> list[Position | Refused]:
         results: list[Position | Refused] = []
         intake: list[bytes] = []
         placed: dict[str, list[bytes]] = {}
@@ -157,9 +164,9 @@ class Log:
         two_stages = log.spec.transformed
         partitioned = log.spec.partitioned
         for message in batch:
-            refusal = _refusal(log, message)
-            if refusal is not None:
-                results.append(refusal)
+            refused = refusal(log, message)
+            if refused is not None:
+                results.append(refused)
                 continue
             accepted += 1
             results.append(Position(accepted))
@@ -177,7 +184,7 @@ class Log:
             self._count(log)
         return results
 
-    def _take_in(self, log: _Stream, bodies: list[bytes], first: int) -> None:
+    def _take_in(self, log: Channel, bodies: list[bytes], first: int) -> None:
         at = log.buffers.moment(self._clock.now())
         era = self._totals().era if log.durable else 0
         tail = log.intake[-1] if log.intake else None
@@ -190,13 +197,13 @@ class Log:
             log.growing = log.durable
             if log.durable:
                 self._owner.gathering.streams.append(Appended(log.spec.name, INTAKE, "", tail))
-        size = _measured(bodies, log.buffers.separator)
+        size = measured(bodies, log.buffers.separator)
         log.intake_size += size
         if log.durable:
             self._owner.gathering.size += size
         log.signal.fire()
 
-    def _place(self, log: _Stream, partition: str, bodies: list[bytes]) -> None:
+    def _place(self, log: Channel, partition: str, bodies: list[bytes]) -> None:
         log.absorb()
         buffers = log.buffers
         open_before, closed_before = len(buffers.open), len(buffers.closed)
@@ -256,13 +263,13 @@ class Log:
             await self._committed()
         log.fire_room()
 
-    def _consume(self, log: _Stream, upto: int) -> int:
+    def _consume(self, log: Channel, upto: int) -> int:
         consumed = 0
         while log.intake and log.intake[0].first <= upto:
             block = log.intake.popleft()
             taken = min(upto, block.last) - block.first + 1
             consumed += taken
-            log.intake_size -= _measured(block.bodies[:taken], log.buffers.separator)
+            log.intake_size -= measured(block.bodies[:taken], log.buffers.separator)
             if log.durable:
                 self._changes().append(Consumed(log.spec.name, block.last))
             if taken < len(block.bodies):
@@ -294,7 +301,7 @@ class Log:
         chunk = log.buffers.next()
         if chunk is None:
             return None
-        sealed = _Sealed(self._segment(log, chunk), chunk.blocks)
+        sealed = SealedChunk(self._segment(log, chunk), chunk.blocks)
         log.sealed[chunk.id] = sealed
         log.sealed_size += chunk.size
         if log.durable:
@@ -359,7 +366,7 @@ class Log:
         """Return when everything accepted before the call lies in objects; ObjectRefused when some of it is parked."""
         log = self._stream(stream)
         log.absorb()
-        waiter = _Waiter(log.counters.accepted, None if log.intake else log.buffers.placed)
+        waiter = Flush(log.counters.accepted, None if log.intake else log.buffers.placed)
         while not log.reached(waiter):
             log.waiters.append(waiter)
             try:
@@ -368,7 +375,7 @@ class Log:
                 log.waiters.remove(waiter)
             self._check()
 
-    def _segment(self, log: _Stream, chunk: Chunk) -> Segment:
+    def _segment(self, log: Channel, chunk: Chunk) -> Segment:
         spec = log.spec
         name = object_name(
             spec.name,
@@ -415,7 +422,7 @@ class Log:
         self._totals()
         return self._owner.gathering.streams
 
-    def _count(self, log: _Stream) -> None:
+    def _count(self, log: Channel) -> None:
         if log.durable:
             self._totals().streams[log.spec.name] = log.counters.copy()
 
@@ -425,7 +432,7 @@ class Log:
 
     # Waiting
 
-    async def _until_room(self, log: _Stream) -> None:
+    async def _until_room(self, log: Channel) -> None:
         log.absorb()
         while log.buffered >= log.spec.max_buffered:
             signal = Signal()
@@ -437,14 +444,14 @@ class Log:
             self._check()
             log.absorb()
 
-    def _flush_behind(self, log: _Stream) -> None:
+    def _flush_behind(self, log: Channel) -> None:
         """A flush that was asked for while records lay in the intake reaches them once they left it."""
         if log.demanded is not None and not (log.intake and log.intake[0].first <= log.demanded[0]):
             log.buffers.demand(log.demanded[1])
             log.demanded = None
             log.signal.fire()
 
-    def _tell(self, log: _Stream) -> None:
+    def _tell(self, log: Channel) -> None:
         for waiter in log.waiters:
             if waiter.placed is None and not (log.intake and log.intake[0].first <= waiter.accepted):
                 waiter.placed = log.buffers.placed
@@ -453,7 +460,7 @@ class Log:
 
     # Opening
 
-    def _restore(self, stream: _Stream) -> None:
+    def _restore(self, stream: Channel) -> None:
         """Take what the journal remembers of the stream."""
         name = stream.spec.name
         counters = self._recovered.counters.pop(name, None)
@@ -466,7 +473,7 @@ class Log:
             self._restore_chunk(stream, chunk)
         stream.signal.fire()
 
-    def _restore_chunk(self, stream: _Stream, chunk: RecoveredChunk) -> None:
+    def _restore_chunk(self, stream: Channel, chunk: RecoveredChunk) -> None:
         if chunk.id == INTAKE:
             stream.intake.extend(chunk.blocks)
             stream.intake_size += measure(chunk.blocks, stream.buffers.separator)
@@ -474,7 +481,7 @@ class Log:
             if chunk.blocks:
                 stream.buffers.restore(chunk.id, chunk.partition, chunk.blocks)
         else:
-            sealed = _Sealed(chunk.segment, chunk.blocks, handed=chunk.damaged, parked=chunk.damaged)
+            sealed = SealedChunk(chunk.segment, chunk.blocks, handed=chunk.damaged, parked=chunk.damaged)
             if chunk.damaged:
                 logger.error(
                     "stream %s: records of the sealed object %s are damaged; it is not written again. "
@@ -485,232 +492,9 @@ class Log:
             stream.sealed[chunk.id] = sealed
             stream.sealed_size += chunk.segment.size
 
-    def _stream(self, name: str) -> _Stream:
+    def _stream(self, name: str) -> Channel:
         try:
             return self._streams[name]
         except KeyError:
             known = ", ".join(sorted(self._streams)) or "none"
             raise NotFound(f"no stream {name!r}; declared streams: {known}") from None
-
-
-class OpenLane:
-    """Puts records into a stream's buffers without waiting; see `Lane`."""
-
-    __slots__ = ("left", "take", "granted", "_log", "_stream")
-
-    def __init__(self, log: Log, stream: _Stream) -> None:
-        self.left = 0
-        self.take: Callable[[bytes], object] = _never
-        self.granted = 0
-        self._log = log
-        self._stream = stream
-
-    def add(self, bodies: Sequence[bytes], partition: str | None = None) -> None:
-        """Accept all or none. Overloaded at the bound; RefusedError for a record too large or a partition too odd."""
-        stream = self._stream
-        spec = stream.spec
-        self._log._check()
-        stream.absorb()
-        if stream.buffered >= spec.max_buffered:
-            raise Overloaded(
-                f"stream {spec.name}: {stream.buffered} bytes wait for {spec.sink}, the bound is {spec.max_buffered}; "
-                "use `await put`, or raise max_buffered"
-            )
-        if max(map(len, bodies), default=0) > spec.max_record:
-            raise RefusedError("TooLarge", _too_large(spec, max(map(len, bodies))))
-        if partition:
-            check_partition(partition)
-        first = stream.counters.accepted + 1
-        stream.counters.accepted += len(bodies)
-        if spec.transformed or (spec.partitioned and partition is None):
-            self._log._take_in(stream, list(bodies), first)
-        else:
-            self._log._place(stream, partition or "", list(bodies))
-        if stream.durable:
-            self._log._count(stream)
-            self._log._owner.written_behind()
-        self._open()
-
-    def _open(self) -> None:
-        stream = self._stream
-        spec = stream.spec
-        if stream.durable or spec.transformed or spec.partitioned:
-            return
-        buffers = stream.buffers
-        if "" not in buffers.open:
-            return  # just closed: the first record of the next buffer starts its clock
-        self.granted, bodies = buffers.grant(self._log._clock.now(), 0, TURN)
-        self.left = self.granted
-        self.take = bodies.append
-
-    def settle(self) -> int:
-        """Bytes taken since the grant, which ends."""
-        used = self.granted - self.left
-        self.left = self.granted = 0
-        self.take = _never
-        return used
-
-
-class _Sealed:
-    __slots__ = ("segment", "blocks", "handed", "parked")
-
-    def __init__(self, segment: Segment, blocks: list[Block], handed: bool = True, parked: bool = False) -> None:
-        self.segment = segment
-        self.blocks = blocks
-        self.handed = handed
-        self.parked = parked
-
-
-class _Waiter:
-    __slots__ = ("accepted", "placed", "signal")
-
-    def __init__(self, accepted: int, placed: int | None) -> None:
-        self.accepted = accepted
-        self.placed = placed
-        self.signal = Signal()
-
-
-class _Stream:
-    """One stream's places for records, and who waits for them to move."""
-
-    __slots__ = (
-        "spec",
-        "durable",
-        "buffers",
-        "intake",
-        "intake_size",
-        "growing",
-        "sealed",
-        "sealed_size",
-        "counters",
-        "signal",
-        "rooms",
-        "waiters",
-        "demanded",
-        "lane",
-    )
-
-    def __init__(self, spec: StreamSpec, new_id: Callable[[], int], journaled: bool) -> None:
-        self.spec = spec
-        self.durable = journaled and spec.durability != "memory"
-        self.buffers = Buffers(
-            spec.buffering,
-            new_id,
-            separator=len(spec.separator),
-            max_partitions=spec.max_partitions,
-            max_buffered=spec.max_buffered,
-        )
-        self.intake: deque[Block] = deque()
-        self.intake_size = 0
-        self.growing = False
-        """Whether the last block of the intake may take more records."""
-        self.sealed: dict[int, _Sealed] = {}
-        self.sealed_size = 0
-        self.counters = RecordCounters()
-        self.signal = Signal()
-        self.rooms: list[Signal] = []
-        self.waiters: list[_Waiter] = []
-        self.demanded: tuple[int, str] | None = None
-        self.lane: OpenLane | None = None
-
-    def update(self, spec: StreamSpec, journaled: bool) -> None:
-        self.absorb()
-        self.spec = spec
-        self.durable = journaled and spec.durability != "memory"
-        self.buffers.buffering = spec.buffering
-        self.buffers.max_partitions = spec.max_partitions
-        self.buffers.max_buffered = spec.max_buffered
-
-    def absorb(self) -> None:
-        """Count what came through the lane."""
-        lane = self.lane
-        if lane is None or not lane.granted:
-            return
-        placed = self.buffers.placed
-        self.buffers.absorb(lane.settle())
-        self.counters.accepted += self.buffers.placed - placed
-        self.counters.placed = self.buffers.placed
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that wait anywhere in the stream."""
-        return self.buffers.open_size + self.buffers.closed_size + self.sealed_size + self.intake_size
-
-    def fire_room(self) -> None:
-        if self.rooms and self.buffered < self.spec.max_buffered:
-            for signal in self.rooms:
-                signal.fire()
-
-    def reached(self, waiter: _Waiter) -> bool:
-        if self.is_past(waiter):
-            return True
-        parked = self.parked_before(waiter)
-        if parked is not None:
-            raise ObjectRefused(
-                f"stream {self.spec.name}: object {parked.name} was refused by {self.spec.sink} and is parked; "
-                "see the log for the reason, remove it, then open the store again"
-            )
-        return False
-
-    def is_past(self, waiter: _Waiter) -> bool:
-        if waiter.placed is None:
-            return False
-        pending = [chunk.first for chunk in self.buffers.open.values()]
-        pending += [chunk.first for chunk in self.buffers.closed]
-        pending += [sealed.segment.first for sealed in self.sealed.values()]
-        return min(pending, default=waiter.placed + 1) > waiter.placed
-
-    def parked_before(self, waiter: _Waiter) -> Segment | None:
-        for sealed in self.sealed.values():
-            if sealed.parked and (waiter.placed is None or sealed.segment.first <= waiter.placed):
-                return sealed.segment
-        return None
-
-    def stats(self, now: float) -> StreamStats:
-        self.absorb()
-        buffers = self.buffers
-        chunks = [*buffers.open.values(), *buffers.closed]
-        records = sum(chunk.records for chunk in chunks)
-        records += sum(sealed.segment.records for sealed in self.sealed.values())
-        records += sum(len(block.bodies) for block in self.intake)
-        moments = [chunk.opened_at for chunk in chunks]
-        moments += [sealed.segment.opened_at for sealed in self.sealed.values()]
-        moments += [block.at for block in self.intake]
-        return StreamStats(
-            name=self.spec.name,
-            accepted=self.counters.accepted,
-            dropped=self.counters.dropped,
-            failed=self.counters.failed,
-            delivered=self.counters.delivered,
-            buffered=records,
-            buffered_bytes=self.buffered,
-            open_partitions=len(buffers.open),
-            objects=self.counters.objects,
-            object_bytes=self.counters.object_bytes,
-            oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
-        )
-
-
-def _refusal(log: _Stream, message: Outgoing) -> Refused | None:
-    spec = log.spec
-    if len(message.body) > spec.max_record:
-        return Refused("TooLarge", _too_large(spec, len(message.body)))
-    partition = message.partition
-    if partition and partition not in log.buffers.open:
-        try:
-            check_partition(partition)
-        except RefusedError as error:
-            return Refused(error.code, f"stream {spec.name}: {error}")
-    return None
-
-
-def _too_large(spec: StreamSpec, size: int) -> str:
-    return f"stream {spec.name}: a record of {size} bytes; the limit is max_record={spec.max_record}"
-
-
-def _measured(bodies: Sequence[bytes], separator: int) -> int:
-    return sum(map(len, bodies)) + separator * len(bodies)
-
-
-def _never(body: bytes) -> None:
-    raise AssertionError("nothing is taken while `left` is 0")

@@ -84,13 +84,21 @@ class _Sweeping(Protocol):
     async def sweep(self, stream: str, mark: str) -> int: ...
 
 
+@runtime_checkable
+class _Preparing(Protocol):
+    def prepare(self) -> None: ...
+
+
 class Delivery:
     """The tasks of one stream in the process that owns the store."""
 
     def __init__(
         self, plan: DeliveryPlan, *, store: Store, sink: Sink, clock: Clock, chance: Chance, observers: Observers
     ) -> None:
-        compressor(plan.spec.compression)  # a missing package is told before the first record
+        # A missing package or a directory that cannot be written is told before the first record.
+        compressor(plan.spec.compression)
+        if isinstance(sink, _Preparing):
+            sink.prepare()
         self.plan = plan
         self.name = plan.spec.name
         self.sink = sink

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import anyio
 import anyio.to_thread
 
-from pipeflow.errors import ObjectRefused, SinkUnavailable
+from pipeflow.errors import ConfigurationError, ObjectRefused, SinkUnavailable
 from pipeflow.protocols import Object
 from pipeflow.sinks.objects import check_name
 
 TEMPORARY = ".tmp-"
+_TRIAL = f"{TEMPORARY}trial"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REMEMBERED = 10_000
@@ -46,6 +47,20 @@ class FileSink:
         """Durable when it returns. SinkUnavailable: path and remedy. ObjectRefused: the name is taken or impossible."""
         # A cancelled caller leaves the thread to itself: what it writes is whole, and the same when written again.
         await anyio.to_thread.run_sync(self._write, obj, abandon_on_cancel=True)
+
+    def prepare(self) -> None:
+        """Make the root and try to write there; ConfigurationError with the path and the remedy when that fails."""
+        try:
+            folder = self._open_root()
+            try:
+                _remove(folder, _TRIAL)
+                _write_file(folder, _TRIAL, [])
+                _remove(folder, _TRIAL)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0, "name a directory that can be made")
+            raise ConfigurationError(f"sink file://{self.root}: {error.strerror}; {remedy}") from error
 
     async def sweep(self, stream: str, mark: str) -> int:
         """Delete temporary files of this stream and this store: what a killed process left. How many there were."""
@@ -164,7 +179,7 @@ def _make_durably(path: str) -> None:
             os.mkdir(new)
         except FileExistsError:
             if not os.path.isdir(new):
-                raise
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), new) from None
         parent = os.open(os.path.dirname(new), _DIRECTORY)
         try:
             os.fsync(parent)

@@ -50,9 +50,7 @@ def partition_path(key: object, /) -> str:
     elif isinstance(key, Sequence) and not isinstance(key, bytes | bytearray):
         path = "/".join(map(_segment, key))
     else:
-        raise RefusedError(
-            "Partition", f"partition_by returned {key!r}: return text, several texts or a dict of texts"
-        )
+        raise RefusedError("Partition", f"partition_by returned {key!r}: return text, several texts or a dict of texts")
     if not path:
         raise RefusedError("Partition", f"partition_by returned {key!r}: return at least one segment")
     check_partition(path)

@@ -1,0 +1,241 @@
+"""One stream inside the embedded broker: the places its records lie in, who waits for them, and the lane into them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.records import RecordCounters
+from pipeflow.errors import ObjectRefused, Overloaded, RefusedError
+from pipeflow.messages import Outgoing, Refused, Segment
+from pipeflow.protocols import StreamStats
+from pipeflow.sinks.objects import check_partition
+from pipeflow.specs import StreamSpec
+from pipeflow.state.buffer import Block, Buffers
+
+TURN = 256 << 10
+"""Bytes a memory stream takes without asking: then the event loop gets its turn, and the records their time."""
+
+
+class SealedChunk:
+    __slots__ = ("segment", "blocks", "handed", "parked")
+
+    def __init__(self, segment: Segment, blocks: list[Block], handed: bool = True, parked: bool = False) -> None:
+        self.segment = segment
+        self.blocks = blocks
+        self.handed = handed
+        self.parked = parked
+
+
+class Flush:
+    __slots__ = ("accepted", "placed", "signal")
+
+    def __init__(self, accepted: int, placed: int | None) -> None:
+        self.accepted = accepted
+        self.placed = placed
+        self.signal = Signal()
+
+
+class Channel:
+    """One stream's places for records, and who waits for them to move."""
+
+    __slots__ = (
+        "spec",
+        "durable",
+        "buffers",
+        "intake",
+        "intake_size",
+        "growing",
+        "sealed",
+        "sealed_size",
+        "counters",
+        "signal",
+        "rooms",
+        "waiters",
+        "demanded",
+        "lane",
+    )
+
+    def __init__(self, spec: StreamSpec, new_id: Callable[[], int], journaled: bool) -> None:
+        self.spec = spec
+        self.durable = journaled and spec.durability != "memory"
+        self.buffers = Buffers(
+            spec.buffering,
+            new_id,
+            separator=len(spec.separator),
+            max_partitions=spec.max_partitions,
+            max_buffered=spec.max_buffered,
+        )
+        self.intake: deque[Block] = deque()
+        self.intake_size = 0
+        self.growing = False
+        """Whether the last block of the intake may take more records."""
+        self.sealed: dict[int, SealedChunk] = {}
+        self.sealed_size = 0
+        self.counters = RecordCounters()
+        self.signal = Signal()
+        self.rooms: list[Signal] = []
+        self.waiters: list[Flush] = []
+        self.demanded: tuple[int, str] | None = None
+        self.lane: OpenLane | None = None
+
+    def update(self, spec: StreamSpec, journaled: bool) -> None:
+        self.absorb()
+        self.spec = spec
+        self.durable = journaled and spec.durability != "memory"
+        self.buffers.buffering = spec.buffering
+        self.buffers.max_partitions = spec.max_partitions
+        self.buffers.max_buffered = spec.max_buffered
+
+    def absorb(self) -> None:
+        """Count what came through the lane."""
+        lane = self.lane
+        if lane is None or not lane.granted:
+            return
+        placed = self.buffers.placed
+        self.buffers.absorb(lane.settle())
+        self.counters.accepted += self.buffers.placed - placed
+        self.counters.placed = self.buffers.placed
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait anywhere in the stream."""
+        return self.buffers.open_size + self.buffers.closed_size + self.sealed_size + self.intake_size
+
+    def fire_room(self) -> None:
+        if self.rooms and self.buffered < self.spec.max_buffered:
+            for signal in self.rooms:
+                signal.fire()
+
+    def reached(self, waiter: Flush) -> bool:
+        if self.is_past(waiter):
+            return True
+        parked = self.parked_before(waiter)
+        if parked is not None:
+            raise ObjectRefused(
+                f"stream {self.spec.name}: object {parked.name} was refused by {self.spec.sink} and is parked; "
+                "see the log for the reason, remove it, then open the store again"
+            )
+        return False
+
+    def is_past(self, waiter: Flush) -> bool:
+        if waiter.placed is None:
+            return False
+        pending = [chunk.first for chunk in self.buffers.open.values()]
+        pending += [chunk.first for chunk in self.buffers.closed]
+        pending += [sealed.segment.first for sealed in self.sealed.values()]
+        return min(pending, default=waiter.placed + 1) > waiter.placed
+
+    def parked_before(self, waiter: Flush) -> Segment | None:
+        for sealed in self.sealed.values():
+            if sealed.parked and (waiter.placed is None or sealed.segment.first <= waiter.placed):
+                return sealed.segment
+        return None
+
+    def stats(self, now: float) -> StreamStats:
+        self.absorb()
+        buffers = self.buffers
+        chunks = [*buffers.open.values(), *buffers.closed]
+        records = sum(chunk.records for chunk in chunks)
+        records += sum(sealed.segment.records for sealed in self.sealed.values())
+        records += sum(len(block.bodies) for block in self.intake)
+        moments = [chunk.opened_at for chunk in chunks]
+        moments += [sealed.segment.opened_at for sealed in self.sealed.values()]
+        moments += [block.at for block in self.intake]
+        return StreamStats(
+            name=self.spec.name,
+            accepted=self.counters.accepted,
+            dropped=self.counters.dropped,
+            failed=self.counters.failed,
+            delivered=self.counters.delivered,
+            buffered=records,
+            buffered_bytes=self.buffered,
+            open_partitions=len(buffers.open),
+            objects=self.counters.objects,
+            object_bytes=self.counters.object_bytes,
+            oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
+        )
+
+
+class OpenLane:
+    """Puts records into a stream's buffers without waiting; see `Lane`."""
+
+    __slots__ = ("left", "take", "granted", "_check", "_accept", "_clock", "_stream")
+
+    def __init__(
+        self,
+        stream: Channel,
+        clock: Clock,
+        check: Callable[[], None],
+        accept: Callable[[Channel, list[bytes], str | None], None],
+    ) -> None:
+        self.left = 0
+        self.take: Callable[[bytes], object] = _never
+        self.granted = 0
+        self._clock = clock
+        self._check = check
+        self._accept = accept
+        self._stream = stream
+
+    def add(self, bodies: Sequence[bytes], partition: str | None = None) -> None:
+        """Accept all or none. Overloaded at the bound; RefusedError for a record too large or a partition too odd."""
+        stream = self._stream
+        spec = stream.spec
+        self._check()
+        stream.absorb()
+        if stream.buffered >= spec.max_buffered:
+            raise Overloaded(
+                f"stream {spec.name}: {stream.buffered} bytes wait for {spec.sink}, the bound is {spec.max_buffered}; "
+                "use `await put`, or raise max_buffered"
+            )
+        if max(map(len, bodies), default=0) > spec.max_record:
+            raise RefusedError("TooLarge", too_large(spec, max(map(len, bodies))))
+        if partition:
+            check_partition(partition)
+        self._accept(stream, list(bodies), partition)
+        self._open()
+
+    def _open(self) -> None:
+        stream = self._stream
+        spec = stream.spec
+        if stream.durable or spec.transformed or spec.partitioned:
+            return
+        buffers = stream.buffers
+        if "" not in buffers.open:
+            return  # just closed: the first record of the next buffer starts its clock
+        self.granted, bodies = buffers.grant(self._clock.now(), 0, TURN)
+        self.left = self.granted
+        self.take = bodies.append
+
+    def settle(self) -> int:
+        """Bytes taken since the grant, which ends."""
+        used = self.granted - self.left
+        self.left = self.granted = 0
+        self.take = _never
+        return used
+
+
+def refusal(log: Channel, message: Outgoing) -> Refused | None:
+    spec = log.spec
+    if len(message.body) > spec.max_record:
+        return Refused("TooLarge", too_large(spec, len(message.body)))
+    partition = message.partition
+    if partition and partition not in log.buffers.open:
+        try:
+            check_partition(partition)
+        except RefusedError as error:
+            return Refused(error.code, f"stream {spec.name}: {error}")
+    return None
+
+
+def too_large(spec: StreamSpec, size: int) -> str:
+    return f"stream {spec.name}: a record of {size} bytes; the limit is max_record={spec.max_record}"
+
+
+def measured(bodies: Sequence[bytes], separator: int) -> int:
+    return sum(map(len, bodies)) + separator * len(bodies)
+
+
+def _never(body: bytes) -> None:
+    raise AssertionError("nothing is taken while `left` is 0")

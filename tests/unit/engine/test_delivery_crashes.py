@@ -1,0 +1,143 @@
+"""P17: the process is abandoned at every step there is, and the files still hold each acknowledged record once.
+
+A step is a commit, or a write of the sink before or after it took effect. At each the store's file and the sink's
+objects are copied as they are; then a new process goes on from the copies, and the files are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from record_owner import Owner
+from stream_rig import rig
+
+from pipeflow.engine.delivery import DeliveryPlan
+from pipeflow.messages import Outgoing, Position
+from pipeflow.protocols import Object
+from pipeflow.sinks.memory import MemorySink
+from pipeflow.specs import StreamSpec
+
+Crash = tuple[bytes, dict[str, bytes], set[str], set[str]]
+"""(store's file, objects, acknowledged records, records that were offered)"""
+
+
+class Steps:
+    """Copies everything at every step."""
+
+    def __init__(self, owner: Owner, sink: WatchedSink) -> None:
+        self.owner = owner
+        self.sink = sink
+        self.acknowledged: set[str] = set()
+        self.offered: set[str] = set()
+        self.crashes: list[Crash] = []
+        owner.on_commit = self.take
+        sink.steps = self
+
+    def take(self) -> None:
+        self.crashes.append(
+            (self.owner.snapshot, dict(self.sink.objects), set(self.acknowledged), set(self.offered)),
+        )
+
+
+class WatchedSink(MemorySink):
+    """A step before and after each write."""
+
+    steps: Steps | None = None
+
+    async def write(self, obj: Object) -> None:
+        if self.steps is not None:
+            self.steps.take()
+        await super().write(obj)
+        if self.steps is not None:
+            self.steps.take()
+
+
+def derived(body: bytes) -> Outgoing | None:
+    if body.endswith(b"7"):
+        return None
+    if body.endswith(b"9"):
+        raise ValueError("nine")
+    return Outgoing(body, partition=f"part{body[-1:].decode()}")
+
+
+def placed(body: bytes) -> Outgoing | None:
+    return Outgoing(body, partition=f"part{body[-1:].decode()}")
+
+
+SPEC = StreamSpec("lake", "memory://lake", compression="none", buffer_bytes=30, max_partitions=3)
+PLANS = {
+    "plain": DeliveryPlan(SPEC),
+    "partitioned": DeliveryPlan(
+        StreamSpec("lake", "memory://lake", compression="none", buffer_bytes=12, max_partitions=3, partitioned=True),
+        placed,
+    ),
+    "transformed": DeliveryPlan(
+        StreamSpec("lake", "memory://lake", compression="none", buffer_bytes=12, transformed=True, partitioned=True),
+        derived,
+    ),
+}
+
+
+async def run_with_steps(plan: DeliveryPlan, rounds: int) -> list[Crash]:
+    owner, sink = Owner(at=0.0), WatchedSink()
+    steps = Steps(owner, sink)
+    async with rig(plan, owner=owner, sink=sink) as r:
+        for n in range(rounds):
+            records = [f"{n}-{i}" for i in range(10)]
+            steps.offered.update(records)
+            answers = await r.store.append("lake", [Outgoing(record.encode()) for record in records])
+            assert all(isinstance(answer, Position) for answer in answers)
+            steps.acknowledged.update(records)
+            if n % 2:
+                await r.clock.advance(30)
+        await r.deliver()
+        steps.take()
+    return steps.crashes
+
+
+async def go_on_from(plan: DeliveryPlan, crash: Crash) -> Counter[str]:
+    """Open the copy, deliver everything, and count the records in the files."""
+    snapshot, objects, _, _ = crash
+    sink = MemorySink()
+    sink.objects.update(objects)
+    async with rig(plan, owner=Owner(snapshot, at=200.0), sink=sink) as r:
+        await r.deliver()
+        stats = await r.stats()
+        assert stats.accepted == stats.delivered + stats.dropped + stats.failed
+        assert stats.buffered == stats.buffered_bytes == 0
+        assert r.owner.count("record_block") == r.owner.count("record_segment") == 0
+        assert r.owner.count("record_manifest") == len(sink.objects) == stats.objects
+    return Counter(
+        line for name, content in sink.objects.items() if not name.startswith("errors/")
+        for line in content.decode().split()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLANS)
+async def test_p17_wherever_it_stops_files_hold_each_acknowledged_record_exactly_once(kind: str) -> None:
+    plan = PLANS[kind]
+    crashes = await run_with_steps(plan, rounds=6)
+    assert len(crashes) > 30
+    for crash in crashes:
+        _, _, acknowledged, offered = crash
+        found = await go_on_from(plan, crash)
+        kept = {record for record in acknowledged if kind != "transformed" or record[-1] not in "79"}
+        assert kept <= set(found)
+        assert set(found) <= offered
+        assert set(found.values()) <= {1}
+
+
+async def test_p17_a_second_crash_while_the_first_is_recovered_from_changes_nothing() -> None:
+    plan = PLANS["transformed"]
+    crashes = await run_with_steps(plan, rounds=4)
+    for snapshot, objects, acknowledged, _ in crashes[:: len(crashes) // 7]:
+        owner, sink = Owner(snapshot, at=100.0), WatchedSink()
+        sink.objects.update(objects)
+        steps = Steps(owner, sink)
+        async with rig(plan, owner=owner, sink=sink) as r:
+            await r.deliver()
+        for again in steps.crashes:
+            found = await go_on_from(plan, again)
+            assert {record for record in acknowledged if record[-1] not in "79"} <= set(found)
+            assert set(found.values()) <= {1}
