@@ -167,6 +167,11 @@ class Observers:
         """Tell this one too, from now on."""
         self._observers.append(observer)
 
+    def discard(self, observer: Observer) -> None:
+        """Tell this one nothing more; no error when it was not told."""
+        if observer in self._observers:
+            self._observers.remove(observer)
+
     def emit(self, event: Event) -> None:
         """Hand one event to every observer, in the order they were added."""
         for observer in tuple(self._observers):

@@ -1,0 +1,666 @@
+"""The embedded broker: verbs over state machines, remembered by a journal.
+
+Callers change the state machines at once and wait for the group their changes are in; receivers are woken before it is
+committed. A delivery may so precede durability, an acknowledgement never does: when the process dies in between,
+neither sender nor receiver was told "done". A failed commit closes the store: its callers get an indeterminate error
+and every later call `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from heapq import heappop, heappush
+from math import inf
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.embedded import inspection
+from pipeflow.embedded.group import Gathering
+from pipeflow.embedded.head import HOT_MESSAGES, Head
+from pipeflow.embedded.intake import Intake
+from pipeflow.embedded.journal import Journal, Recovered
+from pipeflow.embedded.log import Log
+from pipeflow.embedded.nouns import Nouns
+from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
+from pipeflow.events import Event, Observers
+from pipeflow.messages import (
+    Ack,
+    Delivery,
+    Manifest,
+    Outgoing,
+    Position,
+    Receipt,
+    Records,
+    Refused,
+    Release,
+    Segment,
+    Sent,
+    Settled,
+    Settlement,
+    Stale,
+    Want,
+)
+from pipeflow.names import IdPool
+from pipeflow.protocols import Features, Lane, Peeked, Redrive, Redriven, StoreStats
+from pipeflow.specs import FilterPolicy, Topology
+from pipeflow.state.queue import Stored
+
+logger = logging.getLogger("pipeflow")
+
+GROUP_BYTES = 16 << 20
+"""Bodies one group may gather before senders wait for the commit that runs."""
+SWEEP_ROWS = 2_000
+IDLE_AFTER = 0.05
+"""Seconds after the last commit until the journal may use the pause; below the sync interval of `normal`."""
+
+
+class Door(Protocol):
+    """What lets other processes in."""
+
+    async def close(self) -> None: ...
+
+
+class EmbeddedBroker:
+    """A store in this process. `async with` is not needed: `registry.open_store` opens it, `close` ends it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        *,
+        url: str,
+        seed: int | None = None,
+        hot_messages: int = HOT_MESSAGES,
+    ) -> None:
+        self.url = url
+        self.clock = clock
+        self.features = Features(durable=not journal.instant)
+        self.journal = journal
+        self.observers = Observers()
+        self.boot = 0
+        self.store_id = ""
+        self.receipt_key = b""
+        self.gathering = Gathering()
+        self._hot_messages = hot_messages
+        self._ids = IdPool(seed)
+        self._failed: PipeflowError | None = None
+        self._closing = False
+        self._work = Signal()
+        self._agenda: list[tuple[float, int, Head]] = []
+        self._agenda_changed = Signal()
+        self._agenda_count = 0
+        self._hungry: dict[int, Head] = {}
+        self._hunger = Signal()
+        self._sweeps: dict[int, Head] = {}
+        self._stopped = Signal()
+        self.nouns: Nouns
+        self.inlet: Intake
+        self.log: Log
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Own the broker's tasks until `close`: `ready` is called once the store is recovered."""
+        recovered = await self.journal.recover()
+        clean = False
+        try:
+            self._restore(recovered)
+            await self._take_held(recovered)
+            async with anyio.create_task_group() as tasks:
+                if not self.journal.instant:
+                    self._start(tasks, self._commit_groups)
+                    self._start(tasks, self._load_tails)
+                self._start(tasks, self._keep_time)
+                door = await self.serve(tasks)
+                ready()
+                await self._until_closed()
+                if door is not None:
+                    await door.close()
+                tasks.cancel_scope.cancel()
+            clean = self._failed is None
+        finally:
+            self._closing = True
+            with anyio.CancelScope(shield=True):
+                await self.journal.close(clean)
+
+    async def serve(self, tasks: TaskGroup) -> Door | None:
+        """Let other processes in; a broker by itself does not."""
+        return None
+
+    def lost(self, error: BaseException) -> None:
+        """The broker's own tasks died: nothing is acknowledged any more."""
+        logger.error("%s: the store stopped", self.url, exc_info=error)
+        self._fail(Indeterminate(f"{self.url}: the store stopped ({error!r})"), [])
+
+    async def _until_closed(self) -> None:
+        # Nobody counts this task, so it parks without a token: an open store that does nothing is idle.
+        await self.clock.wait(self._stopped)
+
+    def _start(self, tasks: TaskGroup, work: Callable[[], Awaitable[None]]) -> None:
+        self.clock.activity.take()
+        tasks.start_soon(self.clock.activity.awake_while, work)
+
+    def _restore(self, recovered: Recovered) -> None:
+        self.boot = recovered.boot
+        self.store_id = recovered.store_id
+        self.receipt_key = recovered.receipt_key
+        self.clock.floor(recovered.clock)
+        self.log = Log(self, recovered.log)
+        self.nouns = Nouns(self.journal, self.gathering, recovered, self.log, self._hot_messages)
+        self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
+
+    async def _take_held(self, recovered: Recovered) -> None:
+        """Messages that outside consumers hold keep their deadline across the restart."""
+        for number, message in recovered.held:
+            head = self.nouns.head_by_number(number)
+            if head is None:
+                continue
+            if head.spec.fifo:
+                await head.load_group_upto(message.group or "", message.place, self.clock.now())
+            else:
+                head.hold(message)
+            self._arm(head)
+        for head in self.nouns.heads():
+            self._feed(head)
+            if head.cold_delayed:
+                self._arm(head)
+            if head.counters.purged_upto:
+                self._sweeps[head.number] = head
+                self._hunger.fire()
+
+    async def close(self) -> None:
+        """Commit what is gathered, then let go of the file. Idempotent; calls after it raise Unavailable."""
+        if self._closing:
+            return
+        if self._failed is None and not self.journal.instant:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self.committed()
+                except PipeflowError:
+                    pass  # the group's own callers were told; closing goes on
+        self._closing = True
+        self.log.fail(Unavailable(f"{self.url}: the store is closed; open it again"))
+        for head in self.nouns.heads():
+            for signal in [*head.waiters, *head.fed]:
+                signal.fire()
+        self._stopped.fire()
+
+    def _check_open(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        if self._closing:
+            raise Unavailable(f"{self.url}: the store is closed; open it again")
+
+    # -- commits -------------------------------------------------------------------------------------------------
+
+    async def committed(self) -> None:
+        """Return when everything done until now survives a crash."""
+        if self.journal.instant:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gathering.waiters.append(waiter)
+        self._work.fire()
+        await waiter
+
+    def written_behind(self) -> None:
+        """Let what changed go with the next group; nobody waits for it."""
+        if not self.journal.instant:
+            self._work.fire()
+
+    async def _commit_groups(self) -> None:
+        gathering = self.gathering
+        while True:
+            idle_at = self.clock.now() + IDLE_AFTER if self.journal.restless else inf
+            if not await self.clock.wait(self._work, until=idle_at):
+                await self._guarded(self.journal.idle())
+                continue
+            while not gathering.empty:
+                frozen, waiters = gathering.freeze(self.clock.now())
+                try:
+                    await self.journal.commit(frozen)
+                except PipeflowError as error:
+                    self._fail(error, waiters)
+                    return
+                except BaseException as error:
+                    # A bug of ours, or the end of the store: nobody may be left waiting for this group.
+                    self._fail(Indeterminate(f"{self.url}: the commit was cut off ({error!r})"), waiters)
+                    raise
+                for waiter in waiters:
+                    if not waiter.done():
+                        waiter.set_result(None)
+                # Callers just woken may add to the group that is gathered next; do not race ahead of them.
+                await asyncio.sleep(0)
+
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except PipeflowError as error:
+            self._fail(error, [])
+        except OSError as error:
+            self._fail(Unavailable(f"{self.url}: {error}"), [])
+
+    def _fail(self, error: PipeflowError, waiters: list[asyncio.Future[None]]) -> None:
+        """A commit failed: memory is ahead of the disk, so nothing may be acknowledged any more."""
+        if not isinstance(error, Indeterminate):
+            error = Indeterminate(str(error))
+        self._failed = Unavailable(f"{self.url}: the store failed and is closed ({error}); start again to recover")
+        self._failed.__cause__ = error
+        self.log.fail(self._failed)
+        for waiter in [*waiters, *self.gathering.waiters]:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self.gathering.waiters.clear()
+        for head in self.nouns.heads():
+            for signal in [*head.waiters, *head.fed]:
+                signal.fire()
+        self._stopped.fire()
+
+    async def _room(self) -> None:
+        self._check_open()
+        while self.gathering.size > GROUP_BYTES:
+            await self.committed()
+            self._check_open()
+
+    # -- the verbs -----------------------------------------------------------------------------------------------
+
+    async def declare(self, topology: Topology) -> None:
+        self._check_open()
+        self.nouns.declare(topology)
+        await self.committed()
+
+    async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        await self._room()
+        topic_head = self.nouns.topic(topic)
+        for stream in topic_head.streams:
+            await self.log.room(stream)
+        if topic_head.dedup.shed_upto:
+            await self.inlet.recall(topic_head, batch, self.clock.now())
+        now = self.clock.now()
+        results = [self.inlet.publish(topic_head, outgoing, now) for outgoing in batch]
+        self._after_intake(topic_head.heads.values())
+        await self.committed()
+        return results
+
+    async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        await self._room()
+        head = self.nouns.head(queue)
+        if head.dedup.shed_upto:
+            await self.inlet.recall(head, batch, self.clock.now())
+        now = self.clock.now()
+        results = [self.inlet.send(head, outgoing, now) for outgoing in batch]
+        self._arm(head)
+        if head.waiters:
+            head.wake()
+        await self.committed()
+        return results
+
+    def _after_intake(self, heads: Iterable[Head]) -> None:
+        for head in heads:
+            self._arm(head)
+            if head.waiters:
+                head.wake()
+
+    async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
+        self._check_open()
+        head = self.nouns.head(queue)
+        until = self.clock.now() + want.wait
+        while True:
+            taken = await self._take(head, want)
+            if taken:
+                return taken
+            if want.wait <= 0:
+                return []
+            signal = Signal()
+            head.waiters.append(signal)
+            try:
+                fired = await self.clock.wait(signal, until)
+            except BaseException:
+                # Woken and cancelled at once: the message this wake-up was for is somebody else's now.
+                if signal not in head.waiters:
+                    head.wake()
+                raise
+            finally:
+                if signal in head.waiters:
+                    head.waiters.remove(signal)
+            self._check_open()
+            if not fired:
+                # Time came; what became ready in this very moment still counts.
+                return await self._take(head, want)
+
+    async def _take(self, head: Head, want: Want) -> list[Delivery]:
+        while True:
+            now = self.clock.now()
+            head.tick(now)
+            state = head.state
+            taken = state.receive(
+                want.limit, want.max_bytes, now, self.boot, want.visibility_timeout, durable=want.durable
+            )
+            if state.buried or state.expired:
+                self._bury(head, now)
+            self._arm(head)
+            self._feed(head)
+            if taken:
+                return await self._hand_out(head, taken, want)
+            if not head.cold or (head.state.ready and not head.spec.fifo):
+                return []
+            if head.state.in_flight >= head.spec.max_in_flight:
+                return []
+            before = head.cold
+            await self._fed(head)
+            if head.cold == before and not head.state.ready:
+                return []
+
+    async def _hand_out(self, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:
+        if any(message.body is None for message in taken):
+            await self._reload(head, taken)
+            taken = [message for message in taken if message.body is not None]
+        deliveries = [self._delivery(head, message) for message in taken]
+        if want.durable or any(message.suspect for message in taken):
+            try:
+                await self.committed()
+            except asyncio.CancelledError:
+                # Nobody will ever settle these: give them back unharmed.
+                self._release(head, deliveries)
+                raise
+        else:
+            self.written_behind()
+        for message in taken:
+            head.drop_body(message)
+        return deliveries
+
+    def _release(self, head: Head, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            head.state.settle(Release(delivery.receipt), self.clock.now(), self.boot)
+        head.wake()
+        self.written_behind()
+
+    def _delivery(self, head: Head, message: Stored) -> Delivery:
+        body = message.body
+        assert body is not None
+        attributes = message.attributes
+        headers = message.headers
+        if message.envelope is not None:
+            body = self.inlet.envelope(message, body)
+            attributes = None
+        return Delivery(
+            message.id,
+            head.spec.name,
+            body,
+            Receipt(message.place, message.boot, message.receives),
+            message.receives - message.releases,
+            message.sent_at,
+            message.until,
+            message.place,
+            attributes or {},
+            headers or {},
+            message.group,
+            message.dedup_id,
+            message.receives,
+            message.first_received_at,
+            message.stops >= 2,
+            message.failures or [],
+            message.source,
+        )
+
+    async def _reload(self, head: Head, taken: list[Stored]) -> None:
+        """Read bodies back that memory had no room for; a damaged one leaves its message out, counted."""
+        absent = [message for message in taken if message.body is None]
+        bodies = await self.journal.bodies([(message.row, message.shared) for message in absent])
+        for message, body in zip(absent, bodies, strict=True):
+            if body is not None:
+                message.body = body
+                head.bytes += message.size
+            else:
+                head.counters.quarantined += 1
+                head.counters.rows -= 1
+                head.state.forget(message)
+                head.touch()
+
+    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
+        self._check_open()
+        head = self.nouns.head(queue)
+        emits = [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits]
+        for stream in self.nouns.streams_fed_by(emits):
+            await self.log.room(stream)
+        now = self.clock.now()
+        head.tick(now)
+        results: list[Settled | Stale | Refused] = []
+        touched: list[Head] = [head]
+        state, counters = head.state, head.counters
+        for settlement in batch:
+            if not isinstance(settlement, Ack):
+                results.append(state.settle(settlement, now, self.boot))
+                continue
+            refused = self.inlet.refusal(settlement.emits) if settlement.emits else None
+            if refused is not None:
+                results.append(refused)
+                continue
+            result = state.settle(settlement, now, self.boot, settlement.superseded_ok)
+            if isinstance(result, Settled):
+                counters.acked += 1
+                for emit in settlement.emits:
+                    self.inlet.emit(emit, now, touched)
+            results.append(result)
+        head.touch()
+        if state.buried:
+            self._bury(head, now)
+        for each in touched:
+            self._arm(each)
+            self._feed(each)
+            if each.waiters:
+                each.wake()
+        await self.committed()
+        return results
+
+    def _bury(self, head: Head, now: float) -> None:
+        """Move what failed for good to the dead letters: one change, so that it is in one place or the other (P13)."""
+        state = head.state
+        if state.expired:
+            head.counters.expired += state.expired
+            state.expired = 0
+        for message in state.buried:
+            self.inlet.bury(head, message, now)
+        state.buried.clear()
+        head.touch()
+        if head.dead is not None:
+            self._arm(head.dead)
+            head.dead.wake()
+
+    async def position(self, source: str) -> bytes | None:
+        self._check_open()
+        return self.inlet.sources.get(source)
+
+    # -- time and tails ------------------------------------------------------------------------------------------
+
+    def _arm(self, head: Head) -> None:
+        """See to it that time reaches this queue when it next changes something there."""
+        due = head.next_due()
+        if due < head.armed:
+            head.armed = due
+            self._agenda_count += 1
+            heappush(self._agenda, (due, self._agenda_count, head))
+            if self._agenda[0][2] is head:
+                self._agenda_changed.fire()
+
+    async def _keep_time(self) -> None:
+        agenda = self._agenda
+        while True:
+            await self.clock.wait(self._agenda_changed, until=agenda[0][0] if agenda else inf)
+            now = self.clock.now()
+            while agenda and agenda[0][0] <= now:
+                due, _, head = heappop(agenda)
+                if due != head.armed:
+                    continue
+                head.armed = inf
+                head.tick(now)
+                if head.delayed_due(now):
+                    self._feed(head, force=True)
+                else:
+                    self._arm(head)
+                head.wake()
+                self._feed(head)
+            self.written_behind()
+
+    def _feed(self, head: Head, force: bool = False) -> None:
+        """Ask for more of the cold tail when memory has room for it."""
+        if (force or head.hungry) and head.number not in self._hungry and not self.journal.instant:
+            self._hungry[head.number] = head
+            self._hunger.fire()
+
+    async def _fed(self, head: Head) -> None:
+        """Return when a load of this queue's tail has ended."""
+        signal = Signal()
+        head.fed.append(signal)
+        self._feed(head, force=True)
+        await self.clock.wait(signal)
+        self._check_open()
+
+    async def _load_tails(self) -> None:
+        while True:
+            await self.clock.wait(self._hunger)
+            while self._hungry or self._sweeps:
+                if self._hungry:
+                    head = self._hungry.pop(next(iter(self._hungry)))
+                    await self._guarded(self._load(head))
+                else:
+                    await self._guarded(self._sweep(next(iter(self._sweeps.values()))))
+                if self._failed is not None:
+                    return
+
+    async def _load(self, head: Head) -> None:
+        # What is on disk must be what this process did until now: rows deleted in the open group are there no more.
+        await self.committed()
+        now = self.clock.now()
+        try:
+            if head.delayed_due(now):
+                await head.load_delayed(now)
+            if head.cold:
+                await head.load(now, self.boot)
+        finally:
+            fed, head.fed = head.fed, []
+            for signal in fed:
+                signal.fire()
+        self._arm(head)
+        head.wake()
+        self.written_behind()
+        self._feed(head)
+
+    async def _sweep(self, head: Head) -> None:
+        swept = await self.journal.sweep(head.number, head.counters.purged_upto, SWEEP_ROWS)
+        if not swept:
+            self._sweeps.pop(head.number, None)
+
+    # -- the record log ------------------------------------------------------------------------------------------
+
+    async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
+        self._check_open()
+        if not any(outgoing.checkpoint is not None for outgoing in batch):
+            return await self.log.append(stream, batch)
+        # A position goes with its record, never before it: first the room, then both in one group.
+        await self.log.room(stream)
+        results = self.log.append_in_group(stream, batch)
+        for outgoing, result in zip(batch, results, strict=True):
+            if not isinstance(result, Refused):
+                self.inlet.note_position(outgoing)
+        await self.committed()
+        return results
+
+    async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
+        self._check_open()
+        return await self.log.intake(stream, after, limit)
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+        self._check_open()
+        await self.log.derive(stream, upto, batch)
+
+    def ripens(self, stream: str) -> tuple[Signal, float]:
+        return self.log.ripens(stream)
+
+    async def seal(self, stream: str) -> Segment | None:
+        self._check_open()
+        return await self.log.seal(stream)
+
+    def read(self, segment: Segment) -> AsyncIterator[Records]:
+        self._check_open()
+        return self.log.read(segment)
+
+    async def commit(self, segment: Segment, manifest: Manifest) -> None:
+        self._check_open()
+        await self.log.commit(segment, manifest)
+
+    def hand_back(self, segment: Segment, parked: bool = False) -> None:
+        self.log.hand_back(segment, parked)
+
+    def lane(self, stream: str) -> Lane | None:
+        self._check_open()
+        return self.log.lane(stream)
+
+    def demand(self, stream: str, reason: str = "demand") -> None:
+        self.log.demand(stream, reason)
+
+    async def delivered(self, stream: str) -> None:
+        self._check_open()
+        await self.log.delivered(stream)
+
+    # -- the admin -----------------------------------------------------------------------------------------------
+
+    async def describe(self) -> Topology:
+        self._check_open()
+        return self.nouns.describe()
+
+    async def peek(
+        self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
+    ) -> list[Peeked]:
+        self._check_open()
+        head = self.nouns.dead_of(queue) if dead else self.nouns.head(queue)
+        if head.hungry:
+            await self._fed(head)
+        head.tick(self.clock.now())
+        return await inspection.peek(head, limit, where, self.journal, self.clock.now())
+
+    async def purge(self, queue: str) -> int:
+        self._check_open()
+        head = self.nouns.head(queue)
+        cold = head.cold + head.cold_delayed
+        count = head.purge()
+        if cold:
+            self._sweeps[head.number] = head
+            self._hunger.fire()
+        await self.committed()
+        return count
+
+    async def redrive(self, request: Redrive) -> Redriven:
+        self._check_open()
+        return await inspection.redrive(self, request)
+
+    def moved(self, dead: Head, to: Head | None) -> None:
+        """A chunk of dead letters moved: wake whom it concerns."""
+        self._after_intake(self.nouns.heads() if to is None else [to])
+        self._feed(dead)
+
+    async def stats(self) -> StoreStats:
+        self._check_open()
+        now = self.clock.now()
+        for head in self.nouns.heads():
+            head.tick(now)
+        return inspection.stats(self)
+
+    async def watch(self) -> AsyncIterator[Event]:
+        """Events as they happen, from now on; a slow watcher misses events rather than slow the store."""
+        events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1024)
+
+        def note(event: Event) -> None:
+            if not events.full():
+                events.put_nowait(event)
+
+        self.observers.add(note)
+        try:
+            while True:
+                yield await events.get()
+        finally:
+            self.observers.discard(note)

@@ -1,0 +1,189 @@
+"""The open group: every change since the last commit began, and the callers who wait for it.
+
+Groups form while the previous one commits; there is no timer. A message that is sent and acknowledged inside one group
+never reaches the disk. What must outlive the pair does: deduplication ids, sequence numbers, counters, source positions
+and records are kept beside the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import msgspec
+
+from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, Declared, FrozenGroup, Known, Row, TopicCounters
+from pipeflow.state.queue import DELAYED, IN_FLIGHT, Stored
+
+if TYPE_CHECKING:
+    from pipeflow.embedded.head import Head
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Gathering:
+    """What is being gathered for the next commit. Taking it (`freeze`) leaves an empty one behind."""
+
+    __slots__ = (
+        "heads",
+        "topics",
+        "deletes",
+        "releases",
+        "known",
+        "sources",
+        "streams",
+        "declared",
+        "sync",
+        "size",
+        "waiters",
+    )
+
+    def __init__(self) -> None:
+        self.heads: list[Head] = []
+        """Queues that something happened to; each knows which of its messages."""
+        self.topics: dict[int, TopicCounters] = {}
+        self.deletes: list[int] = []
+        self.releases: dict[int, int] = {}
+        self.known: list[Known] = []
+        self.sources: dict[str, bytes] = {}
+        self.streams: list[Any] = []
+        """Changes of the record log, in order; `embedded.log` makes them, its journal half understands them."""
+        self.declared: list[Declared] = []
+        self.sync = False
+        self.size = 0
+        """Bytes of bodies gathered: callers wait when it is past the group's bound."""
+        self.waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def empty(self) -> bool:
+        """Nobody waits and nothing changed."""
+        return not (
+            self.waiters
+            or self.heads
+            or self.topics
+            or self.deletes
+            or self.streams
+            or self.sources
+            or self.known
+            or self.declared
+        )
+
+    def freeze(self, clock: float) -> tuple[FrozenGroup, list[asyncio.Future[None]]]:
+        """Encode everything as it is now and start anew."""
+        frozen = FrozenGroup(
+            inserts=[],
+            updates=[],
+            deletes=self.deletes,
+            bodies={},
+            releases=self.releases,
+            queues=[],
+            topics=[(number, _encode(counters)) for number, counters in self.topics.items()],
+            known=self.known,
+            sources=self.sources,
+            streams=self.streams,
+            declared=self.declared,
+            clock=clock,
+            sync=self.sync,
+        )
+        for head in self.heads:
+            if head.dirty:
+                _freeze_rows(head, frozen)
+                head.dirty = {}
+            frozen.queues.append((head.number, _encode(head.counters)))
+            head.touched = False
+        waiters = self.waiters
+        self.__init__()  # type: ignore[misc]  # the same object goes on: heads hold it
+        return frozen, waiters
+
+
+def _freeze_rows(head: Head, frozen: FrozenGroup) -> None:
+    base = head.number << PLACE_BITS
+    fifo = head.spec.fifo
+    counters = head.counters
+    inserts = frozen.inserts
+    for message in head.dirty.values():
+        delayed = message.state == DELAYED
+        key = base | message.place
+        if delayed and not fifo:
+            key |= DELAYED_BIT
+        due = message.until if delayed else None
+        held = message.until if message.durable and message.state == IN_FLIGHT else None
+        if message.row:
+            row = encode_row(message, crc_of(message))
+            frozen.updates.append((key, due, held, row, row_crc(key, row), message.row))
+            if message.row >> PLACE_BITS == head.number:
+                _count(counters, message.row, -1)
+        else:
+            body = message.body
+            assert body is not None
+            body_crc = crc32(body)
+            message.body_crc = body_crc
+            row = encode_row(message, body_crc)
+            if message.shared:
+                held_by = frozen.bodies.get(message.shared)
+                frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
+                inserts += (
+                    key,
+                    due,
+                    message.group if fifo else None,
+                    held,
+                    row,
+                    row_crc(key, row),
+                    None,
+                    message.shared,
+                )
+            else:
+                inserts += (key, due, message.group if fifo else None, held, row, row_crc(key, row), body, None)
+        _count(counters, key, 1)
+        message.row = key
+
+
+def _count(counters: Any, key: int, by: int) -> None:
+    if key & DELAYED_BIT:
+        counters.delayed_rows += by
+    else:
+        counters.rows += by
+
+
+def encode_row(message: Stored, body_crc: int) -> bytes:
+    """Everything of a message that is not its body, as bytes for the disk."""
+    return _encode(
+        Row(
+            message.id,
+            message.sent_at,
+            message.kept_from,
+            message.size,
+            message.state,
+            message.until,
+            message.attributes,
+            message.headers,
+            message.group,
+            message.dedup_id,
+            message.receives,
+            message.releases,
+            message.first_received_at,
+            message.received_at,
+            message.boot,
+            message.held_by,
+            message.durable,
+            message.stops,
+            message.failures,
+            message.source,
+            message.envelope,
+            body_crc,
+        )
+    )
+
+
+def crc_of(message: Stored) -> int:
+    """The checksum of a body, taken once."""
+    if message.body_crc is None:
+        assert message.body is not None
+        message.body_crc = crc32(message.body)
+    return message.body_crc
+
+
+def row_crc(key: int, row: bytes) -> int:
+    """The checksum of a row: over its key and everything it holds; the body's own checksum is part of the row."""
+    return crc32(row, key & 0xFFFFFFFF)

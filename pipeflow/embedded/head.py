@@ -1,0 +1,414 @@
+"""What of a queue is in memory: a hot head, and behind it a cold tail on disk.
+
+While one cold message exists every new one goes cold, so that order holds; the queue is hot again when everything has
+been loaded. The tail of a standard queue is read in order of place, that of a FIFO queue group by group, so that a
+blocked group hides no other (SQS: Q80). Delayed messages beyond the bound wait on disk behind a horizon.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+
+from msgspec.structs import replace
+
+from pipeflow.clock import Signal
+from pipeflow.embedded.group import Gathering, crc_of
+from pipeflow.embedded.journal import DELAYED_BIT, Counters, Journal, Loaded
+from pipeflow.specs import QueueSpec
+from pipeflow.state.dedup import Dedup
+from pipeflow.state.groups import Groups
+from pipeflow.state.queue import DELAYED, GONE, IN_FLIGHT, READY, Line, QueueState, Stored
+
+HOT_MESSAGES = 20_000
+HOT_BYTES = 64 << 20
+GROUP_HEAD = 64
+"""Messages of one FIFO group that are loaded at a time."""
+
+
+class NoChanges:
+    """Where a queue without a memory beyond memory tells its changes."""
+
+    def changed(self, message: Stored) -> None:
+        return
+
+    def gone(self, message: Stored) -> None:
+        return
+
+    def moved(self, message: Stored) -> None:
+        return
+
+
+class Head:
+    """One queue: its state machine, its counters, its waiting receivers, and what of it is on disk only."""
+
+    __slots__ = (
+        "spec",
+        "number",
+        "state",
+        "counters",
+        "dedup",
+        "dirty",
+        "touched",
+        "cold",
+        "cold_delayed",
+        "cursor",
+        "group_cursor",
+        "horizon",
+        "bytes",
+        "limit",
+        "armed",
+        "waiters",
+        "fed",
+        "loading",
+        "late",
+        "suspect_upto",
+        "dead",
+        "_gathering",
+        "_journal",
+        "_groups",
+    )
+
+    def __init__(
+        self,
+        spec: QueueSpec,
+        number: int,
+        counters: Counters,
+        gathering: Gathering,
+        journal: Journal,
+        limit: int = HOT_MESSAGES,
+    ) -> None:
+        self.spec = spec
+        self.number = number
+        self.counters = counters
+        self.limit = limit
+        self.dirty: dict[int, Stored] = {}
+        self.touched = False
+        self.cold = counters.rows
+        self.cold_delayed = counters.delayed_rows
+        self.cursor = counters.purged_upto
+        self.group_cursor = ""
+        self.horizon: tuple[float, int] = (0.0, 0) if self.cold_delayed else (inf, 0)
+        self.bytes = 0
+        self.armed = inf
+        self.waiters: deque[Signal] = deque()
+        self.fed: list[Signal] = []
+        """Who waits for a load to end."""
+        self.loading = False
+        self.late: list[Stored] | None = None
+        """Delayed messages accepted while a load of delayed ones runs: it may not have seen them."""
+        self.suspect_upto = 0
+        self.dead: Head | None = None
+        self.dedup = Dedup()
+        self._gathering = gathering
+        self._journal = journal
+        self._groups = Groups() if spec.fifo else None
+        self.state = QueueState(spec, self._groups or Line(), NoChanges() if journal.instant else self)
+
+    # -- what the state machine tells ----------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """The counters changed: they belong into the group."""
+        if not self.touched and not self._journal.instant:
+            self.touched = True
+            self._gathering.heads.append(self)
+
+    def changed(self, message: Stored) -> None:
+        self.dirty[message.place] = message
+        if not self.touched:
+            self.touched = True
+            self._gathering.heads.append(self)
+
+    def gone(self, message: Stored) -> None:
+        self.moved(message)
+        self.discard(message)
+
+    def moved(self, message: Stored) -> None:
+        self.dirty.pop(message.place, None)
+        if not self.touched:
+            self.touched = True
+            self._gathering.heads.append(self)
+        if message.row:
+            if message.row & DELAYED_BIT:
+                self.counters.delayed_rows -= 1
+            else:
+                self.counters.rows -= 1
+        if message.body is not None:
+            self.bytes -= message.size
+
+    def discard(self, message: Stored) -> None:
+        """Let a message that left this queue leave the disk."""
+        if message.row:
+            gathering = self._gathering
+            gathering.deletes.append(message.row)
+            if message.shared:
+                gathering.releases[message.shared] = gathering.releases.get(message.shared, 0) + 1
+            message.row = 0
+
+    # -- in ------------------------------------------------------------------------------------------------------
+
+    def add(self, message: Stored, now: float, delay: float) -> None:
+        """Take a new message: into memory while the queue is hot and has room there, else onto the cold tail."""
+        counters = self.counters
+        counters.last_place += 1
+        message.place = counters.last_place
+        message.queue = self.number
+        if self._journal.instant:
+            self.state.add(message, now, delay)
+            return
+        state = self.state
+        if delay > 0 and not self.spec.fifo:
+            if (now + delay, 0) >= self.horizon:
+                self._add_cold_delayed(message, now + delay)
+                return
+        elif self.cold or self.bytes >= HOT_BYTES or state.ready + state.in_flight >= self.limit:
+            self._add_cold(message, now, delay)
+            return
+        self.bytes += message.size
+        state.add(message, now, delay)
+        if state.delayed > self.limit and not self.spec.fifo:
+            self._shed_delayed()
+
+    def _add_cold(self, message: Stored, now: float, delay: float) -> None:
+        if delay > 0:
+            message.state = DELAYED
+            message.until = now + delay
+        else:
+            message.state = READY
+        if not self.cold and self._groups is None:
+            self.cursor = message.place - 1
+        self.cold += 1
+        self.changed(message)
+
+    def _add_cold_delayed(self, message: Stored, due: float) -> None:
+        message.state = DELAYED
+        message.until = due
+        self.cold_delayed += 1
+        self.changed(message)
+        if self.late is not None:
+            self.late.append(message)
+
+    def _shed_delayed(self) -> None:
+        """Let the half of the delayed messages that come due last leave memory."""
+        for message in self.state.later_half():
+            if self.horizon > (message.until, message.place):
+                self.horizon = (message.until, message.place)
+            if message.place in self.dirty:
+                # The group still has to write it, as it is now.
+                self.dirty[message.place] = replace(message)
+            self.bytes -= message.size if message.body is not None else 0
+            self.state.forget(message)
+            self.cold_delayed += 1
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let time have its effect. What comes due while the queue is cold goes to the end of the tail."""
+        state = self.state
+        if self.cold and not self.spec.fifo:
+            for message in state.take_due(now):
+                self._to_tail(message)
+        state.tick(now)
+        if state.expired:
+            self.counters.expired += state.expired
+            state.expired = 0
+            self.touch()
+
+    def _to_tail(self, message: Stored) -> None:
+        self.dirty.pop(message.place, None)
+        self.counters.last_place += 1
+        message.place = self.counters.last_place
+        message.state = READY
+        message.until = 0.0
+        if message.body is not None:
+            self.bytes -= message.size
+        if message.body is None and not message.row:
+            raise AssertionError("a message without a body has a row")
+        self.cold += 1
+        self.changed(message)
+
+    def next_due(self) -> float:
+        """When time next changes something here, the horizon of delayed messages included."""
+        due = self.state.next_due()
+        return min(due, self.horizon[0]) if self.cold_delayed else due
+
+    # -- the cold tail -------------------------------------------------------------------------------------------
+
+    @property
+    def hungry(self) -> bool:
+        """Whether a load would bring something into memory that has room there."""
+        return bool(self.cold) and self.state.ready < self.limit // 2 and self.bytes < HOT_BYTES
+
+    def delayed_due(self, now: float) -> bool:
+        """Whether delayed messages on disk may be due."""
+        return self.cold_delayed > 0 and self.horizon[0] <= now
+
+    async def load(self, now: float, boot: int) -> int:
+        """Bring the next part of the tail into memory; how many rows it found. One load at a time.
+
+        The caller has waited for the open group: what is on disk is what this process did until then.
+        """
+        limit = max(1, self.limit // 2)
+        if self._groups is None:
+            loaded = await self._journal.load(self.number, max(self.cursor, self.counters.purged_upto), limit)
+            if loaded.last > self.cursor:
+                self.cursor = loaded.last
+            return self._take_in(loaded, now)
+        return await self._load_groups(self._groups, limit, now)
+
+    async def _load_groups(self, groups: Groups, limit: int, now: float) -> int:
+        """First what groups with messages here have more of, then groups that have none, from where we stopped."""
+        found = 0
+        upto = self.counters.purged_upto
+        for name in groups.names():
+            if groups.length(name) < GROUP_HEAD // 2:
+                last = max(groups.last_place(name), upto)
+                found += self._take_in(await self._journal.load_group(self.number, name, last, GROUP_HEAD), now)
+        if found >= limit:
+            return found
+        skip = groups.names()
+        count = max(1, limit // GROUP_HEAD)
+        for start in (self.group_cursor, "") if self.group_cursor else ("",):
+            loaded = await self._journal.load_groups(self.number, start, skip, count, min(GROUP_HEAD, limit))
+            fresh = Loaded([m for m in loaded.messages if m.place > upto], loaded.last, loaded.damaged)
+            found += self._take_in(fresh, now)
+            if loaded.messages:
+                self.group_cursor = loaded.messages[-1].group or ""
+                return found
+            self.group_cursor = ""
+        return found
+
+    def _take_in(self, loaded: Loaded, now: float) -> int:
+        counters = self.counters
+        if loaded.damaged:
+            counters.quarantined += loaded.damaged
+            counters.rows -= loaded.damaged
+            self.cold -= min(self.cold, loaded.damaged)
+            self.touch()
+        expired_before = now - self.spec.retention
+        found = loaded.damaged
+        known = self.state.known
+        for message in loaded.messages:
+            if message.place in known:
+                # Held by an outside consumer since before the restart: it came back when the store opened.
+                continue
+            found += 1
+            self.cold -= 1
+            self._settle_in(message, now, expired_before)
+        return found
+
+    def _settle_in(self, message: Stored, now: float, expired_before: float) -> None:
+        message.suspect = message.place <= self.suspect_upto
+        message.queue = self.number
+        if message.body is not None:
+            self.bytes += message.size
+        if message.kept_from <= expired_before:
+            self.counters.expired += 1
+            self.gone(message)
+            return
+        delayed = message.state == DELAYED and message.until > now
+        if delayed or (message.state == IN_FLIGHT and message.durable and message.until > now):
+            self.state.restore(message)
+            return
+        # Whoever held it died with the last process; it is visible at once.
+        message.state = READY
+        message.until = 0.0
+        self.state.restore(message)
+
+    async def load_delayed(self, now: float) -> None:
+        """Bring delayed messages that come due next into memory."""
+        limit = max(1, self.limit // 2)
+        due, place = self.horizon
+        late = self.late = []
+        try:
+            loaded = await self._journal.load_delayed(self.number, due, place, limit)
+        finally:
+            self.late = None
+        counters = self.counters
+        counters.quarantined += loaded.damaged
+        counters.delayed_rows -= loaded.damaged
+        self.cold_delayed -= min(self.cold_delayed, loaded.damaged)
+        full = len(loaded.messages) + loaded.damaged >= limit
+        last = loaded.messages[-1] if loaded.messages else None
+        self.horizon = (last.until, last.place + 1) if full and last is not None else (inf, 0)
+        unseen = {message.place for message in late}
+        seen = [message for message in loaded.messages if message.place not in unseen]
+        expired_before = now - self.spec.retention
+        for message in [*seen, *(m for m in late if (m.until, m.place) < self.horizon)]:
+            if message.place > counters.purged_upto:
+                self.cold_delayed -= 1
+                self._settle_in(message, now, expired_before)
+        self.tick(now)
+
+    async def load_group_upto(self, group: str, place: int, now: float) -> None:
+        """Bring one FIFO group into memory from its first message to `place`."""
+        assert self._groups is not None
+        while self._groups.last_place(group) < place:
+            last = max(self._groups.last_place(group), self.counters.purged_upto)
+            if not self._take_in(await self._journal.load_group(self.number, group, last, GROUP_HEAD), now):
+                return
+
+    def is_cold(self, message: Stored) -> bool:
+        """Whether a message read from the disk is not in memory too."""
+        if message.state == DELAYED and self._groups is None:
+            return (message.until, message.place) >= self.horizon
+        if self._groups is None:
+            return message.place > self.cursor and message.place not in self.state.known
+        return message.place > self._groups.last_place(message.group or "")
+
+    def take_cold(self, message: Stored) -> None:
+        """Take a message that was read from the disk out of the tail, for another queue to take in."""
+        if self._groups is None and message.row & DELAYED_BIT:
+            self.cold_delayed -= 1
+        else:
+            self.cold -= 1
+        if message.body is not None:
+            self.bytes += message.size
+        self.moved(message)
+
+    def respec(self, spec: QueueSpec) -> None:
+        """Go on with other options; messages keep what they were sent with."""
+        self.spec = spec
+        self.state.respec(spec)
+
+    def hold(self, message: Stored) -> None:
+        """Take back a message that an outside consumer has held since before the restart."""
+        message.queue = self.number
+        message.suspect = message.place <= self.suspect_upto
+        self.cold -= 1
+        if message.body is not None:
+            self.bytes += message.size
+        self.state.restore(message)
+
+    def drop_body(self, message: Stored) -> None:
+        """Let a body leave memory when the disk has it and memory is short of room."""
+        if message.row and self.bytes > HOT_BYTES and message.body is not None and message.state != GONE:
+            crc_of(message)
+            self.bytes -= message.size
+            message.body = None
+
+    def purge(self) -> int:
+        """Forget everything; rows that only the disk has are swept later, and passed over until then."""
+        count = self.cold + self.cold_delayed + self.state.purge()
+        counters = self.counters
+        counters.purged += count
+        counters.purged_upto = counters.last_place
+        counters.rows = counters.delayed_rows = 0
+        self.cold = self.cold_delayed = 0
+        self.cursor = counters.last_place
+        self.horizon = (inf, 0)
+        self.dirty.clear()
+        self.touch()
+        return count
+
+    # -- receivers -----------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Wake as many waiting receivers as there are messages for them, and no more (SQS: Q48)."""
+        waiters = self.waiters
+        if not waiters:
+            return
+        count = self.state.ready if self.state.order.available() else 0
+        while waiters and count > 0:
+            waiters.popleft().fire()
+            count -= 1

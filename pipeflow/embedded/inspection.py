@@ -1,0 +1,204 @@
+"""What an operator does to a store: look without touching, move dead letters back, count.
+
+Looking counts no receive and hands out no receipt. A redrive goes through every dead letter, those only on disk too, in
+chunks of one commit each, so that a crash leaves each of them in one place or the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.journal import Journal
+from pipeflow.errors import NotFound
+from pipeflow.filters import compile_filter, view
+from pipeflow.protocols import Peeked, QueueStats, Redrive, Redriven, StoreStats, TopicStats
+from pipeflow.specs import FilterPolicy
+from pipeflow.state.queue import DELAYED, IN_FLIGHT, READY, Stored
+
+if TYPE_CHECKING:
+    from pipeflow.embedded.broker import EmbeddedBroker
+
+CHUNK = 500
+IDS_SHOWN = 100
+_STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
+
+Matches = Callable[[Peeked], bool]
+
+
+async def peek(head: Head, limit: int, where: FilterPolicy | None, journal: Journal, now: float) -> list[Peeked]:
+    """The first messages that match, in delivery order."""
+    matches = matcher(where, now)
+    found: list[Peeked] = []
+    async for chunk in scan(head, journal):
+        for message in chunk:
+            peeked = look(head, message)
+            if matches(peeked):
+                found.append(peeked)
+                if len(found) >= limit:
+                    return found
+    return found
+
+
+def matcher(where: FilterPolicy | None, now: float) -> Matches:
+    """A predicate over what an operator sees of a message."""
+    if where is None:
+        return lambda peeked: True
+    compiled = compile_filter(where)
+    return lambda peeked: compiled(view(peeked, now), {})
+
+
+async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
+    """Every message of a queue, first those in memory, then those only on disk, in chunks."""
+    hot = list(head.state.all())
+    for start in range(0, len(hot), CHUNK):
+        chunk = [message for message in hot[start : start + CHUNK] if message.place]
+        absent = [message for message in chunk if message.body is None]
+        bodies = await journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
+        for message, body in zip(absent, bodies, strict=True):
+            if body is not None and message.body is None:
+                message.body = body
+                head.bytes += message.size
+        yield [message for message in chunk if message.body is not None and message.state in _STATES]
+    after = head.counters.purged_upto
+    while head.cold:
+        loaded = await journal.load(head.number, after, CHUNK)
+        if not loaded.last:
+            break
+        after = loaded.last
+        cold = [message for message in loaded.messages if head.is_cold(message)]
+        if cold:
+            yield cold
+    due = (0.0, 0)
+    while head.cold_delayed:
+        loaded = await journal.load_delayed(head.number, *due, CHUNK)
+        if not loaded.messages:
+            break
+        due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)
+        cold = [message for message in loaded.messages if head.is_cold(message)]
+        if cold:
+            yield cold
+
+
+def look(head: Head, message: Stored) -> Peeked:
+    """One message as an operator sees it."""
+    return Peeked(
+        id=message.id,
+        queue=head.spec.name,
+        state=_STATES.get(message.state, "ready"),
+        body=message.body or b"",
+        attempt=message.receives - message.releases,
+        sent_at=message.sent_at,
+        sequence=message.place,
+        attributes=message.attributes or {},
+        group=message.group,
+        dedup_id=message.dedup_id,
+        failures=message.failures or [],
+        dead_letter_source=message.source,
+        visible_at=message.until if message.state != READY else None,
+    )
+
+
+async def redrive(broker: EmbeddedBroker, request: Redrive) -> Redriven:
+    """Move matching dead letters of a queue back to it, or to another, oldest first."""
+    nouns = broker.nouns
+    dead = nouns.dead_of(request.queue)
+    to = nouns.head(request.to) if request.to is not None else None
+    _check_target(dead, to or nouns.head(request.queue))
+    matches = matcher(request.where, broker.clock.now())
+    examined = matched = moved = 0
+    ids: list[str] = []
+    await broker.committed()
+    async for chunk in scan(dead, broker.journal):
+        now = broker.clock.now()
+        for message in chunk:
+            examined += 1
+            peeked = look(dead, message)
+            if message.state == IN_FLIGHT or not matches(peeked):
+                continue
+            target = to or nouns.find_head(message.source or "") or nouns.head(request.queue)
+            matched += 1
+            if len(ids) < IDS_SHOWN:
+                ids.append(message.id)
+            if not request.dry_run:
+                _move(broker, dead, target, message, now)
+                moved += 1
+            if request.limit is not None and matched >= request.limit:
+                break
+        if not request.dry_run:
+            broker.moved(dead, to)
+            await broker.committed()
+        if request.limit is not None and matched >= request.limit:
+            break
+    return Redriven(examined, matched, moved, ids)
+
+
+def _check_target(dead: Head, target: Head) -> None:
+    if dead.spec.fifo != target.spec.fifo:
+        kind = "FIFO" if dead.spec.fifo else "standard"
+        raise NotFound(f"{target.spec.name}: dead letters of a {kind} queue go to a {kind} queue; name one with --to")
+
+
+def _move(broker: EmbeddedBroker, dead: Head, target: Head, message: Stored, now: float) -> None:
+    if message.place in dead.state.known or not dead.is_cold(message):
+        dead.state.move_out(message)
+    else:
+        dead.take_cold(message)
+    broker.inlet.redrive(dead, target, message, now)
+
+
+def stats(broker: EmbeddedBroker) -> StoreStats:
+    """Counts from the counters that are journaled with every group."""
+    now = broker.clock.now()
+    queues = [_queue_stats(head, now) for head in broker.nouns.heads()]
+    topics = [
+        TopicStats(
+            name=topic.spec.name,
+            fifo=topic.spec.fifo,
+            published=topic.counters.published,
+            delivered=topic.counters.delivered,
+            subscriptions=[f"{each.kind}:{each.target}" for each in broker.nouns.subscriptions_of(topic.spec.name)],
+        )
+        for topic in broker.nouns.topics()
+    ]
+    return StoreStats(
+        url=broker.url,
+        store_id=broker.store_id,
+        durability=broker.journal.durability,
+        boot=broker.boot,
+        owner=os.getpid(),
+        queues=queues,
+        topics=topics,
+        streams=broker.log.stats(),
+        quarantined=sum(queue.quarantined for queue in queues),
+    )
+
+
+def _queue_stats(head: Head, now: float) -> QueueStats:
+    state, counters = head.state, head.counters
+    dead = head.dead
+    oldest = next((message.sent_at for message in state.order.all() if message.state == READY), None)
+    return QueueStats(
+        name=head.spec.name,
+        fifo=head.spec.fifo,
+        ready=state.ready + head.cold,
+        delayed=state.delayed + head.cold_delayed,
+        in_flight=state.in_flight,
+        dead=_length(dead) if dead is not None else 0,
+        sent=counters.sent,
+        acked=counters.acked,
+        expired=counters.expired,
+        buried=counters.buried,
+        redriven=dead.counters.redriven if dead is not None else 0,
+        purged=counters.purged,
+        quarantined=counters.quarantined,
+        oldest_age=max(0.0, now - oldest) if oldest is not None else 0.0,
+        holds_dead_letters=head.spec.holds_dead_letters,
+    )
+
+
+def _length(head: Head) -> int:
+    state = head.state
+    return state.ready + state.delayed + state.in_flight + head.cold + head.cold_delayed

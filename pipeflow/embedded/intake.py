@@ -1,0 +1,382 @@
+"""The way of a message into queues and streams: checks, deduplication, fan-out, and moves to the dead letters.
+
+Everything here is synchronous: what one call does is in one group, and so in one commit. A publish is refused as a
+whole when one of its targets cannot take it; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+from pipeflow.embedded.group import Gathering
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.journal import Journal, Known, Recovered
+from pipeflow.embedded.log import Log
+from pipeflow.embedded.nouns import Nouns, TopicHead
+from pipeflow.messages import AttributeValue, Emit, Outgoing, Refused, Sent
+from pipeflow.names import IdPool, valid_group
+from pipeflow.specs import YEAR, QueueSpec, Subscription
+from pipeflow.state.dedup import WINDOW, dedup_key
+from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn
+from pipeflow.state.queue import READY, Stored
+
+SHARE_FROM = 256
+"""Bytes from which a body that goes to several queues is stored once; smaller ones are cheaper as copies."""
+DEDUP_IN_MEMORY = 200_000
+"""Ids of one queue or topic that memory keeps; older ones of the window are asked of the journal."""
+REDRIVEN = "pipeflow-redriven-from"
+
+
+class Intake:
+    """Takes messages in for the broker."""
+
+    def __init__(
+        self, nouns: Nouns, gathering: Gathering, ids: IdPool, log: Log, recovered: Recovered, journal: Journal
+    ) -> None:
+        self.sources = dict(recovered.sources)
+        """By source: its last position, encoded. Committed with what it belongs to."""
+        self._nouns = nouns
+        self._gathering = gathering
+        self._ids = ids
+        self._log = log
+        self._journal = journal
+        self._last_body = recovered.last_body
+        windows = {_scope(head): head.dedup for head in nouns.heads()}
+        windows |= {_scope(topic): topic.dedup for topic in nouns.topics()}
+        for known in recovered.known:
+            window = windows.get(known.scope)
+            if window is not None:
+                window.add(known.key, known.at, known.id, known.sequence)
+
+    # -- one queue -----------------------------------------------------------------------------------------------
+
+    def send(self, head: Head, outgoing: Outgoing, now: float) -> Sent | Refused:
+        """Take one message into one queue, or say why not."""
+        size = weigh(outgoing)
+        refused = self._refusal(head.spec, outgoing, size)
+        if refused is not None:
+            return refused
+        key = self._dedup_key(head.spec, outgoing)
+        if key is not None:
+            original = head.dedup.find(key, now)
+            if original is not None:
+                self.note_position(outgoing)
+                return Sent(original[0], original[1], duplicate=True)
+        id = outgoing.id or self._ids.new(now)
+        message = Stored(
+            0,
+            id,
+            outgoing.body,
+            size,
+            now,
+            now,
+            outgoing.attributes,
+            outgoing.headers,
+            outgoing.group,
+            outgoing.dedup_id,
+        )
+        self._add(head, message, outgoing.delay, now)
+        if key is not None:
+            self._remember(head, key, now, id, message.place)
+        self.note_position(outgoing)
+        return Sent(id, message.place)
+
+    def _add(self, head: Head, message: Stored, delay: float | None, now: float) -> None:
+        # An explicit 0 on a FIFO queue does not cancel the queue's delay (SQS: Q33).
+        wait = head.spec.delay if delay is None or head.spec.fifo else delay
+        head.counters.sent += 1
+        head.add(message, now, wait)
+        head.touch()
+        self._gathering.size += message.size
+
+    def _refusal(self, spec: QueueSpec, outgoing: Outgoing, size: int) -> Refused | None:
+        if size > spec.max_body:
+            return Refused(
+                "too_large",
+                f"{spec.name}: the message has {size} bytes with its attributes, the limit is {spec.max_body}; send a"
+                " reference to it, or raise max_body",
+            )
+        if spec.fifo and outgoing.group is None:
+            return Refused("missing_group", f"{spec.name}: a FIFO queue needs group=... with every message")
+        if outgoing.group is not None or outgoing.dedup_id is not None:
+            refused = _bad_ids(spec.name, outgoing)
+            if refused is not None:
+                return refused
+        delay = outgoing.delay
+        if delay is not None and (not 0 <= delay <= YEAR or (spec.fifo and delay > 0)):
+            why = "FIFO queues delay as a whole; declare the queue with delay=" if spec.fifo else "use 0 s to a year"
+            return Refused("bad_delay", f"{spec.name}: delay is {delay}; {why}")
+        if self._journal.full:
+            return Refused("disk_full", f"{spec.name}: the disk of the store is nearly full; free space and send again")
+        return None
+
+    # -- topics --------------------------------------------------------------------------------------------------
+
+    def publish(self, topic: TopicHead, outgoing: Outgoing, now: float) -> Sent | Refused:
+        """Take one message for every subscription that matches it, or for none when one cannot take it."""
+        spec = topic.spec
+        state = topic.state
+        refused = state.refusal(outgoing)
+        if refused is not None:
+            return refused
+        dedup_id = state.dedup_id(outgoing)
+        key = None
+        if dedup_id is not None:
+            key = dedup_key(dedup_id)
+            original = topic.dedup.find(key, now)
+            if original is not None:
+                self.note_position(outgoing)
+                return Sent(original[0], original[1], duplicate=True)
+        size = weigh(outgoing)
+        queues: list[tuple[Head, Subscription, Outgoing]] = []
+        streams: list[str] = []
+        for target in state.route(outgoing):
+            mine = state.addressed(outgoing, target, dedup_id)
+            if target.kind == "queue":
+                head = topic.heads[target.target]
+                refused = self._refusal(head.spec, mine, size)
+                queues.append((head, target, mine))
+            else:
+                refused = self._log.check(target.target, mine)
+                streams.append(target.target)
+            if refused is not None:
+                return refused
+        id = outgoing.id or self._ids.new(now)
+        counters = topic.counters
+        counters.last_sequence += 1
+        counters.published += 1
+        counters.delivered += len(queues) + len(streams)
+        shared = self._share(outgoing.body) if len(queues) > 1 else 0
+        for head, target, mine in queues:
+            self._deliver(topic, head, target, mine, id, shared, size, now)
+        for stream in streams:
+            self._log.append_in_group(stream, [outgoing])
+        if not self._journal.instant:
+            self._gathering.topics[topic.number] = counters
+        if key is not None:
+            self._remember(topic, key, now, id, counters.last_sequence)
+        self.note_position(outgoing)
+        return Sent(id, counters.last_sequence if spec.fifo else 0)
+
+    def _deliver(
+        self,
+        topic: TopicHead,
+        head: Head,
+        target: Subscription,
+        mine: Outgoing,
+        id: str,
+        shared: int,
+        size: int,
+        now: float,
+    ) -> None:
+        key = self._dedup_key(head.spec, mine)
+        if key is not None and head.dedup.find(key, now) is not None:
+            return
+        headers, envelope = mine.headers, None
+        if not target.raw:
+            envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), (headers or {}).get(SUBJECT, ""))
+            if topic.spec.fifo:
+                headers = {**(headers or {}), SEQUENCE: str(topic.counters.last_sequence)}
+        message = Stored(0, id, mine.body, size, now, now, mine.attributes, headers, mine.group, mine.dedup_id)
+        message.envelope = envelope
+        message.shared = shared
+        # A FIFO queue delays as a whole (SQS: Q33), so a publish's own delay is for standard queues.
+        self._add(head, message, None if head.spec.fifo else mine.delay, now)
+        if key is not None:
+            self._remember(head, key, now, id, message.place)
+
+    def _share(self, body: bytes) -> int:
+        if len(body) < SHARE_FROM or self._journal.instant:
+            return 0
+        self._last_body += 1
+        return self._last_body
+
+    def envelope(self, message: Stored, body: bytes) -> bytes:
+        """The SNS envelope of an enveloped copy, rendered anew at each receive (SNS: T50, T51)."""
+        assert message.envelope is not None
+        topic, subject = message.envelope
+        sequence = (message.headers or {}).get(SEQUENCE)
+        return render_envelope(
+            topic,
+            message.id,
+            body,
+            message.attributes,
+            published_at=message.sent_at,
+            subject=subject or None,
+            sequence=int(sequence) if sequence is not None else None,
+        )
+
+    # -- emits ---------------------------------------------------------------------------------------------------
+
+    def refusal(self, emits: Sequence[Emit]) -> Refused | None:
+        """Why one of these could not be taken; None when all can."""
+        for emit in emits:
+            refused = self._emit_refusal(emit)
+            if refused is not None:
+                return refused
+        return None
+
+    def _emit_refusal(self, emit: Emit) -> Refused | None:
+        message = emit.message
+        if emit.kind == "stream":
+            if emit.target not in self._log:
+                return Refused("not_found", f"there is no stream {emit.target}")
+            return self._log.check(emit.target, message)
+        if emit.kind == "queue":
+            head = self._nouns.find_head(emit.target)
+            if head is None:
+                return Refused("not_found", f"there is no queue {emit.target}")
+            return self._refusal(head.spec, message, weigh(message))
+        topic = self._nouns.find_topic(emit.target)
+        if topic is None:
+            return Refused("not_found", f"there is no topic {emit.target}")
+        return topic.state.refusal(message) or self._target_refusal(topic, message)
+
+    def _target_refusal(self, topic: TopicHead, message: Outgoing) -> Refused | None:
+        size = weigh(message)
+        for target in topic.state.route(message):
+            mine = topic.state.addressed(message, target, message.dedup_id)
+            if target.kind == "queue":
+                refused = self._refusal(topic.heads[target.target].spec, mine, size)
+            else:
+                refused = self._log.check(target.target, mine)
+            if refused is not None:
+                return refused
+        return None
+
+    def emit(self, emit: Emit, now: float, touched: list[Head]) -> None:
+        """Take in what a handler published; `refusal` said before that it can be."""
+        if emit.kind == "stream":
+            self._log.append_in_group(emit.target, [emit.message])
+        elif emit.kind == "queue":
+            head = self._nouns.head(emit.target)
+            self.send(head, emit.message, now)
+            touched.append(head)
+        else:
+            topic = self._nouns.topic(emit.target)
+            self.publish(topic, emit.message, now)
+            touched.extend(topic.heads.values())
+
+    # -- moves ---------------------------------------------------------------------------------------------------
+
+    def bury(self, head: Head, message: Stored, now: float) -> None:
+        """Move a message that left its queue into the dead letters, as it is (SQS: Q90-Q94)."""
+        head.counters.buried += 1
+        dead = head.dead
+        if dead is None:
+            head.discard(message)
+            return
+        if head.spec.dead_letter_age == "arrival" or head.spec.fifo:
+            message.kept_from = now
+        message.source = head.spec.name
+        if head.spec.fifo:
+            message.dedup_id = message.id
+        message.stops = 0
+        self._move_in(dead, message, now)
+
+    def redrive(self, dead: Head, target: Head, message: Stored, now: float) -> None:
+        """Move a dead letter to a queue as a new message: new id, no attempts, full retention (SQS: Q99)."""
+        message.headers = {**(message.headers or {}), REDRIVEN: message.id}
+        message.id = self._ids.new(now)
+        message.sent_at = message.kept_from = now
+        message.receives = message.releases = 0
+        message.first_received_at = message.received_at = 0.0
+        message.source = None
+        message.dedup_id = None
+        dead.counters.redriven += 1
+        dead.touch()
+        target.counters.sent += 1
+        self._move_in(target, message, now)
+
+    def _move_in(self, target: Head, message: Stored, now: float) -> None:
+        message.state = READY
+        message.until = 0.0
+        message.boot = message.held_by = 0
+        message.durable = message.suspect = False
+        target.add(message, now, 0.0)
+        target.touch()
+
+    # -- what is remembered beside messages ----------------------------------------------------------------------
+
+    async def recall(self, head: Head | TopicHead, batch: Sequence[Outgoing], now: float) -> None:
+        """Bring ids that memory let go back into it, where one of them is about to be used again."""
+        shed = head.dedup.shed_upto
+        if shed <= now - WINDOW:
+            return
+        content = head.spec.content_dedup
+        for outgoing in batch:
+            key = _content_key(head.spec, outgoing) if content or outgoing.dedup_id is not None else None
+            if key is None or head.dedup.find(key, now) is not None:
+                continue
+            known = await self._journal.known(_scope(head), key, now - WINDOW)
+            if known is not None:
+                head.dedup.add(key, now, known[0], known[1])
+
+    def _remember(self, head: Head | TopicHead, key: bytes, at: float, id: str, sequence: int) -> None:
+        head.dedup.add(key, at, id, sequence)
+        if not self._journal.instant:
+            self._gathering.known.append(Known(_scope(head), key, at, id, sequence))
+            while len(head.dedup) > DEDUP_IN_MEMORY:
+                head.dedup.shed()
+
+    def note_position(self, outgoing: Outgoing) -> None:
+        """Remember how far a source came, in the group its message is in."""
+        if outgoing.checkpoint is not None:
+            source, position = outgoing.checkpoint
+            self.sources[source] = position
+            if not self._journal.instant:
+                self._gathering.sources[source] = position
+
+    @staticmethod
+    def _dedup_key(spec: QueueSpec, outgoing: Outgoing) -> bytes | None:
+        if outgoing.dedup_id is None and not spec.content_dedup:
+            return None
+        return _content_key(spec, outgoing)
+
+
+SEQUENCE = "pipeflow-topic-sequence"
+"""The header in which an enveloped copy carries its FIFO topic's sequence (SNS: T72)."""
+
+
+def weigh(outgoing: Outgoing) -> int:
+    """Bytes of a message: its body, and name and value of each attribute (SQS: Q26); headers are free."""
+    size = len(outgoing.body)
+    if outgoing.attributes:
+        size += attributes_size(outgoing.attributes)
+    return size
+
+
+def attributes_size(attributes: Mapping[str, AttributeValue]) -> int:
+    """Bytes of attributes as SQS counts them: name, type and value."""
+    size = 0
+    for name, value in attributes.items():
+        if isinstance(value, bytes):
+            size += len(value) + 6
+        elif isinstance(value, str):
+            size += len(value.encode()) + 6
+        else:
+            size += len(str(value)) + 6
+        size += len(name.encode())
+    return size
+
+
+def _scope(head: Head | TopicHead) -> int:
+    # Queues and topics are numbered together.
+    return head.number
+
+
+def _bad_ids(name: str, outgoing: Outgoing) -> Refused | None:
+    for what, value in (("group", outgoing.group), ("dedup_id", outgoing.dedup_id)):
+        if value is not None and not valid_group(value):
+            return Refused(
+                f"bad_{what}", f"{name}: {what} {value!r} must be 1 to 128 letters, digits or punctuation, no spaces"
+            )
+    return None
+
+
+def _content_key(spec: object, outgoing: Outgoing) -> bytes:
+    id = outgoing.dedup_id if outgoing.dedup_id is not None else sha256(outgoing.body).hexdigest()
+    if getattr(spec, "dedup_scope", "queue") == "group":
+        return dedup_key(id, outgoing.group)
+    return dedup_key(id)

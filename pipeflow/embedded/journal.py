@@ -1,0 +1,294 @@
+"""What remembers the state machines: a journal takes groups of changes and gives back what it was given.
+
+`commit` returns when the group survives a crash. Changes carry absolute values, never deltas. SQL is one journal's
+business, and forgetting another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
+from pipeflow.state.queue import Stored
+
+PLACE_BITS = 43
+"""A row's key is (queue number, place): 2**43 messages a queue, 2**19 queues."""
+
+DELAYED_BIT = 1 << (PLACE_BITS - 1)
+"""Delayed messages of standard queues lie in a region of their own: ready ones are read without passing them."""
+
+PLACE_MASK = DELAYED_BIT - 1
+
+
+class Counters(Struct):
+    """What a queue counts, ever: journaled with every group that touches the queue."""
+
+    last_place: int = 0
+    sent: int = 0
+    acked: int = 0
+    expired: int = 0
+    buried: int = 0
+    redriven: int = 0
+    purged: int = 0
+    quarantined: int = 0
+    purged_upto: int = 0
+    rows: int = 0
+    """Rows on disk in the ready region."""
+    delayed_rows: int = 0
+    """Rows on disk in the delayed region."""
+
+
+class TopicCounters(Struct):
+    """What a topic counts, ever."""
+
+    last_sequence: int = 0
+    published: int = 0
+    delivered: int = 0
+
+
+class Row(Struct, array_like=True, gc=False):
+    """Everything of a message that is not its body, as it lies on disk."""
+
+    id: str
+    sent_at: float
+    kept_from: float
+    size: int
+    state: int
+    until: float
+    attributes: dict[str, Any] | None
+    headers: dict[str, str] | None
+    group: str | None
+    dedup_id: str | None
+    receives: int
+    releases: int
+    first_received_at: float
+    received_at: float
+    boot: int
+    held_by: int
+    durable: bool
+    stops: int
+    failures: list[Any] | None
+    source: str | None
+    envelope: tuple[str, str] | None
+    body_crc: int
+
+
+class Declared(Struct, frozen=True):
+    """A noun to remember; `spec` None: to forget."""
+
+    kind: str
+    name: str
+    number: int
+    spec: bytes | None
+
+
+class Known(Struct, frozen=True, array_like=True):
+    """One accepted deduplication id."""
+
+    scope: int
+    key: bytes
+    at: float
+    id: str
+    sequence: int
+
+
+class FrozenGroup(Struct):
+    """A group as it is committed: rows encoded, nothing in it changes any more."""
+
+    inserts: list[Any]
+    """(key, due, group, held until, head, crc, body, shared) of every new row, one after the other."""
+    updates: list[tuple[Any, ...]]
+    """(key, due, held until, head, crc, old key) of every row that is on disk and changed."""
+    deletes: list[int]
+    bodies: dict[int, tuple[bytes, int]]
+    """Shared body -> (bytes, how many rows of this group hold it)."""
+    releases: dict[int, int]
+    """Shared body -> how many rows of this group let it go."""
+    queues: list[tuple[int, bytes]]
+    topics: list[tuple[int, bytes]]
+    known: list[Known]
+    sources: dict[str, bytes]
+    streams: list[Any]
+    declared: list[Declared]
+    clock: float
+    sync: bool
+    """Sync to disk even where the durability is `normal`."""
+
+    @property
+    def empty(self) -> bool:
+        return not (
+            self.inserts
+            or self.updates
+            or self.deletes
+            or self.queues
+            or self.topics
+            or self.known
+            or self.sources
+            or self.streams
+            or self.declared
+            or self.releases
+        )
+
+
+class RecoveredQueue(Struct):
+    """A queue as the journal remembers it; its messages are loaded when somebody asks for them."""
+
+    number: int
+    spec: QueueSpec
+    counters: Counters
+
+
+class RecoveredTopic(Struct):
+    """A topic as the journal remembers it."""
+
+    number: int
+    spec: TopicSpec
+    counters: TopicCounters
+
+
+class Recovered(Struct):
+    """What a journal held when it was opened."""
+
+    store_id: str
+    boot: int
+    clean: bool
+    clock: float
+    receipt_key: bytes
+    last_body: int
+    queues: list[RecoveredQueue]
+    topics: list[RecoveredTopic]
+    subscriptions: list[Subscription]
+    streams: list[StreamSpec]
+    held: list[tuple[int, Stored]]
+    """(queue number, message) held by consumers outside the process when the store was last open."""
+    known: list[Known]
+    sources: dict[str, bytes]
+    log: Any
+    """What `embedded.log` needs of its own tables."""
+
+
+class Loaded(Struct):
+    """Messages that came back from the cold tail."""
+
+    messages: list[Stored]
+    last: int = 0
+    """The last place looked at, damaged rows included; 0 when there was no row."""
+    damaged: int = 0
+    """Rows whose CRC did not hold: set aside, counted, never delivered."""
+
+
+class Journal(Protocol):
+    """Remembers what the state machines changed."""
+
+    instant: bool
+    """Commits take no time and remember nothing: nobody waits for them."""
+    durability: str
+    full: bool
+    """There is no room for new messages; what is there can still be deleted."""
+    restless: bool
+    """`idle` has something to do."""
+
+    async def recover(self) -> Recovered:
+        """Open and read; called once, first."""
+        ...
+
+    async def commit(self, group: FrozenGroup) -> None:
+        """Return when the group survives a crash. Unavailable or Indeterminate when it may not."""
+
+    async def load(self, queue: int, after: int, limit: int) -> Loaded:
+        """Ready messages of a standard queue behind a place, in order of place. Damaged rows are set aside."""
+        ...
+
+    async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
+        """Delayed messages of a standard queue from (due, place) on, in order of due time."""
+        ...
+
+    async def load_groups(self, queue: int, after: str, skip: Sequence[str], groups: int, limit: int) -> Loaded:
+        """The first `limit` messages of each of up to `groups` FIFO groups behind a group name."""
+        ...
+
+    async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
+        """Messages of one FIFO group behind a place, in order."""
+        ...
+
+    async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """Bodies of (row, shared body) pairs; None where the row is damaged or gone."""
+        ...
+
+    async def known(self, scope: int, key: bytes, since: float) -> tuple[str, int] | None:
+        """(id, sequence) of a deduplication id accepted since then that memory let go."""
+        ...
+
+    async def sweep(self, queue: int, upto: int, limit: int) -> int:
+        """Delete up to `limit` rows of a purged queue; how many there were."""
+        ...
+
+    async def idle(self) -> None:
+        """Nothing happens: a moment for checkpoints."""
+
+    async def close(self, clean: bool) -> None:
+        """Let go; `clean` records that nothing was lost."""
+
+
+class Forget:
+    """The journal of memory://: it remembers nothing."""
+
+    instant = True
+    durability = "memory"
+    full = False
+    restless = False
+
+    def __init__(self, store_id: str, receipt_key: bytes) -> None:
+        self._store_id = store_id
+        self._receipt_key = receipt_key
+
+    async def recover(self) -> Recovered:
+        return Recovered(
+            store_id=self._store_id,
+            boot=1,
+            clean=True,
+            clock=0.0,
+            receipt_key=self._receipt_key,
+            last_body=0,
+            queues=[],
+            topics=[],
+            subscriptions=[],
+            streams=[],
+            held=[],
+            known=[],
+            sources={},
+            log=None,
+        )
+
+    async def commit(self, group: FrozenGroup) -> None:
+        return
+
+    async def load(self, queue: int, after: int, limit: int) -> Loaded:
+        return Loaded([])
+
+    async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
+        return Loaded([])
+
+    async def load_groups(self, queue: int, after: str, skip: Sequence[str], groups: int, limit: int) -> Loaded:
+        return Loaded([])
+
+    async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
+        return Loaded([])
+
+    async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        return [None for _ in messages]
+
+    async def known(self, scope: int, key: bytes, since: float) -> tuple[str, int] | None:
+        return None
+
+    async def sweep(self, queue: int, upto: int, limit: int) -> int:
+        return 0
+
+    async def idle(self) -> None:
+        return
+
+    async def close(self, clean: bool) -> None:
+        return

@@ -1,0 +1,315 @@
+"""The nouns of a store: which queues, topics and streams there are, and how a declaration changes them.
+
+A declaration is idempotent. What changed is migrated where that is safe and refused with a diff where it is not; a noun
+that vanished from the code keeps its messages (`doctor` lists it). A subscription belongs to its target: the targets a
+program declares have exactly the subscriptions it declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+import msgspec
+from msgspec import Struct
+
+from pipeflow.embedded.group import Gathering
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
+from pipeflow.embedded.log import Log
+from pipeflow.errors import ConfigurationError, NotFound, SpecConflict
+from pipeflow.messages import Emit
+from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
+from pipeflow.state.dedup import Dedup
+from pipeflow.state.topic import TopicState
+
+DEAD_LETTER_RETENTION = 14 * DAY
+FIXED = {"fifo", "dedup_scope"}
+"""Properties of a queue or topic that its messages depend on: never changed in place (SQS: Q7)."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class TopicHead:
+    """One topic: its state machine, its counters, and the heads of the queues it feeds."""
+
+    __slots__ = ("counters", "dedup", "heads", "number", "spec", "state", "streams")
+
+    def __init__(self, spec: TopicSpec, number: int, counters: TopicCounters) -> None:
+        self.spec = spec
+        self.number = number
+        self.counters = counters
+        self.dedup = Dedup()
+        self.state = TopicState(spec)
+        self.heads: dict[str, Head] = {}
+        """By name: every queue with a subscription here."""
+        self.streams: list[str] = []
+
+
+class Nouns:
+    """Every noun of the store by name."""
+
+    def __init__(
+        self, journal: Journal, gathering: Gathering, recovered: Recovered, log: Log, hot_messages: int
+    ) -> None:
+        self._journal = journal
+        self._gathering = gathering
+        self._log = log
+        self._hot_messages = hot_messages
+        self._heads: dict[str, Head] = {}
+        self._by_number: dict[int, Head] = {}
+        self._topics: dict[str, TopicHead] = {}
+        self._streams: dict[str, StreamSpec] = {}
+        self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
+        self._last_number = 0
+        for queue in recovered.queues:
+            head = self._make_head(queue.spec, queue.number, queue.counters)
+            if not recovered.clean:
+                head.suspect_upto = queue.counters.last_place
+        for topic in recovered.topics:
+            self._topics[topic.spec.name] = TopicHead(topic.spec, topic.number, topic.counters)
+            self._last_number = max(self._last_number, topic.number)
+        for stream in recovered.streams:
+            self._streams[stream.name] = stream
+            log.declare(stream)
+        for subscription in recovered.subscriptions:
+            self._subscriptions[_key(subscription)] = subscription
+        self._connect()
+
+    # -- finding -------------------------------------------------------------------------------------------------
+
+    def head(self, name: str) -> Head:
+        """The queue of this name, or NotFound."""
+        head = self._heads.get(name)
+        if head is None:
+            raise _not_found("queue", name, self._heads)
+        return head
+
+    def topic(self, name: str) -> TopicHead:
+        """The topic of this name, or NotFound."""
+        topic = self._topics.get(name)
+        if topic is None:
+            raise _not_found("topic", name, self._topics)
+        return topic
+
+    def find_head(self, name: str) -> Head | None:
+        """The queue of this name, if there is one."""
+        return self._heads.get(name)
+
+    def find_topic(self, name: str) -> TopicHead | None:
+        """The topic of this name, if there is one."""
+        return self._topics.get(name)
+
+    def head_by_number(self, number: int) -> Head | None:
+        """The queue of this number, if there is one."""
+        return self._by_number.get(number)
+
+    def heads(self) -> list[Head]:
+        """Every queue, in the order of declaration."""
+        return list(self._heads.values())
+
+    def topics(self) -> list[TopicHead]:
+        """Every topic, in the order of declaration."""
+        return list(self._topics.values())
+
+    def dead_of(self, name: str) -> Head:
+        """The dead letters of a queue, or NotFound when it has none."""
+        head = self.head(name)
+        if head.dead is None:
+            hint = (
+                "; it holds dead letters itself: name the queue they came from" if head.spec.holds_dead_letters else ""
+            )
+            raise NotFound(f"queue {name} has no dead letters{hint}")
+        return head.dead
+
+    def streams_fed_by(self, emits: Sequence[Emit]) -> Iterator[str]:
+        """Streams that these emits go to, straight or through a topic."""
+        for emit in emits:
+            if emit.kind == "stream":
+                yield emit.target
+            elif emit.kind == "topic":
+                topic = self._topics.get(emit.target)
+                if topic is not None:
+                    yield from topic.streams
+
+    def subscriptions_of(self, topic: str) -> list[Subscription]:
+        """What a topic feeds."""
+        return [each for each in self._subscriptions.values() if each.topic == topic]
+
+    def describe(self) -> Topology:
+        """Everything the store holds."""
+        return Topology(
+            topics=tuple(topic.spec for topic in self._topics.values()),
+            queues=tuple(head.spec for head in self._heads.values()),
+            streams=tuple(self._streams.values()),
+            subscriptions=tuple(self._subscriptions.values()),
+        )
+
+    # -- declaring -----------------------------------------------------------------------------------------------
+
+    def declare(self, topology: Topology) -> None:
+        """Check everything, then change everything: a refused declaration changes nothing."""
+        queues = self._with_dead_letters(topology)
+        self._check(topology, queues)
+        for topic in topology.topics:
+            self._declare_topic(topic)
+        for queue in queues:
+            self._declare_queue(queue)
+        for stream in topology.streams:
+            self._log.declare(stream)
+            if self._streams.get(stream.name) != stream:
+                self._streams[stream.name] = stream
+                self._remember("stream", stream.name, 0, stream)
+        self._subscribe(topology)
+        self._connect()
+
+    def _with_dead_letters(self, topology: Topology) -> list[QueueSpec]:
+        """The declared queues, and the dead letters they name that nobody declares."""
+        declared = {queue.name for queue in topology.queues}
+        queues = list(topology.queues)
+        for queue in topology.queues:
+            name = queue.dead_letters
+            if name is None or name in declared:
+                continue
+            declared.add(name)
+            known = self._heads.get(name)
+            made = QueueSpec(
+                name,
+                fifo=queue.fifo,
+                max_receives=None,
+                retention=DEAD_LETTER_RETENTION,
+                max_body=256 << 20,
+                holds_dead_letters=True,
+            )
+            queues.append(known.spec if known is not None else made)
+        return queues
+
+    def _check(self, topology: Topology, queues: Sequence[QueueSpec]) -> None:
+        specs = {head.spec.name: head.spec for head in self._heads.values()} | {queue.name: queue for queue in queues}
+        for queue in queues:
+            known = self._heads.get(queue.name)
+            if known is not None:
+                _refuse_changes("queue", known.spec, queue, FIXED)
+            target = specs.get(queue.dead_letters) if queue.dead_letters is not None else None
+            if target is not None and target.fifo != queue.fifo:
+                kind = "FIFO" if queue.fifo else "standard"
+                raise ConfigurationError(
+                    f"{queue.name}: its dead letters {target.name} must be a {kind} queue like itself (SQS: Q87)"
+                )
+        topics = {topic.spec.name: topic.spec for topic in self._topics.values()}
+        for topic in topology.topics:
+            if topic.name in topics:
+                _refuse_changes("topic", topics[topic.name], topic, FIXED)
+            topics[topic.name] = topic
+        streams = set(self._streams) | {stream.name for stream in topology.streams}
+        for subscription in topology.subscriptions:
+            self._check_subscription(subscription, topics, specs, streams)
+
+    @staticmethod
+    def _check_subscription(
+        subscription: Subscription, topics: dict[str, TopicSpec], queues: dict[str, QueueSpec], streams: set[str]
+    ) -> None:
+        topic = topics.get(subscription.topic)
+        if topic is None:
+            raise ConfigurationError(f"{subscription.target}: there is no topic {subscription.topic}; declare it first")
+        if subscription.kind == "stream":
+            if subscription.target not in streams:
+                raise ConfigurationError(f"{topic.name}: there is no stream {subscription.target}; declare it first")
+            return
+        queue = queues.get(subscription.target)
+        if queue is None:
+            raise ConfigurationError(f"{topic.name}: there is no queue {subscription.target}; declare it first")
+        if queue.fifo and not topic.fifo:
+            raise ConfigurationError(
+                f"{queue.name}: a FIFO queue cannot subscribe to the standard topic {topic.name}; make the topic FIFO"
+                " (SNS: T20)"
+            )
+
+    def _declare_topic(self, spec: TopicSpec) -> None:
+        topic = self._topics.get(spec.name)
+        if topic is None:
+            topic = self._topics[spec.name] = TopicHead(spec, self._next_number(), TopicCounters())
+        elif topic.spec == spec:
+            return
+        topic.spec = spec
+        topic.state = TopicState(spec)
+        self._remember("topic", spec.name, topic.number, spec)
+
+    def _declare_queue(self, spec: QueueSpec) -> None:
+        head = self._heads.get(spec.name)
+        if head is None:
+            head = self._make_head(spec, self._next_number(), Counters())
+        elif head.spec == spec:
+            return
+        # Messages keep what they were sent with; a new retention holds for all of them at once (SQS: Q17, Q18).
+        head.respec(spec)
+        self._remember("queue", spec.name, head.number, spec)
+
+    def _subscribe(self, topology: Topology) -> None:
+        owned = {("queue", queue.name) for queue in topology.queues} | {("stream", s.name) for s in topology.streams}
+        wanted = {_key(subscription): subscription for subscription in topology.subscriptions}
+        for key, known in list(self._subscriptions.items()):
+            if (known.kind, known.target) in owned and key not in wanted:
+                del self._subscriptions[key]
+                self._remember("subscription", "\0".join(key), 0, None)
+        for key, subscription in wanted.items():
+            if self._subscriptions.get(key) != subscription:
+                self._subscriptions[key] = subscription
+                self._remember("subscription", "\0".join(key), 0, subscription)
+
+    def _connect(self) -> None:
+        """Lay the ways from topics to targets and from queues to dead letters anew."""
+        for topic in self._topics.values():
+            topic.state = TopicState(topic.spec)
+            topic.heads.clear()
+            topic.streams.clear()
+        for subscription in self._subscriptions.values():
+            topic = self._topics[subscription.topic]
+            fifo = subscription.kind == "queue" and self._heads[subscription.target].spec.fifo
+            topic.state.subscribe(subscription, fifo=fifo)
+            if subscription.kind == "queue":
+                topic.heads[subscription.target] = self._heads[subscription.target]
+            else:
+                topic.streams.append(subscription.target)
+        for head in self._heads.values():
+            name = head.spec.dead_letters
+            head.dead = self._heads.get(name) if name is not None else None
+
+    def _make_head(self, spec: QueueSpec, number: int, counters: Counters) -> Head:
+        head = Head(spec, number, counters, self._gathering, self._journal, self._hot_messages)
+        self._heads[spec.name] = head
+        self._by_number[number] = head
+        self._last_number = max(self._last_number, number)
+        return head
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _remember(self, kind: str, name: str, number: int, spec: object | None) -> None:
+        if not self._journal.instant:
+            self._gathering.declared.append(Declared(kind, name, number, _encode(spec) if spec is not None else None))
+
+
+def _key(subscription: Subscription) -> tuple[str, str, str]:
+    return subscription.topic, subscription.kind, subscription.target
+
+
+def _refuse_changes(kind: str, known: Struct, wanted: Struct, fixed: set[str]) -> None:
+    changed = [
+        f"{name}: {getattr(known, name)!r} in the store, {getattr(wanted, name)!r} in the code"
+        for name in known.__struct_fields__
+        if name in fixed and getattr(known, name) != getattr(wanted, name)
+    ]
+    if changed:
+        name = getattr(known, "name")  # noqa: B009  # both are specs with a name
+        raise SpecConflict(
+            f"{kind} {name} cannot be changed in place ({'; '.join(changed)}); declare it under a new name, or use"
+            " another store"
+        )
+
+
+def _not_found(kind: str, name: str, known: dict[str, Head] | dict[str, TopicHead]) -> NotFound:
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; declare it in the app and start the app once"
+    return NotFound(f"there is no {kind} {name}{hint}")

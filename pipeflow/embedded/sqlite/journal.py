@@ -1,0 +1,340 @@
+"""The journal on one SQLite file: a group is one hop to the connection's thread, one transaction, one fsync.
+
+`durability=full` syncs the WAL with every commit. `normal` lets commits return before, and syncs at least every 100 ms,
+so that a power cut loses a suffix of at most that and never a hole. A commit that fails poisons the journal: nothing is
+acknowledged after it, and no fsync is tried again and called a success.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from zlib import crc32
+
+from pipeflow.clock import Clock
+from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, FrozenGroup, Loaded, Recovered
+from pipeflow.embedded.sqlite import recovery, statements, streams
+from pipeflow.embedded.sqlite.connection import Connection, connect
+from pipeflow.embedded.sqlite.ownership import Lock, make_file
+from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
+
+T = TypeVar("T")
+
+SYNC_INTERVAL = 0.1
+CHECKPOINT_FRAMES = 1000
+"""WAL frames (4 KiB each) at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
+one of 64 MiB for 100."""
+_FRAMES_OFFSET = 16
+"""Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
+PRUNE_INTERVAL = 30.0
+SPACE_CHECK_BYTES = 8 << 20
+MIN_FREE = (64 << 20) * 2
+"""Free space below which sends are refused: the WAL's bound and 64 MiB."""
+
+
+class SqliteJournal:
+    """Remembers groups in `path`. Owns the file's lock, its connection and the connection's thread."""
+
+    instant = False
+
+    def __init__(self, path: Path, clock: Clock, *, durability: str = "full", min_free: int = MIN_FREE) -> None:
+        self.path = path
+        self.durability = durability
+        self.full = False
+        """The disk is nearly full: sends are refused, deletes still fit."""
+        self._clock = clock
+        self._min_free = min_free
+        self._lock = Lock(path)
+        self._connection: Connection | None = None
+        self._failed: PipeflowError | None = None
+        self._wal = -1
+        self._wal_index = -1
+        self._synced_at = 0.0
+        self.restless = False
+        """Commits of `normal` lie in the WAL unsynced."""
+        self._pruned_at = 0.0
+        self._written = 0
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def recover(self) -> Recovered:
+        self._lock.acquire()
+        try:
+            created = make_file(self.path)
+            self._connection = connect(self.path)
+            await self._connection
+            recovered = await self._run(lambda connection: self._open(connection, created))
+        except BaseException:
+            await self._disconnect()
+            self._lock.release()
+            raise
+        return recovered
+
+    def _open(self, connection: sqlite3.Connection, created: bool) -> Recovered:
+        try:
+            recovery.prepare(connection, self.path, created)
+            recovered = recovery.recover(connection, self.path)
+        except sqlite3.DatabaseError as error:
+            raise _translated(self.path, error) from error
+        self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._wal_index = os.open(f"{self.path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+        if self.durability == "normal":
+            connection.execute("PRAGMA synchronous = NORMAL")
+        self._look_at_space()
+        return recovered
+
+    async def close(self, clean: bool) -> None:
+        if self._connection is None:
+            return
+        try:
+            if clean and self._failed is None:
+                await self._run(self._close_clean)
+        finally:
+            await self._disconnect()
+            self._lock.release()
+
+    def _close_clean(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(statements.BEGIN)
+        connection.execute(statements.PUT_FACT, ("clean", 1))
+        connection.execute(statements.PUT_FACT, ("clock", self._clock.now()))
+        connection.execute(statements.COMMIT)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+        # Closing any descriptor of the WAL index drops SQLite's own locks on it: only after SQLite is done.
+        for fd in (self._wal, self._wal_index):
+            if fd >= 0:
+                os.close(fd)
+        self._wal = self._wal_index = -1
+
+    async def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            raise Unavailable(f"{self.path}: the store is closed")
+        return await self._connection.run(function)
+
+    async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._run(function)
+        except sqlite3.DatabaseError as error:
+            raise _translated(self.path, error) from error
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    async def commit(self, group: FrozenGroup) -> None:
+        if self._failed is not None:
+            raise self._failed
+        now = self._clock.now()
+        try:
+            await self._run(lambda connection: self._commit(connection, group, now))
+        except (sqlite3.Error, OSError) as error:
+            self._failed = Unavailable(
+                f"{self.path}: a commit failed ({error}); the store is closed, start again to recover what was"
+                " acknowledged"
+            )
+            raise Indeterminate(
+                f"{self.path}: the commit failed ({error}); it may or may not have been stored. Repair the disk or free"
+                " space, start again, and send again with the same dedup id"
+            ) from error
+
+    def _commit(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
+        execute = connection.execute
+        sync = self.durability == "normal" and (group.sync or now - self._synced_at >= SYNC_INTERVAL)
+        if sync:
+            execute("PRAGMA synchronous = FULL")
+        execute(statements.BEGIN)
+        try:
+            self._write(connection, group, now)
+            execute(statements.COMMIT)
+        except BaseException:
+            if connection.in_transaction:
+                execute(statements.ROLLBACK)
+            raise
+        if sync:
+            execute("PRAGMA synchronous = NORMAL")
+        if sync or self.durability == "full":
+            self._synced_at = now
+            self.restless = False
+        else:
+            self.restless = True
+        if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) >= CHECKPOINT_FRAMES:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if self._written >= SPACE_CHECK_BYTES:
+            self._look_at_space()
+
+    def _write(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
+        execute, executemany = connection.execute, connection.executemany
+        for noun in group.declared:
+            if noun.spec is None:
+                execute(statements.DROP_NOUN, (noun.kind, noun.name))
+            else:
+                execute(statements.PUT_NOUN, (noun.kind, noun.name, noun.number, noun.spec, crc32(noun.spec)))
+        for number, (body, refs) in group.bodies.items():
+            execute(statements.HOLD_BODY, (number, refs, body))
+            self._written += len(body)
+        self._insert(connection, group.inserts)
+        moved = [row for row in group.updates if row[0] != row[5]]
+        self._update(connection, [row for row in group.updates if row[0] == row[5]])
+        if moved:
+            executemany(statements.MOVE_MESSAGE, moved)
+        self._delete(connection, group.deletes)
+        if group.releases:
+            executemany(statements.RELEASE_BODY, [(count, number) for number, count in group.releases.items()])
+            executemany(statements.DELETE_BODY, [(number,) for number in group.releases])
+        if group.queues:
+            executemany(statements.PUT_QUEUE_COUNTERS, [(n, blob, crc32(blob)) for n, blob in group.queues])
+        if group.topics:
+            executemany(statements.PUT_TOPIC_COUNTERS, [(n, blob, crc32(blob)) for n, blob in group.topics])
+        if group.known:
+            executemany(statements.PUT_KNOWN, [(k.scope, k.key, k.at, k.id, k.sequence) for k in group.known])
+        if group.sources:
+            executemany(statements.PUT_SOURCE, [(name, at, crc32(at)) for name, at in group.sources.items()])
+        if group.streams:
+            streams.write(connection, group.streams)
+        if now - self._pruned_at >= PRUNE_INTERVAL:
+            self._pruned_at = now
+            execute(statements.PRUNE_KNOWN, (now - 330.0,))
+        execute(statements.PUT_FACT, ("clock", group.clock))
+
+    def _insert(self, connection: sqlite3.Connection, values: list[Any]) -> None:
+        columns = statements.INSERT_COLUMNS
+        start, left = 0, len(values) // columns
+        for rows in statements.CHUNKS:
+            while left >= rows:
+                end = start + rows * columns
+                connection.execute(statements.insert_messages(rows), values[start:end])
+                start, left = end, left - rows
+        self._written += len(values) * 128
+
+    def _update(self, connection: sqlite3.Connection, updates: list[tuple[Any, ...]]) -> None:
+        start, left = 0, len(updates)
+        for rows in statements.CHUNKS:
+            while left >= rows:
+                values = [value for row in updates[start : start + rows] for value in row[:5]]
+                connection.execute(statements.update_messages(rows), values)
+                start, left = start + rows, left - rows
+
+    def _delete(self, connection: sqlite3.Connection, keys: list[int]) -> None:
+        start, left = 0, len(keys)
+        for rows in statements.CHUNKS:
+            while left >= rows:
+                connection.execute(statements.delete_messages(rows), keys[start : start + rows])
+                start, left = start + rows, left - rows
+
+    def _look_at_space(self) -> None:
+        self._written = 0
+        space = os.statvfs(self.path.parent)
+        self.full = space.f_bavail * space.f_frsize < self._min_free
+
+    async def idle(self) -> None:
+        if self.restless and self._failed is None:
+            await self._run(self._sync)
+
+    def _sync(self, connection: sqlite3.Connection) -> None:
+        # Commits of `normal` lie in the WAL already; what is missing is only its fsync.
+        os.fdatasync(self._wal)
+        self.restless = False
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def load(self, queue: int, after: int, limit: int) -> Loaded:
+        base = queue << PLACE_BITS
+        values = (base | after, base | DELAYED_BIT, limit)
+        return await self._read(lambda connection: _loaded(connection, statements.LOAD_READY, values))
+
+    async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
+        values = (queue, due, (queue << PLACE_BITS) | DELAYED_BIT | after, limit)
+        return await self._read(lambda connection: _loaded(connection, statements.LOAD_DELAYED, values))
+
+    async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
+        values = (queue, group, (queue << PLACE_BITS) | after, limit)
+        return await self._read(lambda connection: _loaded(connection, statements.LOAD_GROUP, values))
+
+    async def load_groups(self, queue: int, after: str, skip: Sequence[str], groups: int, limit: int) -> Loaded:
+        passed_over = frozenset(skip)
+
+        def read(connection: sqlite3.Connection) -> Loaded:
+            found = Loaded([])
+            group, count = after, 0
+            while count < groups:
+                row = connection.execute(statements.NEXT_GROUP, (queue, group)).fetchone()
+                if row is None:
+                    break
+                group = row[0]
+                if group in passed_over:
+                    continue
+                count += 1
+                more = _loaded(connection, statements.LOAD_GROUP, (queue, group, queue << PLACE_BITS, limit))
+                found.messages += more.messages
+                found.damaged += more.damaged
+            return found
+
+        return await self._read(read)
+
+    async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        def read(connection: sqlite3.Connection) -> list[bytes | None]:
+            bodies: list[bytes | None] = []
+            for row, _ in messages:
+                found = connection.execute(statements.BODY, (row,)).fetchall()
+                read, _damaged = recovery.read_messages(connection, [(row, *columns) for columns in found])
+                bodies.append(read[0].body if read else None)
+            return bodies
+
+        return await self._read(read)
+
+    async def known(self, scope: int, key: bytes, since: float) -> tuple[str, int] | None:
+        def read(connection: sqlite3.Connection) -> tuple[str, int] | None:
+            row = connection.execute(statements.FIND_KNOWN, (scope, key, since)).fetchone()
+            return (row[0], row[1]) if row is not None else None
+
+        return await self._read(read)
+
+    async def sweep(self, queue: int, upto: int, limit: int) -> int:
+        base = queue << PLACE_BITS
+
+        def sweep(connection: sqlite3.Connection) -> int:
+            swept = 0
+            connection.execute(statements.BEGIN)
+            try:
+                for region in (base, base | DELAYED_BIT):
+                    rows = connection.execute(statements.SWEEP_SHARED, (region, region | upto, limit)).fetchall()
+                    self._delete(connection, [key for key, _ in rows])
+                    shared = [(1, number) for _, number in rows if number is not None]
+                    connection.executemany(statements.RELEASE_BODY, shared)
+                    connection.executemany(statements.DELETE_BODY, [(number,) for _, number in shared])
+                    swept += len(rows)
+                connection.execute(statements.COMMIT)
+            except BaseException:
+                connection.execute(statements.ROLLBACK)
+                raise
+            return swept
+
+        return await self._read(sweep)
+
+    async def check(self) -> list[str]:
+        """What SQLite's own quick check finds wrong; empty when nothing."""
+        rows = await self._read(lambda connection: connection.execute("PRAGMA quick_check(20)").fetchall())
+        return [row[0] for row in rows if row[0] != "ok"]
+
+
+def _loaded(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> Loaded:
+    rows = connection.execute(statement, values).fetchall()
+    messages, damaged = recovery.read_messages(connection, rows)
+    last = rows[-1][0] & (DELAYED_BIT - 1) if rows else 0
+    return Loaded(messages, last, damaged)
+
+
+def _translated(path: Path, error: sqlite3.DatabaseError) -> PipeflowError:
+    text = str(error)
+    if isinstance(error, sqlite3.OperationalError) and "malformed" not in text:
+        return Unavailable(f"{path}: {text}; repair the disk or free space, then start again")
+    return StoreCorrupt(
+        f"{path}: {text}; restore a backup, or move the file aside and start with an empty store. Nothing was changed"
+    )

@@ -1,0 +1,228 @@
+"""Opening a store: whose file it is, which format it has, and what it remembers.
+
+Nothing is deleted because it is not understood: a foreign, newer or damaged file is refused by name and left alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any, TypeVar
+from zlib import crc32
+
+import msgspec
+
+from pipeflow.embedded.group import row_crc
+from pipeflow.embedded.journal import (
+    PLACE_BITS,
+    PLACE_MASK,
+    Counters,
+    Known,
+    Recovered,
+    RecoveredQueue,
+    RecoveredTopic,
+    Row,
+    TopicCounters,
+)
+from pipeflow.embedded.sqlite import schema, statements, streams
+from pipeflow.errors import StoreCorrupt
+from pipeflow.names import new_secret
+from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
+from pipeflow.state.queue import Stored
+
+T = TypeVar("T")
+KNOWN_KEPT = 200_000
+
+_row = msgspec.msgpack.Decoder(Row)
+
+
+def prepare(connection: sqlite3.Connection, path: Path, created: bool) -> None:
+    """Set the connection up, check whose file it is, make or migrate its tables."""
+    execute = connection.execute
+    # A damaged header shows here, before anything is written.
+    application, version = (execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    empty = execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if not empty and application != schema.APPLICATION_ID:
+        raise StoreCorrupt(f"{path} is a database of another program; name another file for the store")
+    if version > schema.VERSION:
+        raise StoreCorrupt(
+            f"{path} has format {version}, this pipeflow knows up to {schema.VERSION}; install a newer pipeflow."
+            " Nothing was changed"
+        )
+    for pragma in (
+        "page_size = 4096",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "wal_autocheckpoint = 0",
+        "trusted_schema = OFF",
+        "cell_size_check = ON",
+        "temp_store = MEMORY",
+        "cache_size = -32768",
+        f"journal_size_limit = {64 << 20}",
+    ):
+        execute(f"PRAGMA {pragma}")
+    if empty:
+        _transaction(connection, (*schema.TABLES, *streams.TABLES, *_stamps(schema.VERSION)))
+    elif version < schema.VERSION:
+        _migrate(connection, path, version)
+
+
+def _stamps(version: int) -> tuple[str, ...]:
+    return (f"PRAGMA application_id = {schema.APPLICATION_ID}", f"PRAGMA user_version = {version}")
+
+
+def _transaction(connection: sqlite3.Connection, steps: tuple[str, ...]) -> None:
+    connection.execute(statements.BEGIN)
+    try:
+        for step in steps:
+            connection.execute(step)
+    except BaseException:
+        connection.execute(statements.ROLLBACK)
+        raise
+    connection.execute(statements.COMMIT)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy2(path, path.with_name(f"{path.name}.v{version}.backup"))
+    for step in range(version, schema.VERSION):
+        _transaction(connection, (*schema.MIGRATIONS[step], *_stamps(step + 1)))
+
+
+def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
+    """Everything but the messages, which are loaded when somebody asks for them; begins a new boot."""
+    execute = connection.execute
+    facts: dict[str, Any] = dict(execute(statements.ALL_FACTS).fetchall())
+    clean = bool(facts.get("clean", 1))
+    if not clean:
+        # What the dead process wrote without syncing is made durable before anything new is acknowledged.
+        execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    boot = int(facts.get("boot", 0)) + 1
+    store_id = str(facts.get("store_id") or new_secret(6).hex())
+    key = facts.get("receipt_key") or new_secret()
+    connection.execute(statements.BEGIN)
+    put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
+    connection.executemany(statements.PUT_FACT, put)
+    connection.execute(statements.COMMIT)
+    clock = float(facts.get("clock", 0.0))
+    queues, topics, subscriptions, stream_specs = _nouns(connection, path)
+    recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
+    sources = {}
+    for name, position, crc in execute(statements.ALL_SOURCES):
+        if crc32(position) != crc:
+            raise _damaged(path, f"the position of source {name}")
+        sources[name] = position
+    held, _ = read_messages(connection, execute(statements.LOAD_HELD).fetchall())
+    return Recovered(
+        store_id=store_id,
+        boot=boot,
+        clean=clean,
+        clock=clock,
+        receipt_key=bytes(key),
+        last_body=execute(statements.LAST_BODY).fetchone()[0] or 0,
+        queues=queues,
+        topics=topics,
+        subscriptions=subscriptions,
+        streams=stream_specs,
+        held=[(message.queue, message) for message in held],
+        known=[Known(*row) for row in reversed(recent)],
+        sources=sources,
+        log=streams.recover(connection),
+    )
+
+
+def _nouns(
+    connection: sqlite3.Connection, path: Path
+) -> tuple[list[RecoveredQueue], list[RecoveredTopic], list[Subscription], list[StreamSpec]]:
+    queues: list[RecoveredQueue] = []
+    topics: list[RecoveredTopic] = []
+    subscriptions: list[Subscription] = []
+    stream_specs: list[StreamSpec] = []
+    counted = _counters(connection, path, statements.ALL_QUEUE_COUNTERS, Counters)
+    published = _counters(connection, path, statements.ALL_TOPIC_COUNTERS, TopicCounters)
+    for kind, name, number, spec, crc in connection.execute(statements.ALL_NOUNS).fetchall():
+        if crc32(spec) != crc:
+            raise _damaged(path, f"the declaration of {kind} {name}")
+        if kind == "queue":
+            known = counted.get(number) or Counters()
+            queues.append(RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known))
+        elif kind == "topic":
+            seen = published.get(number) or TopicCounters()
+            topics.append(RecoveredTopic(number, msgspec.msgpack.decode(spec, type=TopicSpec), seen))
+        elif kind == "stream":
+            stream_specs.append(msgspec.msgpack.decode(spec, type=StreamSpec))
+        else:
+            subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
+    return queues, topics, subscriptions, stream_specs
+
+
+def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: type[T]) -> dict[int, T]:
+    found: dict[int, T] = {}
+    for number, counters, crc in connection.execute(statement).fetchall():
+        if crc32(counters) != crc:
+            raise _damaged(path, f"the counters of noun {number}")
+        found[number] = msgspec.msgpack.decode(counters, type=type)
+    return found
+
+
+def _damaged(path: Path, what: str) -> StoreCorrupt:
+    return StoreCorrupt(f"{path}: {what} is damaged; restore a backup, or move the file aside. Nothing was changed")
+
+
+def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list[Stored], int]:
+    """(messages, how many rows were damaged). A damaged row stays where it is and is never delivered (P7)."""
+    messages: list[Stored] = []
+    damaged = 0
+    for key, head, crc, body, shared in rows:
+        message = _read(connection, key, head, crc, body, shared)
+        if message is None:
+            damaged += 1
+        else:
+            messages.append(message)
+    return messages, damaged
+
+
+def _read(
+    connection: sqlite3.Connection, key: int, head: bytes, crc: int, body: bytes | None, shared: int | None
+) -> Stored | None:
+    if row_crc(key, head) != crc:
+        return None
+    try:
+        row = _row.decode(head)
+    except msgspec.MsgspecError:
+        return None
+    if shared is not None:
+        found = connection.execute(statements.SHARED_BODY, (shared,)).fetchone()
+        body = found[0] if found is not None else None
+    if body is None or crc32(body) != row.body_crc:
+        return None
+    return Stored(
+        place=key & PLACE_MASK,
+        id=row.id,
+        body=body,
+        size=row.size,
+        sent_at=row.sent_at,
+        kept_from=row.kept_from,
+        attributes=row.attributes,
+        headers=row.headers,
+        group=row.group,
+        dedup_id=row.dedup_id,
+        receives=row.receives,
+        releases=row.releases,
+        first_received_at=row.first_received_at,
+        received_at=row.received_at,
+        state=row.state,
+        until=row.until,
+        boot=row.boot,
+        held_by=row.held_by,
+        durable=row.durable,
+        stops=row.stops,
+        failures=row.failures,
+        source=row.source,
+        envelope=row.envelope,
+        shared=shared or 0,
+        queue=key >> PLACE_BITS,
+        row=key,
+        body_crc=row.body_crc,
+    )

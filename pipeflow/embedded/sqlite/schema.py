@@ -1,0 +1,90 @@
+"""The tables of a store, their version, and the steps from older versions.
+
+`application_id` says that the file is pipeflow's, `user_version` which format it has. A newer format is refused; an
+older one is migrated, one step a transaction, after a copy of the file was made.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+APPLICATION_ID: Final = 0x70666C77  # "pflw"
+VERSION: Final = 1
+
+TABLES: Final = (
+    """
+    CREATE TABLE facts (
+        name TEXT PRIMARY KEY,
+        value NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE nouns (
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        spec BLOB NOT NULL,
+        crc INTEGER NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE queue_counters (
+        number INTEGER PRIMARY KEY,
+        counters BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE topic_counters (
+        number INTEGER PRIMARY KEY,
+        counters BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    )
+    """,
+    # A message's key is its queue's number and its place: one B-tree holds every queue in order, so that a tail is
+    # read, appended to and cut off without a second index.
+    """
+    CREATE TABLE messages (
+        key INTEGER PRIMARY KEY,
+        due REAL,
+        grp TEXT,
+        held REAL,
+        head BLOB NOT NULL,
+        crc INTEGER NOT NULL,
+        body BLOB,
+        shared INTEGER
+    )
+    """,
+    "CREATE INDEX messages_due ON messages (key >> 43, due, key) WHERE due IS NOT NULL",
+    "CREATE INDEX messages_group ON messages (key >> 43, grp, key) WHERE grp IS NOT NULL",
+    "CREATE INDEX messages_held ON messages (key) WHERE held IS NOT NULL",
+    """
+    CREATE TABLE bodies (
+        number INTEGER PRIMARY KEY,
+        refs INTEGER NOT NULL,
+        body BLOB NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE known (
+        scope INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        at REAL NOT NULL,
+        id TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        PRIMARY KEY (scope, digest)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX known_at ON known (at)",
+    """
+    CREATE TABLE sources (
+        name TEXT PRIMARY KEY,
+        position BLOB NOT NULL,
+        crc INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
+"""From version n to n + 1: statements of one transaction."""

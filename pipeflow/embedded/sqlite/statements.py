@@ -1,0 +1,127 @@
+"""Every statement of the journal, named after the verb it serves.
+
+SQL never reads a clock and never commits: the writer does. Statements over many rows are one statement, because each
+step of SQLite releases the interpreter's lock and must win it back from a busy loop.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+BEGIN: Final = "BEGIN IMMEDIATE"
+COMMIT: Final = "COMMIT"
+ROLLBACK: Final = "ROLLBACK"
+
+CHUNKS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+"""Row counts of multi-row statements: few different texts, so that each stays prepared."""
+
+INSERT_COLUMNS: Final = 8
+UPDATE_COLUMNS: Final = 5
+
+
+_INSERT: Final = "INSERT INTO messages (key, due, grp, held, head, crc, body, shared) VALUES "
+_UPDATE: Final = (
+    "UPDATE messages SET due = v.column2, held = v.column3, head = v.column4, crc = v.column5 FROM (VALUES ",
+    ") AS v WHERE messages.key = v.column1",
+)
+_DELETE: Final = "DELETE FROM messages WHERE key IN "
+
+
+@cache
+def insert_messages(rows: int) -> str:
+    """INSERT of that many messages."""
+    return _INSERT + _rows(INSERT_COLUMNS, rows)
+
+
+@cache
+def update_messages(rows: int) -> str:
+    """UPDATE of that many messages that stay under their key."""
+    return _UPDATE[0] + _rows(UPDATE_COLUMNS, rows) + _UPDATE[1]
+
+
+@cache
+def delete_messages(rows: int) -> str:
+    """DELETE of that many messages."""
+    return _DELETE + _rows(rows, 1)
+
+
+def _rows(columns: int, rows: int) -> str:
+    row = "(" + ", ".join(["?"] * columns) + ")"
+    return ", ".join([row] * rows)
+
+
+MOVE_MESSAGE: Final = """
+    UPDATE messages
+    SET key = ?, due = ?, held = ?, head = ?, crc = ?
+    WHERE key = ?
+"""
+
+HOLD_BODY: Final = """
+    INSERT INTO bodies (number, refs, body)
+    VALUES (?, ?, ?)
+    ON CONFLICT (number) DO UPDATE SET refs = refs + excluded.refs
+"""
+RELEASE_BODY: Final = "UPDATE bodies SET refs = refs - ? WHERE number = ?"
+DELETE_BODY: Final = "DELETE FROM bodies WHERE number = ? AND refs <= 0"
+
+PUT_QUEUE_COUNTERS: Final = "INSERT OR REPLACE INTO queue_counters (number, counters, crc) VALUES (?, ?, ?)"
+PUT_TOPIC_COUNTERS: Final = "INSERT OR REPLACE INTO topic_counters (number, counters, crc) VALUES (?, ?, ?)"
+PUT_KNOWN: Final = "INSERT OR REPLACE INTO known (scope, digest, at, id, sequence) VALUES (?, ?, ?, ?, ?)"
+PRUNE_KNOWN: Final = "DELETE FROM known WHERE at < ?"
+FIND_KNOWN: Final = "SELECT id, sequence FROM known WHERE scope = ? AND digest = ? AND at > ?"
+PUT_SOURCE: Final = "INSERT OR REPLACE INTO sources (name, position, crc) VALUES (?, ?, ?)"
+PUT_FACT: Final = "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)"
+DROP_NOUN: Final = "DELETE FROM nouns WHERE kind = ? AND name = ?"
+PUT_NOUN: Final = "INSERT OR REPLACE INTO nouns (kind, name, number, spec, crc) VALUES (?, ?, ?, ?, ?)"
+
+_MESSAGE: Final = "SELECT key, head, crc, body, shared FROM messages "
+
+LOAD_READY: Final = (
+    _MESSAGE
+    + """
+    WHERE key > ? AND key < ?
+    ORDER BY key
+    LIMIT ?
+"""
+)
+LOAD_DELAYED: Final = (
+    _MESSAGE
+    + """
+    WHERE due IS NOT NULL AND key >> 43 = ? AND (due, key) >= (?, ?)
+    ORDER BY due, key
+    LIMIT ?
+"""
+)
+LOAD_GROUP: Final = (
+    _MESSAGE
+    + """
+    WHERE grp IS NOT NULL AND key >> 43 = ? AND grp = ? AND key > ?
+    ORDER BY key
+    LIMIT ?
+"""
+)
+NEXT_GROUP: Final = """
+    SELECT grp FROM messages
+    WHERE grp IS NOT NULL AND key >> 43 = ? AND grp > ?
+    ORDER BY grp
+    LIMIT 1
+"""
+LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
+BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"
+SHARED_BODY: Final = "SELECT body FROM bodies WHERE number = ?"
+
+SWEEP_SHARED: Final = """
+    SELECT key, shared FROM messages
+    WHERE key >= ? AND key <= ?
+    ORDER BY key
+    LIMIT ?
+"""
+
+ALL_FACTS: Final = "SELECT name, value FROM facts"
+ALL_NOUNS: Final = "SELECT kind, name, number, spec, crc FROM nouns"
+ALL_QUEUE_COUNTERS: Final = "SELECT number, counters, crc FROM queue_counters"
+ALL_TOPIC_COUNTERS: Final = "SELECT number, counters, crc FROM topic_counters"
+ALL_SOURCES: Final = "SELECT name, position, crc FROM sources"
+RECENT_KNOWN: Final = "SELECT scope, digest, at, id, sequence FROM known WHERE at > ? ORDER BY at DESC LIMIT ?"
+LAST_BODY: Final = "SELECT max(number) FROM bodies"

@@ -1,0 +1,56 @@
+"""From a URL to a store or a sink: the built-in table first, then entry points.
+
+Factories are imported when their scheme is asked for, so that nothing is loaded that nobody uses. Third parties offer
+theirs as entry points of the groups `pipeflow.brokers` and `pipeflow.sinks`, named by scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from pipeflow.clock import Clock, SystemClock
+from pipeflow.errors import UnknownScheme
+from pipeflow.protocols import Sink, Store
+
+OpenStore = Callable[..., Awaitable[Store]]
+OpenSink = Callable[..., Sink]
+
+BROKERS = {
+    "memory": "pipeflow.embedded.opening:open_memory",
+    "sqlite": "pipeflow.embedded.opening:open_sqlite",
+}
+SINKS = {
+    "file": "pipeflow.sinks.opening:open_file",
+    "memory": "pipeflow.sinks.opening:open_memory",
+}
+
+
+async def open_store(url: str, *, clock: Clock | None = None, client: bool = False, seed: int | None = None) -> Store:
+    """Open the store a URL names; the caller closes it.
+
+    `client=False` owns it, or raises StoreOwned when another process does. `client=True` goes through the owner's
+    socket when there is an owner, and owns it otherwise. UnknownScheme: nothing answers to the URL.
+    """
+    factory: OpenStore = _find("broker", url, BROKERS, "pipeflow.brokers")
+    return await factory(url, clock=clock or SystemClock(), client=client, seed=seed)
+
+
+def open_sink(url: str, *, base: str = ".") -> Sink:
+    """The sink a URL names; relative places are below `base`. UnknownScheme: nothing answers to the URL."""
+    factory: OpenSink = _find("sink", url, SINKS, "pipeflow.sinks")
+    return factory(url, base=base)
+
+
+def _find(kind: str, url: str, known: dict[str, str], group: str) -> Any:
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme in known:
+        module, _, name = known[scheme].partition(":")
+        return getattr(import_module(module), name)
+    others = {point.name: point for point in entry_points(group=group)}
+    if separator and scheme in others:
+        return others[scheme].load()
+    schemes = ", ".join(f"{name}://" for name in sorted({*known, *others}))
+    raise UnknownScheme(f"{kind} {url!r}: no {kind} answers to this URL; use one of {schemes}")

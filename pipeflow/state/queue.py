@@ -1,0 +1,556 @@
+"""One queue: what is ready, delayed and in flight, and every legal way from one to the other.
+
+Pure and synchronous: `now`, ids and boots are arguments. Memory is the truth; what changes is told to `Changes` as the
+message itself, whose fields are absolute values, so that a journal can remember it. A message is in exactly one state
+(SQS: Q1, Q2); deadlines are compared with >= (Q4); expiry comes before every receive (Q107).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from math import inf
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from pipeflow.messages import (
+    AttributeValue,
+    Bury,
+    Defer,
+    Extend,
+    Failure,
+    Receipt,
+    Refused,
+    Release,
+    Settled,
+    Settlement,
+    Stale,
+)
+from pipeflow.specs import QueueSpec
+
+READY: Final = 0
+DELAYED: Final = 1
+IN_FLIGHT: Final = 2
+GONE: Final = 3
+
+FAILURES_KEPT = 10
+
+_SETTLED = Settled()
+_SUPERSEDED = Stale("the message was received again; its newest receiver owns it")
+_EXPIRED = Stale("the visibility timeout ran out")
+_GONE = Stale("the message is gone")
+
+
+class Stored(Struct, gc=False):
+    """One message as its queue holds it. `row` is the key it is on disk under, 0 when it is not."""
+
+    place: int
+    """Its position in the queue; the sequence number of FIFO messages."""
+    id: str
+    body: bytes | None
+    """None when only the disk has it."""
+    size: int
+    sent_at: float
+    kept_from: float
+    """Retention counts from here."""
+    attributes: dict[str, AttributeValue] | None = None
+    headers: dict[str, str] | None = None
+    group: str | None = None
+    dedup_id: str | None = None
+    delay: float = 0.0
+    receives: int = 0
+    releases: int = 0
+    first_received_at: float = 0.0
+    received_at: float = 0.0
+    state: int = READY
+    until: float = 0.0
+    """Due when delayed, deadline when in flight."""
+    boot: int = 0
+    """Boot of the receive that its current receipt names; 0 when it was given back."""
+    held_by: int = 0
+    """Boot in which it was in flight; 0 when nobody holds it."""
+    durable: bool = False
+    """Held by a consumer outside the owner's process: keeps its deadline across a restart."""
+    stops: int = 0
+    """Unclean stops during which it was in flight."""
+    suspect: bool = False
+    failures: list[Failure] | None = None
+    source: str | None = None
+    """The queue whose dead letter it is."""
+    envelope: tuple[str, str] | None = None
+    """(topic, subject) when it is rendered as an SNS envelope at receive."""
+    shared: int = 0
+    """Number of the stored body it shares with other queues; 0: its own."""
+    queue: int = 0
+    row: int = 0
+    body_crc: int | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt its newest receive was."""
+        return self.receives - self.releases
+
+
+class Changes(Protocol):
+    """Where a state machine tells what it changed."""
+
+    def changed(self, message: Stored) -> None:
+        """It is new, or one of its fields is: remember it as it is now."""
+
+    def gone(self, message: Stored) -> None:
+        """It is deleted."""
+
+    def moved(self, message: Stored) -> None:
+        """It left this queue for another, which will tell the rest."""
+
+
+class Order(Protocol):
+    """Which ready message comes next."""
+
+    def add(self, message: Stored) -> None:
+        """A message came in, ready or delayed."""
+
+    def ready_again(self, message: Stored, front: bool) -> None:
+        """A message became ready: by time, by failure or given back (`front`)."""
+
+    def released_from(self, message: Stored) -> None:
+        """A message left the queue."""
+
+    def candidates(self) -> Iterator[Stored]:
+        """Ready messages in order; each must be taken out of READY before the next is asked for, or the walk ends."""
+        ...
+
+    def available(self) -> bool:
+        """Whether a receive would find something."""
+        ...
+
+    def all(self) -> Iterator[Stored]:
+        """Every message it knows, in order, whatever its state."""
+        ...
+
+    def clear(self) -> None: ...
+
+
+class Line:
+    """The order of a standard queue: oldest visible first (SQS: Q55)."""
+
+    __slots__ = ("_line",)
+
+    def __init__(self) -> None:
+        self._line: deque[Stored] = deque()
+
+    def add(self, message: Stored) -> None:
+        if message.state == READY:
+            self._line.append(message)
+
+    def ready_again(self, message: Stored, front: bool) -> None:
+        if front:
+            self._line.appendleft(message)
+        else:
+            self._line.append(message)
+
+    def released_from(self, message: Stored) -> None:
+        # Left in the line and passed over: its state says GONE.
+        pass
+
+    def candidates(self) -> Iterator[Stored]:
+        line = self._line
+        while line:
+            message = line[0]
+            if message.state == READY:
+                yield message
+                if message.state == READY:
+                    return
+            line.popleft()
+
+    def available(self) -> bool:
+        line = self._line
+        while line and line[0].state != READY:
+            line.popleft()
+        return bool(line)
+
+    def all(self) -> Iterator[Stored]:
+        return (message for message in tuple(self._line) if message.state == READY)
+
+    def clear(self) -> None:
+        self._line.clear()
+
+
+class QueueState:
+    """The state machine of one queue. Every method takes the time and leaves the queue consistent."""
+
+    __slots__ = (
+        "spec",
+        "order",
+        "changes",
+        "ready",
+        "delayed",
+        "in_flight",
+        "known",
+        "buried",
+        "expired",
+        "_waiting",
+        "_held",
+        "_count",
+        "_sweep_at",
+        "_alone",
+    )
+
+    def __init__(self, spec: QueueSpec, order: Order, changes: Changes) -> None:
+        self.spec = spec
+        self.order = order
+        self.changes = changes
+        self.ready = 0
+        self.delayed = 0
+        self.in_flight = 0
+        self.known: dict[int, Stored] = {}
+        """By place: every message here that was ever received."""
+        self.buried: list[Stored] = []
+        """Left for the dead letters; the owner of the queue moves them on."""
+        self.expired = 0
+        """Expired since the owner last looked."""
+        self._waiting: list[tuple[float, int, Stored]] = []
+        self._held: list[tuple[float, int, int, Stored]] = []
+        self._count = 0
+        self._sweep_at = inf
+        self._alone: Stored | None = None
+
+    def respec(self, spec: QueueSpec) -> None:
+        """Go on with other options. A new retention holds for what is here (SQS: Q17, Q18)."""
+        self.spec = spec
+        oldest = min((message.kept_from for message in self.all()), default=inf)
+        self._sweep_at = oldest + spec.retention
+
+    # -- in ------------------------------------------------------------------------------------------------------
+
+    def add(self, message: Stored, now: float, delay: float = 0.0) -> None:
+        """Take a new message, visible after `delay` seconds (SQS: Q2 a, b)."""
+        if delay > 0:
+            message.state = DELAYED
+            message.until = now + delay
+        else:
+            message.state = READY
+        self.restore(message)
+        self.changes.changed(message)
+
+    def restore(self, message: Stored) -> None:
+        """Take a message as it was remembered: nothing changes, so nothing is told."""
+        state = message.state
+        if state == READY:
+            self.ready += 1
+        elif state == DELAYED:
+            self.delayed += 1
+            self._count += 1
+            heappush(self._waiting, (message.until, self._count, message))
+        else:
+            self.in_flight += 1
+            self._hold(message)
+        if message.receives:
+            self.known[message.place] = message
+        self.order.add(message)
+        expires = message.kept_from + self.spec.retention
+        if expires < self._sweep_at:
+            self._sweep_at = expires
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let time have its effect: delays end, visibility timeouts run out, retention ends (SQS: Q2 c, g, l)."""
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= now:
+            until, _, message = heappop(waiting)
+            if message.state == DELAYED and message.until == until:
+                self.delayed -= 1
+                self._make_ready(message, front=False)
+        held = self._held
+        while held and held[0][0] <= now:
+            _, _, receive, message = heappop(held)
+            if message.state != IN_FLIGHT or message.receives != receive:
+                continue
+            if message.until > now:
+                self._hold(message)
+            else:
+                self._take_back(message)
+                self._make_ready(message, front=False)
+        if now >= self._sweep_at:
+            self._sweep(now)
+
+    def next_due(self) -> float:
+        """When `tick` next has something to do; inf when time alone changes nothing."""
+        held = self._held
+        while held and (held[0][3].state != IN_FLIGHT or held[0][3].receives != held[0][2]):
+            heappop(held)
+        waiting = self._waiting
+        while waiting and (waiting[0][2].state != DELAYED or waiting[0][2].until != waiting[0][0]):
+            heappop(waiting)
+        due = self._sweep_at if self.ready + self.delayed + self.in_flight else inf
+        if held and held[0][0] < due:
+            due = held[0][0]
+        if waiting and waiting[0][0] < due:
+            due = waiting[0][0]
+        return due
+
+    # -- out -----------------------------------------------------------------------------------------------------
+
+    def receive(
+        self, limit: int, max_bytes: int, now: float, boot: int, timeout: float | None = None, durable: bool = False
+    ) -> list[Stored]:
+        """Hand out what is ready, each with a new receive number (SQS: Q2 d-f, Q51).
+
+        At most `limit` messages and `max_bytes` of bodies, but at least one when there is one.
+        """
+        self.tick(now)
+        spec = self.spec
+        if timeout is None:
+            timeout = spec.visibility_timeout
+        if self._alone is not None and self._alone.state == IN_FLIGHT:
+            return []
+        limit = min(limit, spec.max_in_flight - self.in_flight)
+        if limit <= 0 or not self.ready:
+            return []
+        taken: list[Stored] = []
+        size = 0
+        expired_before = now - spec.retention
+        for message in self.order.candidates():
+            if message.kept_from <= expired_before:
+                self._expire(message)
+                continue
+            if spec.max_receives is not None and message.receives - message.releases >= spec.max_receives:
+                self._bury(message)
+                continue
+            stops = message.stops + (message.held_by not in (0, boot))
+            if stops >= 2 and (taken or self.in_flight):
+                break
+            if taken and size + message.size > max_bytes:
+                break
+            size += message.size
+            self._hand_out(message, now, boot, timeout, stops, durable)
+            taken.append(message)
+            if stops >= 2:
+                self._alone = message
+                break
+            if len(taken) == limit:
+                break
+        if timeout <= 0:
+            for message in taken:
+                self._take_back(message)
+                self._make_ready(message, front=False)
+        return taken
+
+    def settle(
+        self, settlement: Settlement, now: float, boot: int, superseded_ok: bool = False
+    ) -> Settled | Stale | Refused:
+        """Decide the fate of one received message. The caller has let time pass (`tick`) before."""
+        receipt = settlement.receipt
+        message = self.known.get(receipt.place)
+        if message is None:
+            return _GONE
+        if not self._current(message, receipt):
+            if superseded_ok and not self.spec.fifo:
+                self._remove(message)
+                return _SETTLED
+            return _SUPERSEDED
+        held = message.state == IN_FLIGHT
+        if isinstance(settlement, Extend):
+            return self._extend(message, settlement.visibility_timeout, now) if held else _EXPIRED
+        if isinstance(settlement, Defer):
+            return self._defer(message, settlement.delay, settlement.failure, now) if held else _EXPIRED
+        if isinstance(settlement, Bury):
+            if not held and self.spec.fifo:
+                return _EXPIRED
+            self._note(message, settlement.failure)
+            self._bury(message)
+            return _SETTLED
+        if isinstance(settlement, Release):
+            if not held:
+                return _EXPIRED
+            message.releases += 1
+            self._give_back(message, front=True)
+            return _SETTLED
+        # An acknowledgement. A timed-out receipt without successor still counts on standard queues (SQS: Q59, Q61).
+        if not held and self.spec.fifo:
+            return _EXPIRED
+        self._remove(message)
+        return _SETTLED
+
+    def purge(self) -> int:
+        """Delete everything that is here, in flight or not (SQS: Q2 m, Q68); how many there were."""
+        victims = list(self.all())
+        for message in victims:
+            self._remove(message)
+        self.order.clear()
+        self._waiting.clear()
+        self._held.clear()
+        self._sweep_at = inf
+        return len(victims)
+
+    def move_out(self, message: Stored) -> None:
+        """Take one message out, whatever its state, for another queue to take in."""
+        self._leave(message)
+        message.state = GONE
+        self.known.pop(message.place, None)
+        self.order.released_from(message)
+        self.changes.moved(message)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def all(self) -> Iterator[Stored]:
+        """Every live message: ready ones in order, then delayed by due time, then those in flight."""
+        if self.spec.fifo:
+            yield from self.order.all()
+            return
+        yield from self.order.all()
+        waiting = [entry for entry in self._waiting if entry[2].state == DELAYED and entry[2].until == entry[0]]
+        for _, _, message in sorted(waiting, key=lambda entry: entry[:2]):
+            yield message
+        yield from [message for message in self.known.values() if message.state == IN_FLIGHT]
+
+    def later_half(self) -> list[Stored]:
+        """The delayed messages of a standard queue that come due last: candidates for leaving memory."""
+        waiting = sorted(
+            (entry for entry in self._waiting if entry[2].state == DELAYED and entry[2].until == entry[0]),
+            key=lambda entry: entry[:2],
+        )
+        return [entry[2] for entry in waiting[len(waiting) // 2 :]]
+
+    def take_due(self, now: float) -> list[Stored]:
+        """Take out the delayed messages that are due, in order of due time, instead of making them ready."""
+        due: list[Stored] = []
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= now:
+            until, _, message = heappop(waiting)
+            if message.state == DELAYED and message.until == until:
+                self.forget(message)
+                due.append(message)
+        return due
+
+    def forget(self, message: Stored) -> None:
+        """Stop holding a message in memory, nothing of it being changed: the disk has it."""
+        self._leave(message)
+        message.state = GONE
+        self.known.pop(message.place, None)
+
+    # -- the transitions -----------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _current(message: Stored, receipt: Receipt) -> bool:
+        return message.receives == receipt.receive and message.boot == receipt.boot
+
+    def _hand_out(self, message: Stored, now: float, boot: int, timeout: float, stops: int, durable: bool) -> None:
+        self.ready -= 1
+        self.in_flight += 1
+        message.state = IN_FLIGHT
+        message.until = now + timeout
+        message.receives += 1
+        message.received_at = now
+        if not message.first_received_at:
+            message.first_received_at = now
+        message.boot = boot
+        message.held_by = boot
+        message.stops = stops
+        message.durable = durable
+        self.known[message.place] = message
+        self._count += 1
+        heappush(self._held, (message.until, self._count, message.receives, message))
+        self.changes.changed(message)
+
+    def _hold(self, message: Stored) -> None:
+        self._count += 1
+        heappush(self._held, (message.until, self._count, message.receives, message))
+
+    def _take_back(self, message: Stored) -> None:
+        # Out of flight, receipt still the newest: a late acknowledgement on a standard queue counts.
+        self.in_flight -= 1
+        message.held_by = 0
+        message.durable = False
+        if len(self._held) > 4 * self.in_flight + 4096:
+            self._compact()
+
+    def _compact(self) -> None:
+        # Acknowledged messages leave their deadline behind; a long visibility timeout must not keep them in memory.
+        self._held = [entry for entry in self._held if entry[3].state == IN_FLIGHT and entry[3].receives == entry[2]]
+        heapify(self._held)
+
+    def _make_ready(self, message: Stored, front: bool) -> None:
+        message.state = READY
+        message.until = 0.0
+        self.ready += 1
+        self.order.ready_again(message, front)
+
+    def _give_back(self, message: Stored, front: bool) -> None:
+        self._take_back(message)
+        message.boot = 0
+        self._make_ready(message, front)
+        self.changes.changed(message)
+
+    def _extend(self, message: Stored, timeout: float, now: float) -> Settled:
+        if timeout <= 0:
+            self._take_back(message)
+            self._make_ready(message, front=False)
+        else:
+            shorter = now + timeout < message.until
+            message.until = now + timeout
+            if shorter:
+                self._hold(message)
+        if message.durable:
+            self.changes.changed(message)
+        return _SETTLED
+
+    def _defer(self, message: Stored, delay: float, failure: Failure | None, now: float) -> Settled:
+        self._note(message, failure)
+        if delay <= 0:
+            self._give_back(message, front=False)
+            return _SETTLED
+        self._take_back(message)
+        message.boot = 0
+        message.state = DELAYED
+        message.until = now + delay
+        self.delayed += 1
+        self._count += 1
+        heappush(self._waiting, (message.until, self._count, message))
+        self.changes.changed(message)
+        return _SETTLED
+
+    @staticmethod
+    def _note(message: Stored, failure: Failure | None) -> None:
+        if failure is not None:
+            message.failures = [*(message.failures or ())[-(FAILURES_KEPT - 1) :], failure]
+
+    def _leave(self, message: Stored) -> None:
+        if message.state == READY:
+            self.ready -= 1
+        elif message.state == DELAYED:
+            self.delayed -= 1
+        elif message.state == IN_FLIGHT:
+            self._take_back(message)
+
+    def _remove(self, message: Stored) -> None:
+        self._leave(message)
+        message.state = GONE
+        self.known.pop(message.place, None)
+        self.order.released_from(message)
+        self.changes.gone(message)
+
+    def _bury(self, message: Stored) -> None:
+        self.move_out(message)
+        self.buried.append(message)
+
+    def _expire(self, message: Stored) -> None:
+        self._remove(message)
+        self.expired += 1
+
+    def _sweep(self, now: float) -> None:
+        """Expire what is too old; the next sweep is when the oldest that is left becomes too old."""
+        retention = self.spec.retention
+        oldest = inf
+        count = 0
+        for message in list(self.all()):
+            count += 1
+            if message.kept_from + retention <= now:
+                self._expire(message)
+            elif message.kept_from < oldest:
+                oldest = message.kept_from
+        # A sweep looks at every message: rest in proportion, or a steady trickle of expiries would sweep for ever.
+        self._sweep_at = max(oldest + retention, now + count * 2e-5)
