@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from pipeflow.errors import ConfigurationError
 from pipeflow.names import digest
@@ -25,6 +26,9 @@ MAX_FRAME = 64 << 20
 
 _LONGEST_ADDRESS = 100
 """Bytes: what every system takes in a socket's address (Linux 107, macOS 103)."""
+
+_LONGEST_NAME = 60
+"""Bytes: leaves room in an address for a short way to the directory."""
 
 _LENGTH = struct.Struct(">I")
 
@@ -55,9 +59,9 @@ class Frames(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=1 << 20)
+        # Other loops have transports of their own, which only look like asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1 << 20)
         self._on_open()
 
     def data_received(self, data: bytes) -> None:
@@ -128,8 +132,9 @@ class Frames(asyncio.Protocol):
         """The user id of the process at the other end; None where the system does not tell."""
         if self._transport is None or not hasattr(socket, "SO_PEERCRED"):
             return None
-        peer: socket.socket = self._transport.get_extra_info("socket")
-        packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        # Not every loop's socket answers getsockopt; every one has a descriptor.
+        with socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as peer:
+            packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         user: int = struct.unpack("3i", packed)[1]
         return user
 
@@ -137,9 +142,13 @@ class Frames(asyncio.Protocol):
 def socket_path(database: str | os.PathLike[str]) -> Path:
     """Where the owner of this database file listens: beside it, with `.sock` behind its name."""
     path = Path(os.path.realpath(database))
-    name = f"{path.name}.sock"
-    # The name must fit an address even when its directory is reached by a short one; 60 leaves room for that.
-    return path.with_name(name if len(os.fsencode(name)) <= 60 else f"{digest(os.fsencode(path.name), 8).hex()}.sock")
+    return short_named(path.with_name(f"{path.name}.sock"))
+
+
+def short_named(path: Path) -> Path:
+    """The path, with a fingerprint for its last part where that is too long for any address."""
+    name = os.fsencode(path.name)
+    return path if len(name) <= _LONGEST_NAME else path.with_name(f"{digest(name, 8).hex()}.sock")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import verbs
-from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket
+from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket, short_named
 from pipeflow.embedded.verbs import VERBS, Answer, Hello, Verb, Welcome, encode
 from pipeflow.errors import FeatureMissing, Indeterminate, PipeflowError, RefusedError, StoreOwned, Unavailable
 from pipeflow.events import Event
@@ -67,8 +67,8 @@ class RemoteStore:
     def __init__(self, path: Path, url: str, clock: Clock) -> None:
         self.url = url
         self.clock = clock
-        self.features = Features(durable=True)
-        self._path = path
+        self.features = Features(durable=True, reconnects=True)
+        self._path = short_named(path)
         self._link: _Link | None = None
         self._connecting = anyio.Lock()
         self._demanded: dict[str, str] = {}
@@ -207,7 +207,7 @@ class RemoteStore:
             if self._link is None or not self._link.open:
                 self._link = await _greeted(self._path, self.url)
                 assert self._link.welcome is not None
-                self.features = self._link.welcome.features
+                self.features = replace(self._link.welcome.features, reconnects=True)
                 self._send_demands(self._link)
         return self._link
 

@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from pipeflow.embedded import verbs
-from pipeflow.embedded.frames import MAX_FRAME, Frames, listening_socket, socket_path
+from pipeflow.embedded.frames import MAX_FRAME, Frames, listening_socket, short_named, socket_path
 from pipeflow.embedded.remote import connect
 from pipeflow.embedded.verbs import VERBS, Answer, Call, Verb, Welcome, encode
 from pipeflow.errors import (
@@ -70,11 +70,12 @@ class OwnerSocket:
         self._sessions: set[_Session] = set()
 
     async def start(self, store: Store, path: Path, task_group: TaskGroup) -> None:
-        """Listen at `path`, which is `socket_path(database)`; calls run in `task_group`.
+        """Listen at `path`, the database's with `.sock` behind it; calls run in `task_group`.
 
         A socket left by a dead owner is replaced. Where no socket can be made, a warning says so and the store is
         served to its own process alone.
         """
+        path = short_named(path)
         try:
             listener = listening_socket(path)
         except OSError as error:

@@ -1,0 +1,80 @@
+"""`pipeflow match`: does a filter policy take this event? With the matcher that topics use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import click
+import msgspec
+
+from pipeflow.cli.bodies import Body, bodies
+from pipeflow.cli.output import fail_empty_option, found, json_option
+from pipeflow.errors import CodecError
+from pipeflow.filters import compile_filter
+from pipeflow.messages import AttributeValue
+from pipeflow.specs import FilterPolicy
+
+Scope = Literal["body", "attributes"]
+
+
+def matching(policy: str, scope: Scope, events: Sequence[Body]) -> list[bool]:
+    """Whether the policy takes each event; an event is a body, or an object of attributes."""
+    takes = compile_filter(FilterPolicy(policy, scope))
+    if scope == "body":
+        return [takes(event.content, {}) for event in events]
+    return [takes(b"", attributes_of(event)) for event in events]
+
+
+def attributes_of(event: Body) -> Mapping[str, AttributeValue]:
+    """Attributes written as {"kind": "placed"}, or as SNS does: {"kind": {"Type": "String", "Value": "placed"}}."""
+    try:
+        written: dict[str, object] = msgspec.json.decode(event.content, type=dict[str, object])
+        return {name: _attribute(value) for name, value in written.items()}
+    except msgspec.ValidationError as error:
+        raise CodecError(f'{event.place}: no object of attributes: {error}; write {{"kind": "placed"}}') from None
+
+
+class _Typed(msgspec.Struct, frozen=True):
+    Type: str
+    Value: str
+
+
+def _attribute(value: object) -> AttributeValue:
+    if isinstance(value, dict):
+        typed = msgspec.convert(value, _Typed)
+        if typed.Type == "String":
+            return typed.Value
+        value = msgspec.json.decode(typed.Value)
+    converted: AttributeValue = msgspec.convert(value, str | int | float | bool | list[str | int | float | bool | None])
+    return converted
+
+
+@click.command()
+@click.option("--policy", required=True, metavar="JSON", help="The filter policy, or @FILE.")
+@click.option("--scope", type=click.Choice(["body", "attributes"]), default="body", show_default=True)
+@click.argument("event", metavar="FILE|-")
+@json_option
+@fail_empty_option
+def match(policy: str, scope: Scope, event: str, as_json: bool, fail_empty: bool) -> None:
+    """Say whether a filter policy takes the event in FILE, or on stdin with -.
+
+    The event is a message's body; with --scope attributes, an object of its attributes. A file with one event a line
+    prints the lines that match.
+    """
+    if policy.startswith("@"):
+        with open(policy[1:]) as file:
+            policy = file.read()
+    events = list(bodies([event if event == "-" else f"@{event}"], raw=False))
+    results = matching(policy, scope, events)
+    if as_json:
+        click.echo(
+            msgspec.json.encode({"match": any(results), "events": len(events), "matched": sum(results)}).decode()
+        )
+    elif len(events) == 1:
+        click.echo("match" if results[0] else "no match")
+    else:
+        for line, taken in zip(events, results, strict=True):
+            if taken:
+                click.echo(line.content.decode())
+    found(any(results), fail_empty)

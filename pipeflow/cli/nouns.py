@@ -1,0 +1,109 @@
+"""`pipeflow queues`, `topics` and `streams`: what the store holds, from its own durable counters."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from pipeflow.cli import units
+from pipeflow.cli.opening import ask, store_options, store_url
+from pipeflow.cli.output import Column, fail_empty_option, found, json_option, number, show
+from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats, TopicStats
+
+AGE = Column("oldest_age", "oldest", units.seconds, right=True)
+
+QUEUES = (
+    Column("name", "queue"),
+    Column("fifo", "order", lambda fifo: "fifo" if fifo else "-"),
+    number("ready"),
+    number("delayed"),
+    number("in_flight", "in flight"),
+    number("dead"),
+    AGE,
+    number("sent"),
+    number("acked"),
+    number("buried"),
+    number("quarantined", "damaged"),
+)
+
+TOPICS = (
+    Column("name", "topic"),
+    Column("fifo", "order", lambda fifo: "fifo" if fifo else "-"),
+    number("published"),
+    number("delivered"),
+    Column("subscriptions", "taken by", ", ".join),
+)
+
+STREAMS = (
+    Column("name", "stream"),
+    number("accepted"),
+    number("buffered"),
+    Column("buffered_bytes", "in buffers", units.size, right=True),
+    AGE,
+    number("open_partitions", "partitions"),
+    number("delivered"),
+    number("failed"),
+    number("objects"),
+    Column("object_bytes", "in objects", units.size, right=True),
+)
+
+
+async def stats_of(store: Store) -> StoreStats:
+    """Every counter there is."""
+    return await store.stats()
+
+
+def queue_stats(url: str, every: bool) -> list[QueueStats]:
+    """The queues by name; queues made for dead letters only when `every` is asked for."""
+    stats = ask(url, stats_of)
+    return sorted((q for q in stats.queues if every or not q.holds_dead_letters), key=lambda queue: queue.name)
+
+
+def topic_stats(url: str) -> list[TopicStats]:
+    """The topics by name."""
+    return sorted(ask(url, stats_of).topics, key=lambda topic: topic.name)
+
+
+def stream_stats(url: str) -> list[StreamStats]:
+    """The streams by name."""
+    return sorted(ask(url, stats_of).streams, key=lambda stream: stream.name)
+
+
+@click.command()
+@click.option("--all", "every", is_flag=True, help="With the queues that hold dead letters.")
+@store_options
+@json_option
+@fail_empty_option
+def queues(every: bool, broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
+    """List queues and what is in them.
+
+    dead: in its dead letters now; buried: ever moved there; oldest: how long the oldest ready message has waited.
+    """
+    url = store_url(broker, app)
+    rows = [msgspec.structs.asdict(stats) for stats in queue_stats(url, every)]
+    show(rows, QUEUES, as_json=as_json, empty=f"no queues in {url}")
+    found(rows, fail_empty)
+
+
+@click.command()
+@store_options
+@json_option
+@fail_empty_option
+def topics(broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
+    """List topics and who takes from them."""
+    url = store_url(broker, app)
+    rows = [msgspec.structs.asdict(stats) for stats in topic_stats(url)]
+    show(rows, TOPICS, as_json=as_json, empty=f"no topics in {url}")
+    found(rows, fail_empty)
+
+
+@click.command()
+@store_options
+@json_option
+@fail_empty_option
+def streams(broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
+    """List streams, what they hold and what they delivered."""
+    url = store_url(broker, app)
+    rows = [msgspec.structs.asdict(stats) for stats in stream_stats(url)]
+    show(rows, STREAMS, as_json=as_json, empty=f"no streams in {url}")
+    found(rows, fail_empty)

@@ -1,0 +1,120 @@
+"""Rows to stdout: a table on a terminal, aligned text in a pipe, JSON where it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import click
+import msgspec
+from msgspec import Struct
+
+from pipeflow.cli.main import colour_wanted
+
+Row: TypeAlias = Mapping[str, object]
+C = TypeVar("C", bound=Callable[..., object])
+
+
+class Column(Struct, frozen=True):
+    """One column: the key of its values, how they are written, and which side they lean to."""
+
+    key: str
+    title: str = ""
+    write: Callable[[Any], str] = str
+    right: bool = False
+    wide: bool = False
+    """It takes what room is left, and is cut on a terminal."""
+
+
+def count(value: int) -> str:
+    """`27,004`."""
+    return f"{value:,}"
+
+
+def number(key: str, title: str = "") -> Column:
+    """A column of counts."""
+    return Column(key, title, count, right=True)
+
+
+def json_option(command: C) -> C:
+    """`--json`: the whole answer as one JSON document."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def fail_empty_option(command: C) -> C:
+    """`--fail-empty`: finding nothing ends with exit code 3."""
+    return click.option("--fail-empty", is_flag=True, help="Exit with 3 when nothing is found.")(command)
+
+
+def show(rows: Sequence[Row], columns: Sequence[Column], *, as_json: bool, empty: str = "") -> None:
+    """Every row; `empty` goes to stderr when there is none."""
+    if as_json:
+        lines = ",\n".join(msgspec.json.encode(row).decode() for row in rows)
+        click.echo(f"[\n{lines}\n]" if rows else "[]")
+    elif not rows:
+        if empty:
+            say(empty)
+    elif sys.stdout.isatty():
+        _table(rows, columns)
+    else:
+        _plain(rows, columns)
+
+
+def show_one(row: Row, text: str, *, as_json: bool) -> None:
+    """One answer: a JSON object, or its sentence."""
+    click.echo(msgspec.json.encode(row).decode() if as_json else text)
+
+
+def say(text: str) -> None:
+    """A remark for people: stderr, and not with `-q`."""
+    from pipeflow.cli.main import verbosity
+
+    if verbosity() >= 0:
+        click.echo(text, err=True)
+
+
+def found(something: object, fail_empty: bool) -> None:
+    """End with exit code 3 when there is nothing and that was to count as failure."""
+    if fail_empty and not something:
+        raise click.exceptions.Exit(3)
+
+
+def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
+    return ["" if row.get(column.key) is None else column.write(row[column.key]) for column in columns]
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column.title or column.key,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if column.wide else None,
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in _cells(row, columns)))
+    Console(no_color=not colour_wanted(sys.stdout)).print(table)
+
+
+def _plain(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    lines = [[column.title or column.key for column in columns], *(_cells(row, columns) for row in rows)]
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    for cells in lines:
+        padded = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, columns, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters, which would break a table or a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,105 @@
+"""`pipeflow peek` and `purge`: look at a queue without touching it, or empty it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from pipeflow.cli import units
+from pipeflow.cli.opening import ask, known, store_options, store_url
+from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, show, show_one
+from pipeflow.filters import parse_where, view
+from pipeflow.protocols import Peeked, Store
+
+LONGEST = 200
+"""Characters of a body in a listing that is no table."""
+
+
+def _shortened(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+def _written(body: object) -> str:
+    return _shortened(body if isinstance(body, str) else msgspec.json.encode(body).decode())
+
+
+ID = Column("id")
+ATTEMPT = Column("attempt", right=True)
+AGE = Column("age", write=units.seconds, right=True)
+GROUP = Column("group")
+BODY = Column("body", write=_written, wide=True)
+MESSAGES = (ID, Column("state"), ATTEMPT, AGE, GROUP, BODY)
+DEAD = (ID, ATTEMPT, AGE, Column("error"), Column("reason", write=_shortened), BODY)
+
+
+def row_of(message: Peeked, now: float) -> Row:
+    """A message as `--where` sees it, with everything else that is known of it."""
+    row: dict[str, object] = msgspec.json.decode(view(message, now))
+    row["queue"] = message.queue
+    row["dedup_id"] = message.dedup_id
+    row["visible_at"] = message.visible_at
+    row["dead_letter_source"] = message.dead_letter_source
+    row["failures"] = message.failures
+    return row
+
+
+async def look(store: Store, queue: str, *, where: str | None, limit: int, dead: bool) -> list[Row]:
+    """Messages in delivery order that `where` takes, at most `limit`."""
+    await known(store, "queue", queue)
+    now = store.clock.now()
+    policy = parse_where(where, now) if where is not None else None
+    return [row_of(message, now) for message in await store.peek(queue, limit, dead, policy)]
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--where", metavar="EXPR", help="Such as 'attempt>2', 'error=ValueError', 'body.total>=10', 'age>2h'.")
+@click.option("--dead", is_flag=True, help="Its dead letters instead.")
+@click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
+@store_options
+@json_option
+@fail_empty_option
+def peek(
+    queue: str,
+    where: str | None,
+    dead: bool,
+    limit: int,
+    broker: str | None,
+    app: str | None,
+    as_json: bool,
+    fail_empty: bool,
+) -> None:
+    """Look at the messages of QUEUE in the order of their delivery, without touching them.
+
+    --where joins conditions by commas or `and`; it sees id, state, attempt, error, reason, age, group, sequence,
+    body.FIELD and attributes.NAME.
+    """
+    url = store_url(broker, app)
+    rows = ask(url, lambda store: look(store, queue, where=where, limit=limit, dead=dead))
+    show(rows, DEAD if dead else MESSAGES, as_json=as_json, empty=f"nothing to see in {queue}")
+    found(rows, fail_empty)
+
+
+async def empty(store: Store, queue: str) -> int:
+    """Delete everything; how many messages there were."""
+    await known(store, "queue", queue)
+    return await store.purge(queue)
+
+
+@click.command()
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@store_options
+@json_option
+def purge(queue: str, yes: bool, broker: str | None, app: str | None, as_json: bool) -> None:
+    """Delete every message of QUEUE, also those in flight. There is no way back."""
+    url = store_url(broker, app)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"purging {queue} deletes its messages for good: add --yes")
+        click.confirm(f"Delete every message of {queue} in {url} for good?", abort=True, err=True)
+    purged = ask(url, lambda store: empty(store, queue))
+    show_one({"queue": queue, "purged": purged}, f"{queue}: {count(purged)} messages deleted", as_json=as_json)

@@ -1,0 +1,48 @@
+"""Look at a store's file from outside, reading only: for doctors, while its owner works or when nobody does."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from msgspec import Struct
+
+from pipeflow.embedded.sqlite.schema import APPLICATION_ID, VERSION
+
+FINDINGS: Final = 20
+QUICK_CHECK: Final = f"PRAGMA quick_check({FINDINGS})"
+FORMAT: Final = "PRAGMA user_version"
+APPLICATION: Final = "PRAGMA application_id"
+
+
+class Examined(Struct, frozen=True):
+    """What the file says of itself, and what SQLite finds wrong with it."""
+
+    format: int
+    ours: bool
+    known: bool
+    """This version reads and writes the format."""
+    damage: list[str]
+
+
+def examine(path: Path) -> Examined:
+    """Read the file once, whole; changes nothing. sqlite3.DatabaseError: it is no database at all."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+    try:
+        application = _number(connection, APPLICATION)
+        version = _number(connection, FORMAT)
+        damage = [str(row[0]) for row in connection.execute(QUICK_CHECK) if row[0] != "ok"]
+    finally:
+        connection.close()
+    return Examined(version, application == APPLICATION_ID, version <= VERSION, damage)
+
+
+def sqlite_version() -> tuple[int, int, int]:
+    """Of the library that this Python carries."""
+    return sqlite3.sqlite_version_info
+
+
+def _number(connection: sqlite3.Connection, statement: str) -> int:
+    number: int = connection.execute(statement).fetchone()[0]
+    return number
