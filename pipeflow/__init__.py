@@ -1,5 +1,10 @@
 """Event-driven pipelines for Python: topics, queues and streams with the semantics of SNS, SQS and Firehose."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from pipeflow.app import App
 from pipeflow.context import Context
 from pipeflow.errors import (
@@ -13,15 +18,28 @@ from pipeflow.errors import (
     Retry,
     Unavailable,
 )
-from pipeflow.filters import anything_but, cidr, equals_ignore_case, exists, num, prefix, suffix, where, wildcard
 from pipeflow.messages import At, Batch, Delivery, Message, Refused, Sent
 from pipeflow.protocols import Handle, Middleware
 from pipeflow.queue import Queue
 from pipeflow.router import Router
 from pipeflow.specs import Backoff
-from pipeflow.stream import Stream
 from pipeflow.topic import Selection, Topic
 from pipeflow.version import __version__
+
+if TYPE_CHECKING:
+    from pipeflow.filters import (
+        anything_but,
+        cidr,
+        equals_ignore_case,
+        exists,
+        num,
+        prefix,
+        suffix,
+        where,
+        where_body,
+        wildcard,
+    )
+    from pipeflow.stream import Stream
 
 __all__ = [
     "App",
@@ -51,6 +69,7 @@ __all__ = [
     "wildcard",
     "equals_ignore_case",
     "where",
+    "where_body",
     "PipeflowError",
     "ConfigurationError",
     "CodecError",
@@ -60,3 +79,26 @@ __all__ = [
     "Overloaded",
     "__version__",
 ]
+
+_FILTERS = (
+    "anything_but",
+    "cidr",
+    "equals_ignore_case",
+    "exists",
+    "num",
+    "prefix",
+    "suffix",
+    "where",
+    "where_body",
+    "wildcard",
+)
+_LATER = {"Stream": "pipeflow.stream", **dict.fromkeys(_FILTERS, "pipeflow.filters")}
+"""Loaded when they are asked for: a program without streams or filters starts faster."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'pipeflow' has no attribute {name!r}")
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value

@@ -21,7 +21,7 @@ from pipeflow.engine.plan import Batching, HandlerPlan
 from pipeflow.engine.runtime import Runtime
 from pipeflow.engine.scopes import task_scope
 from pipeflow.errors import ConfigurationError
-from pipeflow.events import Observers
+from pipeflow.events import Observer, Observers
 from pipeflow.middleware import composed
 from pipeflow.names import chance_source
 from pipeflow.protocols import Middleware, Sink, Store
@@ -102,13 +102,14 @@ class App(Router):
         grace: float | None = None,
         sinks: Mapping[str, Sink] | None = None,
         middleware: Sequence[Middleware] = (),
+        observers: Sequence[Observer] = (),
     ) -> AsyncIterator[Runtime]:
         """Open the app, with overrides that end with it, and drain it when left.
 
         `store`: an open one, which stays open. `provide`: values instead of providers, by type. `handlers=False`: only
         publish and send, as a client of the store's owner where there is one. `only`: the queues, streams and sources
         that run here. `sinks`: instead of those the streams name, by stream. `middleware`: outside of all other.
-        Nothing is opened before everything declared has been checked.
+        `observers`: told from the first event on. Nothing is opened before everything declared has been checked.
         """
         overrides = dict(provide or {})
         topology = self.topology()
@@ -126,7 +127,7 @@ class App(Router):
                 store=store,
                 clock=clock or store.clock,
                 chance=chance_source(seed),
-                observers=Observers([observer for router in self.walk() for observer in router.observers]),
+                observers=Observers([*observers, *(each for router in self.walk() for each in router.observers)]),
                 grace=self.grace if grace is None else grace,
             )
             stack.enter_context(self._bound(runtime))

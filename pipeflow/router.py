@@ -32,6 +32,7 @@ Origin: TypeAlias = Topic[T] | Selection[T]
 """What a queue or a stream subscribes to."""
 
 DEFAULT_BACKOFF = Backoff()
+DEFAULT_MAX_RECEIVES = 5
 
 __all__ = ["Router", "Source"]
 
@@ -87,7 +88,7 @@ class Router:
         *origins: Origin[T],
         fifo: bool = False,
         visibility_timeout: float = 30.0,
-        max_receives: int | None = None,
+        max_receives: int | None = DEFAULT_MAX_RECEIVES,
         dead_letters: bool | str = True,
         delay: float = 0.0,
         retention: float = 4 * DAY,
@@ -101,12 +102,13 @@ class Router:
     ) -> Queue[T]:
         """A queue of one payload type, fed by topics, by `topic.where(...)` and by `send`.
 
-        After `max_receives` failed attempts (5) a message goes to the dead letters: the queue `<name>-dlq`, or another
-        by name; `dead_letters=False` keeps it and tries for ever.
+        After `max_receives` failed attempts a message goes to the dead letters: the queue `<name>-dlq`, or another by
+        name. `max_receives=None`: only what is rejected or does not decode goes there. `dead_letters=False`: there are
+        none, and what fails is tried for ever.
         """
         place = self._declaring("queue", name)
         full = self.prefix + name
-        if dead_letters is False and max_receives is not None:
+        if dead_letters is False and max_receives not in (None, DEFAULT_MAX_RECEIVES):
             raise ConfigurationError(
                 f"{place}: queue {full}: max_receives={max_receives} needs dead letters to put messages in; "
                 "leave dead_letters=False off, or max_receives"
@@ -115,7 +117,7 @@ class Router:
             full,
             fifo=fifo,
             visibility_timeout=visibility_timeout,
-            max_receives=None if dead_letters is False else 5 if max_receives is None else max_receives,
+            max_receives=None if dead_letters is False else max_receives,
             dead_letters=f"{full}-dlq" if dead_letters is True else dead_letters or None,
             dead_letter_age=dead_letter_age,
             delay=delay,

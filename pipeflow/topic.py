@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pipeflow.binding import Binding, causes
 from pipeflow.codecs import Codec, codec_for
 from pipeflow.errors import RefusedError
-from pipeflow.filters import where, where_body
 from pipeflow.messages import At, AttributeValue, Emit, Outgoing, Refused, Sent
 from pipeflow.specs import FilterPolicy, TopicSpec
 
@@ -89,10 +88,14 @@ class Topic(Generic[T]):
 
     def where(self, **attributes: Alternatives) -> Selection[T]:
         """The messages whose attributes match: each a value, a rule such as `num(">", 100)`, or a list of them."""
+        from pipeflow.filters import where  # loaded by apps that filter
+
         return Selection(self, where(**attributes))
 
     def where_body(self, fields: Mapping[str, object], /) -> Selection[T]:
         """The messages whose body matches, as in an SNS filter policy of scope MessageBody."""
+        from pipeflow.filters import where_body
+
         return Selection(self, where_body(fields))
 
     def bind(self, runtime: Runtime) -> None:

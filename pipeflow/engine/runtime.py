@@ -12,14 +12,13 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from anyio import CancelScope, move_on_after
 from anyio.abc import TaskGroup
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.consumer import Consumer
-from pipeflow.engine.delivery import Delivery as StreamDelivery
-from pipeflow.engine.delivery import DeliveryPlan
 from pipeflow.engine.gate import Gate
 from pipeflow.engine.plan import HandlerPlan, SourcePlan
 from pipeflow.engine.scopes import task_scope
@@ -30,6 +29,10 @@ from pipeflow.events import Observers, Published, Queued, Started, Stopped
 from pipeflow.messages import Delivery, Outgoing, Position, Refused, Sent
 from pipeflow.names import Chance
 from pipeflow.protocols import Sink, Store
+
+if TYPE_CHECKING:
+    from pipeflow.engine.delivery import Delivery as StreamDelivery
+    from pipeflow.engine.delivery import DeliveryPlan
 
 logger = logging.getLogger("pipeflow")
 
@@ -97,6 +100,8 @@ class Runtime:
 
     def deliver(self, plan: DeliveryPlan, sink: Sink) -> None:
         """Deliver this stream when the scopes open."""
+        from pipeflow.engine.delivery import Delivery as StreamDelivery  # with its codecs, for apps with streams only
+
         self.deliveries.append(
             StreamDelivery(
                 plan,
