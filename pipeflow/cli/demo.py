@@ -135,7 +135,7 @@ def unnamed(resume: bool) -> Path:
 
 async def perform(console: Console | None) -> tuple[StoreStats, dict[str, int]]:
     """Both halves of the job. Each is done as far as the store says it is not, so a resumed run skips what is."""
-    async with app.running() as runtime, task_scope() as watchers:
+    async with app.running(broker=f"sqlite:///{STORE}") as runtime, task_scope() as watchers:
         store = runtime.store
         progress = board(console)
         with progress if progress is not None else nullcontext():

@@ -308,7 +308,7 @@ def complaints(process: subprocess.Popen[bytes], expected: int) -> list[str]:
     """What the child said when it ended otherwise than it should have."""
     assert process.stderr is not None
     assert process.stdout is not None
-    said = process.stderr.read().decode()[-2_000:]
+    said = process.stderr.read().decode()[-600:]
     process.stderr.close()
     process.stdout.close()
     return [] if process.wait() == expected else [f"exit {process.returncode}: {said}"]

@@ -2,7 +2,7 @@
 
 flights --+-- delays (60 minutes or more) --> alert --> alerts
           +-- departures --> depart      cancelled flights: dead letters, redriven to `cancelled` --> note
-          +-- carriers --> tally --> counts      files in ./counts
+          +-- carriers --> tally --> counts      in files in ./counts
           +-- lake                               files in ./lake, by carrier and day
 """
 
@@ -38,7 +38,6 @@ app = App("flights", broker="sqlite:///flights.db")
 
 flights = app.topic("flights", Flight)
 alerts = app.topic("alerts", Alert)
-tallies = app.topic("tallies", Tally)
 
 delays = app.queue("delays", Flight, flights.where_body({"dep_delay": [{"numeric": [">=", LATE]}]}))
 departures = app.queue("departures", Flight, flights)
@@ -50,9 +49,9 @@ lake = app.stream(
     Flight,
     flights,
     sink="file://./lake",
-    partition_by=lambda flight: f"carrier={flight.carrier}/day={flight.day:02}",
+    partition_by=lambda flight: {"carrier": flight.carrier, "day": f"{flight.day:02}"},
 )
-counts = app.stream("counts", Tally, tallies, sink="file://./counts")
+counts = app.stream("counts", Tally, sink="file://./counts")
 
 
 @app.source(flights)
@@ -87,4 +86,4 @@ async def note(flight: Flight) -> None:
 async def tally(batch: Batch[Flight], ctx: Context) -> None:
     """Counts per carrier leave with the acknowledgement of the batch they count, so the sum is exact after a crash."""
     for carrier, number in Counter(message.body.carrier for message in batch).items():
-        ctx.publish(tallies, Tally(carrier, number))
+        ctx.put(counts, Tally(carrier, number))
