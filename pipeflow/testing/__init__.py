@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeflow.clock import VirtualClock
     from pipeflow.testing.chaos import Chaos
-    from pipeflow.testing.harness import Harness, harness
+    from pipeflow.testing.running import Harness, harness
 
 __all__ = ["Chaos", "Harness", "VirtualClock", "harness"]
 
 _HOMES = {
     "Chaos": "pipeflow.testing.chaos",
-    "Harness": "pipeflow.testing.harness",
+    "Harness": "pipeflow.testing.running",
     "VirtualClock": "pipeflow.clock",
-    "harness": "pipeflow.testing.harness",
+    "harness": "pipeflow.testing.running",
 }
 
 

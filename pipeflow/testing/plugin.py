@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeflow.app import App
     from pipeflow.clock import VirtualClock
     from pipeflow.testing.chaos import Chaos
-    from pipeflow.testing.harness import Harness
+    from pipeflow.testing.running import Harness
 
 
 class OpenHarness(Protocol):
@@ -82,6 +82,6 @@ def pipeflow_harness(clock: VirtualClock) -> OpenHarness:
     """`async with pipeflow_harness(app) as h:` is the app in the real engine, in memory, under virtual time."""
     from functools import partial
 
-    from pipeflow.testing.harness import harness
+    from pipeflow.testing.running import harness
 
     return partial(harness, clock=clock)

@@ -37,7 +37,8 @@ async def another_type(click: Click) -> None: ...
 
 # A handler that emits another type
 @billing.handler(emit=receipts)  # refused
-async def another_result(order: Order) -> int: ...
+async def another_result(order: Order) -> int:
+    return 1
 
 
 # A batch handler of another type

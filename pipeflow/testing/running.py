@@ -8,13 +8,13 @@ from __future__ import annotations
 import gzip
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pipeflow.app import App
 from pipeflow.clock import VirtualClock
 from pipeflow.engine.runtime import Runtime
 from pipeflow.events import Event
-from pipeflow.protocols import Peeked
+from pipeflow.protocols import Peeked, Store
 from pipeflow.queue import Queue
 from pipeflow.registry import open_store
 from pipeflow.sinks.memory import MemorySink
@@ -74,7 +74,7 @@ class Harness:
         return {name: _decompressed(name, content) for name, content in self._sinks[stream.name].objects.items()}
 
     def _peek(self, queue: Queue[T], *, dead: bool = False) -> list[Peeked]:
-        peeking = self._tap.peek(queue.name, _ALL, dead)
+        peeking = self.runtime.store.peek(queue.name, _ALL, dead)
         try:
             # In memory nothing is waited for, so that a probe need not be awaited.
             peeking.send(None)
@@ -122,12 +122,20 @@ async def harness(
     misfortune = Misfortune(chaos, chosen) if chaos is not None else None
     opened = await open_store(store, clock=clock, seed=chosen)
     tap = Tap(opened, misfortune, [queue.name for queue in topology.queues if queue.fifo])
+    events: list[Event] = []
     try:
         async with app.running(
-            store=tap, clock=clock, provide=provide, seed=chosen, grace=0.0, sinks=sinks, middleware=[tap.middleware]
+            store=cast(Store, tap),
+            clock=clock,
+            provide=provide,
+            seed=chosen,
+            grace=0.0,
+            sinks=sinks,
+            middleware=[tap.middleware] if chaos is not None else [],
+            observers=[events.append],
         ) as runtime:
             held = Harness(runtime, tap, clock, chosen, sinks)
-            runtime.observers.add(held.events.append)
+            held.events = events
             yield held
     finally:
         await opened.close()
