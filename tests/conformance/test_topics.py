@@ -1,0 +1,226 @@
+"""What every broker does with topics and emits (SNS: T20, T28-T30, T49-T52, T69-T72, T80)."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeflow.errors import ConfigurationError, InvalidFilter
+from pipeflow.filters import where, where_body
+from pipeflow.messages import Ack, Emit, Outgoing, Refused, Sent, Settled, Stale
+from pipeflow.specs import FilterPolicy, QueueSpec, Subscription, TopicSpec, Topology
+
+if TYPE_CHECKING:
+    from tests.conformance.conftest import Desk
+
+
+async def test_t29_every_subscription_has_its_own_copy(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"), QueueSpec("b"))
+    await desk.publish("x" * 1000)
+    first = await desk.one("a")
+    await desk.ack(first, queue="a")
+    assert await desk.bodies(queue="b") == ["x" * 1000]
+    topic = (await desk.store.stats()).topics[0]
+    assert (topic.published, topic.delivered) == (1, 2)
+
+
+async def test_t29_a_subscription_made_later_does_not_see_earlier_publishes(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"))
+    await desk.publish("early")
+    await desk.fan_out(QueueSpec("a"), QueueSpec("b"))
+    await desk.publish("late")
+    assert await desk.bodies(queue="a") == ["early", "late"]
+    assert await desk.bodies(queue="b") == ["late"]
+
+
+async def test_a_subscription_that_is_no_longer_declared_by_its_queue_ends(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"), QueueSpec("b"))
+    await desk.store.declare(Topology(queues=(QueueSpec("a"),)))
+    await desk.publish("x")
+    assert await desk.bodies(queue="a") == []
+    assert await desk.bodies(queue="b") == ["x"]
+
+
+async def test_t14_a_subscription_of_a_queue_that_is_not_there_is_refused_and_changes_nothing(desk: Desk) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        await desk.store.declare(
+            Topology(topics=(TopicSpec("t"),), subscriptions=(Subscription("t", "queue", "nowhere"),))
+        )
+    assert (await desk.store.describe()).topics == ()
+
+
+async def test_a_bad_policy_is_refused_and_changes_nothing(desk: Desk) -> None:
+    with pytest.raises(InvalidFilter):
+        await desk.fan_out(QueueSpec("a"), a=FilterPolicy('{"a": 1}'))
+    described = await desk.store.describe()
+    assert described.topics == ()
+    assert described.queues == ()
+
+
+async def test_t20_a_fifo_queue_cannot_subscribe_to_a_standard_topic(desk: Desk) -> None:
+    with pytest.raises(ConfigurationError, match="FIFO"):
+        await desk.fan_out(QueueSpec("a", fifo=True))
+
+
+async def test_t49_a_filter_lets_through_what_matches(desk: Desk) -> None:
+    await desk.fan_out(
+        QueueSpec("all"),
+        QueueSpec("placed"),
+        QueueSpec("late"),
+        placed=where(kind="placed"),
+        late=where_body({"delay": [{"numeric": [">=", 60]}]}),
+    )
+    await desk.publish('{"delay": 75}', {"kind": "placed"})
+    await desk.publish('{"delay": "NA"}', {"kind": "placed"})
+    await desk.publish("no json")
+    assert len(await desk.bodies(queue="all")) == 3
+    assert len(await desk.bodies(queue="placed")) == 2
+    assert await desk.bodies(queue="late") == ['{"delay": 75}']
+    stats = await desk.stats("late")
+    assert (stats.sent, stats.dead, stats.buried) == (1, 0, 0)
+
+
+async def test_t80_a_topic_without_subscribers_accepts_and_returns_ids(desk: Desk) -> None:
+    await desk.fan_out()
+    sent = await desk.publish("x")
+    assert isinstance(sent, Sent)
+    assert sent.id
+    assert (await desk.store.stats()).topics[0].published == 1
+
+
+async def test_t52_raw_delivery_is_the_body_with_its_attributes(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"))
+    attributes = {"s": "x", "n": 1.5, "b": b"\xff"}
+    await desk.publish("text", attributes)  # type: ignore[arg-type]  # every kind
+    delivery = await desk.one("a")
+    assert delivery.body == b"text"
+    assert delivery.attributes == attributes
+
+
+async def test_t50_enveloped_delivery_renders_the_envelope_and_sets_no_attributes(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a", max_receives=None), raw=False)
+    sent = await desk.publish("text", {"kind": "x"}, headers={"subject": "hello"})
+    assert isinstance(sent, Sent)
+    published_at = "1970-01-12T13:46:40.000Z"
+    bodies = []
+    for _ in range(2):
+        delivery = await desk.one("a", visibility_timeout=0)
+        bodies.append(delivery.body)
+        assert delivery.attributes == {}
+        await desk.advance(60)
+    envelope = json.loads(bodies[0])
+    assert list(envelope) == ["Type", "MessageId", "TopicArn", "Subject", "Message", "Timestamp", "MessageAttributes"]
+    assert envelope["MessageId"] == sent.id
+    assert envelope["Message"] == "text"
+    assert envelope["Subject"] == "hello"
+    assert envelope["TopicArn"].endswith(":t")
+    assert envelope["Timestamp"] == published_at
+    assert envelope["MessageAttributes"] == {"kind": {"Type": "String", "Value": "x"}}
+    assert bodies[0] == bodies[1], "retries keep id and time (T58)"
+
+
+async def test_t51_t72_a_fifo_envelope_carries_its_sequence(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"), fifo=True, raw=False)
+    await desk.publish("x", group="g", dedup_id="1")
+    second = await desk.publish("y", group="g", dedup_id="2")
+    assert isinstance(second, Sent)
+    envelopes = [json.loads(body) for body in await desk.bodies(queue="a")]
+    assert envelopes[1]["SequenceNumber"] == f"{second.sequence:020d}"
+    assert len(envelopes[0]["SequenceNumber"]) == 20
+    assert envelopes[0]["SequenceNumber"] < envelopes[1]["SequenceNumber"]
+    assert envelopes[0]["TopicArn"].endswith(":t.fifo")
+    assert "Signature" not in envelopes[0]
+
+
+async def test_t28_a_dedup_id_on_a_standard_topic_is_refused_and_a_group_goes_to_standard_queues(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"))
+    assert isinstance(await desk.publish("x", dedup_id="1"), Refused)
+    await desk.publish("x", group="tenant")
+    assert (await desk.one("a")).group == "tenant"
+
+
+async def test_t30_t71_a_fifo_topic_keeps_the_order_of_each_group_in_each_queue(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("f", fifo=True), QueueSpec("s"), fifo=True)
+    for n in range(6):
+        await desk.publish(str(n), group="ab"[n % 2], dedup_id=str(n))
+    taken = []
+    while more := await desk.take(queue="f"):
+        taken += more
+        await desk.ack(*more, queue="f")
+    assert [delivery.body.decode() for delivery in taken if delivery.group == "a"] == ["0", "2", "4"]
+    assert [delivery.body.decode() for delivery in taken if delivery.group == "b"] == ["1", "3", "5"]
+    assert [delivery.dedup_id for delivery in taken if delivery.group == "a"] == ["0", "2", "4"]
+    plain = await desk.take(queue="s")
+    assert [delivery.body.decode() for delivery in plain] == list("012345")
+    assert {(delivery.group, delivery.dedup_id) for delivery in plain} == {(None, None)}
+
+
+async def test_t69_a_fifo_topic_needs_a_group(desk: Desk) -> None:
+    await desk.fan_out(fifo=True)
+    assert isinstance(await desk.publish("x", dedup_id="1"), Refused)
+    assert isinstance(await desk.publish("x", group="a b", dedup_id="1"), Refused)
+    assert isinstance(await desk.publish("x", group="g", dedup_id="1"), Sent)
+
+
+async def test_t70_a_duplicate_publish_answers_with_the_original_and_delivers_nothing(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("f", fifo=True), QueueSpec("s"), fifo=True)
+    first = await desk.publish("x", group="g", dedup_id="1")
+    again = await desk.publish("y", group="g", dedup_id="1")
+    assert isinstance(first, Sent)
+    assert isinstance(again, Sent)
+    assert (again.id, again.sequence, again.duplicate) == (first.id, first.sequence, True)
+    await desk.advance(300)
+    later = await desk.publish("z", group="g", dedup_id="1")
+    assert isinstance(later, Sent)
+    assert not later.duplicate
+    assert await desk.bodies(queue="f") == ["x", "z"]
+    assert await desk.bodies(queue="s") == ["x", "z"]
+
+
+async def test_t70_t71_content_deduplication_of_a_topic_hands_its_hash_to_fifo_queues(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("f", fifo=True), fifo=True, content_dedup=True)
+    await desk.publish("x", group="g")
+    again = await desk.publish("x", {"other": 1}, group="g")
+    assert isinstance(again, Sent)
+    assert again.duplicate
+    assert (await desk.one("f")).dedup_id == sha256(b"x").hexdigest()
+
+
+async def test_a_publish_is_taken_by_every_target_or_by_none(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("big"), QueueSpec("small", max_body=10))
+    refused = await desk.publish("x" * 100)
+    assert isinstance(refused, Refused)
+    assert "small" in refused.reason
+    assert await desk.bodies(queue="big") == []
+
+
+async def test_what_a_settlement_emits_commits_with_its_acknowledgement(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"))
+    await desk.queue()
+    await desk.queue("other")
+    await desk.send("x", "y")
+    delivery, late = await desk.take()
+    emits = [Emit("topic", "t", Outgoing(b"to topic")), Emit("queue", "other", Outgoing(b"to queue"))]
+    assert await desk.settle(Ack(delivery.receipt, emits)) == [Settled()]
+    assert await desk.bodies(queue="a") == ["to topic"]
+    assert await desk.bodies(queue="other") == ["to queue"]
+    stale = await desk.settle(Ack(delivery.receipt, emits))
+    assert isinstance(stale[0], Stale)
+    assert await desk.bodies(queue="a") == [], "a stale acknowledgement emits nothing"
+    bad = await desk.settle(Ack(late.receipt, [emits[1], Emit("queue", "nowhere", Outgoing(b""))]))
+    assert isinstance(bad[0], Refused)
+    assert await desk.bodies(queue="other") == [], "nothing of a refused settlement is done"
+    await desk.ack(late)
+
+
+async def test_positions_of_sources_commit_with_what_they_belong_to(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"))
+    assert await desk.store.position("s") is None
+    await desk.publish("x", checkpoint=("s", b"1"))
+    assert await desk.store.position("s") == b"1"
+    refused = await desk.publish("x", dedup_id="no", checkpoint=("s", b"2"))
+    assert isinstance(refused, Refused)
+    assert await desk.store.position("s") == b"1"
