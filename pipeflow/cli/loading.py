@@ -1,4 +1,4 @@
-"""Find the app that `module:app` names, or the one in app.py or main.py here; its errors are told in their own words."""
+"""Find the app that `module:app` names, or the one in app.py or main.py here; its errors are told in their words."""
 
 from __future__ import annotations
 

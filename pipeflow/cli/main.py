@@ -77,6 +77,16 @@ class Commands(click.Group):
             ctx.fail(f"no command {args[0]!r}{suggestion(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read has what it wanted; Python would complain again when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return result
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -90,7 +100,6 @@ class Commands(click.Group):
             code = super().main(
                 args, prog_name, complete_var, standalone_mode=False, windows_expand_args=windows_expand_args, **extra
             )
-            sys.stdout.flush()
         except BaseException as error:
             sys.exit(exit_code(error))
         sys.exit(code if isinstance(code, int) else 0)
@@ -112,15 +121,18 @@ def exit_code(error: BaseException) -> int:
             return cause.code if isinstance(cause.code, int) else int(cause.code is not None)
         case click.exceptions.Exit():
             return cause.exit_code
+        case click.UsageError():
+            if cause.ctx is not None:
+                click.echo(cause.ctx.get_usage(), err=True)
+            complain(error, cause.format_message())
+            if cause.ctx is not None:
+                click.echo(f"try '{cause.ctx.command_path} --help'", err=True)
+            return cause.exit_code
         case click.ClickException():
-            cause.show()
+            complain(error, cause.format_message())
             return cause.exit_code
         case KeyboardInterrupt() | click.Abort():
             return 128 + signal.SIGINT
-        case BrokenPipeError():
-            # Whoever read has what it wanted. Python would complain again when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         case PipeflowError():
             complain(error, str(cause))
             return cause.exit_code
@@ -148,7 +160,8 @@ def complain(error: BaseException, text: str) -> None:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(click.style("error: ", fg="red", bold=True) + text, err=True, color=colour_wanted(sys.stderr))
+    line = " ".join(part.strip() for part in text.splitlines())
+    click.echo(click.style("error: ", fg="red", bold=True) + line, err=True, color=colour_wanted(sys.stderr))
 
 
 _verbosity = 0

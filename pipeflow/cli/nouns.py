@@ -10,7 +10,7 @@ from pipeflow.cli.opening import ask, store_options, store_url
 from pipeflow.cli.output import Column, fail_empty_option, found, json_option, number, show
 from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats, TopicStats
 
-AGE = Column("oldest_age", "oldest", units.seconds, right=True)
+AGE = Column("oldest_age", "oldest", lambda age: units.seconds(age) if age else "-", right=True)
 
 QUEUES = (
     Column("name", "queue"),

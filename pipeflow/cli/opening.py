@@ -12,11 +12,15 @@ import anyio
 import click
 
 from pipeflow.cli.main import suggestion
-from pipeflow.errors import ConfigurationError, NotFound
+from pipeflow.clock import Signal, SystemClock
+from pipeflow.errors import ConfigurationError, NotFound, StoreOwned
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 
 T = TypeVar("T")
+PATIENCE = 10.0
+"""Seconds in which some owner of the store must let us in."""
+
 C = TypeVar("C", bound=Callable[..., object])
 
 
@@ -81,11 +85,24 @@ def check_reachable(url: str) -> None:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
     """The store, through its owner when there is one; closed at the end."""
-    store = await open_store(url, client=True)
+    store = await _reached(url)
     try:
         yield store
     finally:
         await store.close()
+
+
+async def _reached(url: str) -> Store:
+    """Another command may own the store for the blink of its work: its going and coming is waited out."""
+    clock = SystemClock()
+    until = clock.now() + PATIENCE
+    while True:
+        try:
+            return await open_store(url, client=True)
+        except StoreOwned:
+            if clock.now() >= until:
+                raise
+        await clock.wait(Signal(), clock.now() + 0.02)
 
 
 async def known(store: Store, kind: Literal["queue", "topic", "stream"], name: str) -> None:

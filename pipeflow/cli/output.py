@@ -101,7 +101,7 @@ def _table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in _cells(row, columns)))
-    Console(no_color=not colour_wanted(sys.stdout)).print(table)
+    Console(color_system="auto" if colour_wanted(sys.stdout) else None).print(table)
 
 
 def _plain(rows: Sequence[Row], columns: Sequence[Column]) -> None:

@@ -70,7 +70,8 @@ async def deliver(
                 tally.count(body, result)
             moved(len(batch))
     except CodecError:
-        say(f"{count(tally.accepted)} before it accepted by {name}")
+        if tally.accepted:
+            say(f"{name}: {count(tally.accepted)} accepted before the error")
         raise
     return tally
 

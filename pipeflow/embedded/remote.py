@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket, short_named
+from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.embedded.verbs import VERBS, Answer, Hello, Verb, Welcome, encode
 from pipeflow.errors import FeatureMissing, Indeterminate, PipeflowError, RefusedError, StoreOwned, Unavailable
 from pipeflow.events import Event
@@ -69,6 +70,7 @@ class RemoteStore:
         self.clock = clock
         self.features = Features(durable=True, reconnects=True)
         self._path = short_named(path)
+        self._database = path.with_name(path.name.removesuffix(".sock"))
         self._link: _Link | None = None
         self._connecting = anyio.Lock()
         self._demanded: dict[str, str] = {}
@@ -82,7 +84,8 @@ class RemoteStore:
                 await self._connected()
                 return
             except StoreOwned:
-                if self.clock.now() >= until:
+                # An owner that is gone will not open its socket: the caller may have the store itself.
+                if self.clock.now() >= until or owner_of(self._database) is None:
                     raise
             await self.clock.wait(Signal(), min(until, self.clock.now() + 0.05))
 

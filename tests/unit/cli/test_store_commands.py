@@ -1,0 +1,226 @@
+"""The commands that look at a store and move messages, on a store that nobody owns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from pipeflow.cli import output
+from pipeflow.cli.nouns import QUEUES
+from pipeflow.cli.opening import database_of
+
+Call = Callable[..., Result]
+
+
+def rows(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.stderr
+    decoded: list[dict[str, Any]] = json.loads(result.stdout)
+    return decoded
+
+
+def ready(call: Call, queue: str) -> int:
+    number: int = next(row["ready"] for row in rows(call("queues", "--all", "--json")) if row["name"] == queue)
+    return number
+
+
+def test_queues_are_listed_with_their_counts(call: Call, store: str) -> None:
+    billing, lenient = rows(call("queues", "--json"))
+    assert (billing["name"], billing["ready"], billing["dead"], billing["buried"], billing["sent"]) == (
+        "billing", 2, 3, 3, 5,
+    )  # fmt: skip
+    assert lenient["name"] == "lenient"
+
+
+def test_in_a_pipe_columns_are_aligned_text(call: Call, store: str) -> None:
+    head, first, *_ = call("queues").stdout.splitlines()
+    assert head.split()[:3] == ["queue", "order", "ready"]
+    assert first.split()[:3] == ["billing", "-", "2"]
+    assert head.index("ready") + len("ready") == first.index("2") + 1
+
+
+def test_on_a_terminal_rows_are_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    row = dict.fromkeys([column.key for column in QUEUES], 0) | {"name": "billing[red]", "ready": 27_004}
+    output.show([row], QUEUES, as_json=False)
+    shown = capsys.readouterr().out
+    assert "billing[red]" in shown
+    assert "27,004" in shown
+    assert "─" in shown
+    assert "\x1b" not in shown
+
+
+def test_queues_of_dead_letters_are_shown_when_asked_for(call: Call, store: str) -> None:
+    assert [row["name"] for row in rows(call("queues", "--all", "--json"))] == ["billing", "billing-dlq", "lenient"]
+
+
+def test_topics_and_streams_are_listed(call: Call, store: str) -> None:
+    assert [row["name"] for row in rows(call("topics", "--json"))] == ["alerts", "orders"]
+    assert [row["name"] for row in rows(call("streams", "--json"))] == ["lake"]
+
+
+def test_sending_prints_the_id_and_the_message_is_there(call: Call, store: str) -> None:
+    sent = call("send", "lenient", '{"n":1}', "--attr", "kind=x", "--attr", "n:=2", "--delay", "5m")
+    assert sent.exit_code == 0, sent.stderr
+    (message,) = rows(call("peek", "lenient", "--json"))
+    assert message["id"] == sent.stdout.strip()
+    assert message["body"] == {"n": 1}
+    assert message["attributes"] == {"kind": "x", "n": 2}
+    assert message["state"] == "delayed"
+
+
+def test_many_lines_from_stdin_are_sent_in_order(call: Call, store: str) -> None:
+    sent = call("send", "lenient", "--json", input="".join(f"{n}\n" for n in range(1201)))
+    assert json.loads(sent.stdout)["accepted"] == 1201
+    assert ready(call, "lenient") == 1201
+    assert [row["body"] for row in rows(call("peek", "lenient", "--limit", "3", "--json"))] == [0, 1, 2]
+
+
+def test_publishing_reaches_every_subscriber(call: Call, store: str) -> None:
+    assert call("publish", "orders", '{"id":"x","total":1}').exit_code == 0
+    assert ready(call, "billing") == 3
+    assert rows(call("streams", "--json"))[0]["accepted"] == 1
+
+
+def test_records_are_put_with_their_positions(call: Call, store: str) -> None:
+    shown = call("put", "lake", "1", "2", "--json")
+    assert json.loads(shown.stdout) | {"target": "lake"} == {
+        "target": "lake", "accepted": 2, "duplicates": 0, "refused": 0, "id": None, "first": 1, "last": 2,
+    }  # fmt: skip
+
+
+def test_a_dedup_id_belongs_to_one_message(call: Call, store: str) -> None:
+    shown = call("send", "lenient", "1", "2", "--dedup-id", "d")
+    assert shown.exit_code == 2
+    assert "give exactly one body" in shown.stderr
+
+
+def test_peeking_filters_and_touches_nothing(call: Call, store: str) -> None:
+    assert [row["body"] for row in rows(call("peek", "billing", "--where", "body.total>=5", "--json"))] == [
+        {"id": "a", "total": 5}
+    ]
+    assert ready(call, "billing") == 2
+    assert [row["attempt"] for row in rows(call("peek", "billing", "--json"))] == [0, 0]
+
+
+def test_a_body_that_is_no_text_does_not_break_the_listing(call: Call, store: str) -> None:
+    shown = call("peek", "billing")
+    assert shown.exit_code == 0
+    assert "no text" in shown.stdout
+    assert "\x00" not in shown.stdout
+
+
+def test_purging_asks_unless_yes(call: Call, store: str) -> None:
+    asked = call("purge", "billing")
+    assert asked.exit_code == 2
+    assert "--yes" in asked.stderr
+    assert ready(call, "billing") == 2
+    assert json.loads(call("purge", "billing", "--yes", "--json").stdout) == {"queue": "billing", "purged": 2}
+    assert ready(call, "billing") == 0
+
+
+def test_nothing_found_ends_with_three_where_that_was_asked_for(call: Call, store: str) -> None:
+    assert call("peek", "lenient").exit_code == 0
+    assert call("peek", "lenient", "--fail-empty").exit_code == 3
+    assert call("dlq", "ls", "billing", "--where", "attempt>7", "--fail-empty").exit_code == 3
+    assert call("dlq", "redrive", "billing", "--where", "attempt>7", "--fail-empty").exit_code == 3
+
+
+def test_dead_letters_are_listed_with_their_errors(call: Call, store: str) -> None:
+    assert sorted(row["error"] for row in rows(call("dlq", "ls", "billing", "--json"))) == [
+        "KeyError", "ValueError", "ValueError",
+    ]  # fmt: skip
+
+
+def test_dead_letters_are_counted_by_error(call: Call, store: str) -> None:
+    groups = rows(call("dlq", "ls", "billing", "--group-by", "error", "--json"))
+    assert [(group["error"], group["reason"], group["count"]) for group in groups] == [
+        ("ValueError", "bad ValueError", 2),
+        ("KeyError", "bad KeyError", 1),
+    ]
+    (place,) = rows(call("dlq", "ls", "billing", "--group-by", "place", "--json"))
+    assert (place["count"], place["reason"]) == (3, "(several)")
+
+
+def test_one_dead_letter_is_shown_whole_by_the_beginning_of_its_id(call: Call, store: str) -> None:
+    letter = rows(call("dlq", "ls", "billing", "--where", "error=KeyError", "--json"))[0]
+    shown = call("dlq", "show", "billing", letter["id"])
+    assert "attempt 1  KeyError: bad KeyError  [0badc0de]" in shown.stdout
+    assert '"total": 2' in shown.stdout
+    assert 'attribute:   kind = "placed"' in shown.stdout
+    several = call("dlq", "show", "billing", letter["id"][:8])
+    assert several.exit_code == 1
+    assert "write more of the id" in several.stderr
+    missing = call("dlq", "show", "billing", "nope")
+    assert missing.exit_code == 1
+    assert "pipeflow dlq ls billing" in missing.stderr
+
+
+def test_a_dry_run_moves_nothing_and_a_redrive_moves_what_matches(call: Call, store: str) -> None:
+    dry = json.loads(call("dlq", "redrive", "billing", "--where", "error=ValueError", "--dry-run", "--json").stdout)
+    assert (dry["matched"], dry["moved"], dry["examined"]) == (2, 0, 3)
+    assert ready(call, "billing-dlq") == 3
+    moved = call("dlq", "redrive", "billing", "--where", "error=ValueError")
+    assert moved.stdout == "2 of 3 dead letters match; 2 moved to billing\n"
+    assert (ready(call, "billing-dlq"), ready(call, "billing")) == (1, 4)
+
+
+def test_a_redrive_may_go_elsewhere_and_be_limited(call: Call, store: str) -> None:
+    moved = json.loads(call("dlq", "redrive", "billing", "--to", "lenient", "--limit", "2", "--json").stdout)
+    assert moved["moved"] == 2
+    assert (ready(call, "billing-dlq"), ready(call, "lenient")) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["peek", "biling"], "no queue 'biling' in sqlite:///shop.db; did you mean 'billing'?"),
+        (["send", "x", "1"], "no queue 'x' in sqlite:///shop.db; it has billing, billing-dlq, lenient"),
+        (["publish", "order", "1"], "no topic 'order' in sqlite:///shop.db; did you mean 'orders'?"),
+        (["put", "lakes", "1"], "no stream 'lakes' in sqlite:///shop.db; did you mean 'lake'?"),
+        (["dlq", "redrive", "billing", "--to", "lenien"], "did you mean 'lenient'?"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_nearest(call: Call, store: str, arguments: list[str], told: str) -> None:
+    shown = call(*arguments)
+    assert shown.exit_code == 1
+    assert told in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+
+def test_dead_letters_are_named_by_the_queue_they_come_from(call: Call, store: str) -> None:
+    shown = call("dlq", "ls", "billing-dlq")
+    assert shown.exit_code == 4
+    assert "it holds those of billing: name that queue" in shown.stderr
+
+
+def test_the_store_is_the_flags_then_the_environments_then_the_apps(
+    call: Call, store: str, monkeypatch: pytest.MonkeyPatch, here: Path
+) -> None:
+    assert "other.db" in call("queues", "--broker", "sqlite:///other.db").stderr
+    monkeypatch.delenv("PIPEFLOW_BROKER")
+    assert "no store is named here" in call("queues").stderr
+    (here / "app.py").write_text("from pipeflow import App\napp = App('x', broker='sqlite:///shop.db')\n")
+    assert len(rows(call("queues", "--json"))) == 2
+    (here / "app.py").rename(here / "elsewhere.py")
+    assert len(rows(call("queues", "--app", "elsewhere:app", "--json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///shop.db", Path("shop.db")),
+        ("sqlite:////var/shop.db?durability=normal", Path("/var/shop.db")),
+        ("sqlite:///my%20shop.db", Path("my shop.db")),
+        ("memory://", None),
+        ("nats://localhost", None),
+    ],
+)
+def test_the_file_of_a_url_is_known(url: str, expected: Path | None) -> None:
+    assert database_of(url) == expected
