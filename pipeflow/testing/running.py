@@ -34,13 +34,20 @@ class Harness:
     """
 
     def __init__(
-        self, runtime: Runtime, tap: Tap, clock: VirtualClock, seed: int, sinks: Mapping[str, MemorySink]
+        self,
+        runtime: Runtime,
+        tap: Tap,
+        clock: VirtualClock,
+        *,
+        seed: int,
+        sinks: Mapping[str, MemorySink],
+        events: list[Event],
     ) -> None:
         self.runtime = runtime
         self.clock = clock
         self.seed = seed
         """What jitter, ids and misfortune come from; the same seed repeats them."""
-        self.events: list[Event] = []
+        self.events = events
         """What observers were told since the app opened, in order."""
         self._tap = tap
         self._sinks = sinks
@@ -134,8 +141,6 @@ async def harness(
             middleware=[tap.middleware] if chaos is not None else [],
             observers=[events.append],
         ) as runtime:
-            held = Harness(runtime, tap, clock, chosen, sinks)
-            held.events = events
-            yield held
+            yield Harness(runtime, tap, clock, seed=chosen, sinks=sinks, events=events)
     finally:
         await opened.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pipeflow.names import new_secret
 
 _CHOICES = 1_000_000
 
@@ -21,7 +21,7 @@ class Seeds:
         """The seed itself, or this run's; remembered until the next test begins."""
         if seed is None:
             if self.run is None:
-                self.run = int.from_bytes(os.urandom(4), "big") % _CHOICES
+                self.run = int.from_bytes(new_secret(4), "big") % _CHOICES
             seed = self.run
         self.used.append(seed)
         return seed

@@ -69,18 +69,32 @@ class Tap:
         misfortune = self._misfortune
         if misfortune is None:
             return arrived
-        twice = [delivery for delivery in arrived if self._befalls(delivery, misfortune)]
-        if twice:
+        if queue in self._fifo:
+            self._strike_groups(arrived, misfortune)
+        elif twice := self._second_copies(arrived, misfortune):
             # Visible again while the first call works; the second receive makes the receipt of the first stale.
             await self._store.settle(queue, [Release(delivery.receipt) for delivery in twice])
         return arrived
 
-    def _befalls(self, delivery: Delivery, misfortune: Misfortune) -> bool:
-        if misfortune.crashes():
-            self._doomed[delivery.queue, delivery.receipt] = misfortune.last_step()
+    def _second_copies(self, arrived: Sequence[Delivery], misfortune: Misfortune) -> list[Delivery]:
+        living = [delivery for delivery in arrived if not self._dies(delivery, misfortune)]
+        return [delivery for delivery in living if misfortune.comes_twice()]
+
+    def _strike_groups(self, arrived: Sequence[Delivery], misfortune: Misfortune) -> None:
+        # No second copies: a FIFO queue never gives a message twice while its receiver holds it. And a worker that dies
+        # takes the rest of its group along, or later messages of it would be done before the one that comes back.
+        dying: set[str | None] = set()
+        for delivery in arrived:
+            if delivery.group in dying:
+                self._doomed[delivery.queue, delivery.receipt] = 0
+            elif self._dies(delivery, misfortune):
+                dying.add(delivery.group)
+
+    def _dies(self, delivery: Delivery, misfortune: Misfortune) -> bool:
+        if not misfortune.crashes():
             return False
-        # A FIFO queue never gives a message twice while its receiver holds it: that would be a change of order.
-        return misfortune.comes_twice() and delivery.queue not in self._fifo
+        self._doomed[delivery.queue, delivery.receipt] = misfortune.last_step()
+        return True
 
     async def middleware(self, delivery: Delivery, call_next: Handle) -> object:
         """Cut the calls of dying workers off."""

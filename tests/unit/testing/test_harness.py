@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 
 from pipeflow import App, At, Batch, Context, Delivery, Handle, Message, Reject, Retry
 from pipeflow.events import Buried, Handled, Published, Retried, Started
-from pipeflow.testing import Chaos, harness
+from pipeflow.protocols import Store
+from pipeflow.testing import Chaos, VirtualClock, harness
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -516,3 +518,60 @@ async def test_batches_survive_chaos() -> None:
         await h.advance(3600)
         assert len(loaded) == 60
         assert h.queued(bulk) == h.in_flight(bulk) == h.dead(bulk) == []
+
+
+async def test_batches_of_groups_survive_chaos_in_order() -> None:
+    shop = Shop()
+    ledger = shop.app.queue("ledger", Order, fifo=True, max_receives=None)
+    booked: dict[str, list[int]] = {}
+
+    @ledger.batch_handler(size=5)
+    async def book(batch: Batch[Order]) -> None:
+        for message in batch:
+            booked.setdefault(message.body.customer, []).append(int(message.body.id))
+
+    async with harness(shop.app, seed=5, chaos=Chaos(crash=0.2, duplicate=0.2)) as h:
+        for number in range(40):
+            await ledger.send(Order(str(number), str(number % 4)), group=str(number % 4))
+        await h.advance(36_000)
+        assert h.queued(ledger) == h.in_flight(ledger) == []
+    assert sum(map(len, booked.values())) > 40, "some crash made messages come again"
+    for group in range(4):
+        done = booked[str(group)]
+        firsts = list(dict.fromkeys(done))
+        assert firsts == list(range(group, 40, 4))
+        # Whatever came again came with everything after it that had been done too early.
+        assert [number for place, number in enumerate(done) if number not in done[place + 1 :]] == firsts
+
+
+async def test_every_token_is_given_back_when_the_harness_has_ended() -> None:
+    shop = Shop()
+    billing = shop.app.queue("billing", Order, shop.orders)
+    shop.app.stream("lake", Order, shop.orders, sink="file://./lake")
+
+    @billing.handler
+    async def charge(order: Order) -> None: ...
+
+    clock = VirtualClock()
+    async with harness(shop.app, clock=clock) as h:
+        await shop.orders.publish(Order("1"))
+        await h.advance(5)
+        assert clock.activity.awake == 0
+    assert clock.activity.awake == 0
+
+
+async def test_a_probe_that_would_have_to_wait_for_the_disk_says_what_to_do_instead() -> None:
+    class OnDisk:
+        async def peek(self, queue: str, limit: int, dead: bool) -> list[object]:
+            await asyncio.sleep(0)
+            return []
+
+    shop = Shop()
+    billing = shop.app.queue("billing", Order, shop.orders)
+    async with harness(shop.app) as h:
+        memory, h.runtime.store = h.runtime.store, cast(Store, OnDisk())
+        with pytest.raises(
+            RuntimeError, match=r"billing: part of the queue lies on disk.*await h\.runtime\.store\.peek"
+        ):
+            h.queued(billing)
+        h.runtime.store = memory
