@@ -224,6 +224,5 @@ class Batches:
             for delivery in ours:
                 self._consumer.release(delivery)
         self._release_later(slot, lost)
-        slot.timed_out = False
-        slot.lost.clear()
+        slot.stopped()
         self._done(slot)

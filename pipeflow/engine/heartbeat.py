@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.slot import Slot
 from pipeflow.engine.supervise import Supervisor
-from pipeflow.messages import Delivery, Extend, Settled
+from pipeflow.messages import Delivery, Extend, Receipt, Settled
 from pipeflow.protocols import Store
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Heartbeat:
         self._changed = Signal()
         self._armed = inf
         self._stopping = False
-        self._deadlines: dict[str, float] = {}
-        """Of messages whose visibility timeout was changed since they were received, by id."""
+        self._deadlines: dict[Receipt, float] = {}
+        """Of messages whose visibility timeout was changed since they were received; never, of those that are lost."""
 
     def arrived(self) -> None:
         """Messages came in hand; those that are there already have earlier deadlines."""
@@ -48,7 +48,7 @@ class Heartbeat:
 
     def extended(self, delivery: Delivery, until: float) -> None:
         """A handler changed its own visibility timeout."""
-        self._deadlines[delivery.id] = until
+        self._deadlines[delivery.receipt] = until
         self._changed.fire()
 
     def stop(self) -> None:
@@ -86,8 +86,9 @@ class Heartbeat:
             if delivery.receipt not in in_hand:
                 continue  # it was settled meanwhile, and so its receipt is rightly stale
             if isinstance(answer, Settled):
-                self._deadlines[delivery.id] = until
+                self._deadlines[delivery.receipt] = until
             else:
+                self._deadlines[delivery.receipt] = inf  # until its handler has stopped
                 self._consumer.lost(delivery)
 
     def _next(self, now: float) -> float:
@@ -99,9 +100,8 @@ class Heartbeat:
         return first
 
     def _deadline(self, delivery: Delivery) -> float:
-        return self._deadlines.get(delivery.id, delivery.deadline)
+        return self._deadlines.get(delivery.receipt, delivery.deadline)
 
     def _forget(self, live: Sequence[Delivery]) -> None:
-        ids = {delivery.id for delivery in live}
-        for gone in self._deadlines.keys() - ids:
+        for gone in self._deadlines.keys() - {delivery.receipt for delivery in live}:
             del self._deadlines[gone]

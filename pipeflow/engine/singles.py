@@ -44,7 +44,7 @@ class Singles:
         """Hand over what arrived."""
         if not self._fifo:
             self._waiting.extend(deliveries)
-            self._consumer.wake(len(self._waiting))
+            self._consumer.wake(1)
             return
         for delivery in deliveries:
             group = self._groups.get(delivery.group)
@@ -52,7 +52,8 @@ class Singles:
                 group = self._groups[delivery.group] = deque()
                 self._ready.append(group)
             group.append(delivery)
-        self._consumer.wake(len(self._ready))
+        if self._ready:
+            self._consumer.wake(1)
 
     def waiting(self) -> Iterator[Delivery]:
         """What no worker has taken yet."""
@@ -90,12 +91,21 @@ class Singles:
                 count, since = 0, clock.now()
 
     def _next(self, slot: Slot) -> Delivery | None:
+        # Whoever takes one wakes one other for the next: where handlers do not wait, one worker does it all, and the
+        # others are not woken for nothing.
         if not self._fifo:
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            delivery = self._waiting.popleft()
+            if self._waiting:
+                self._consumer.wake(1)
+            return delivery
         while not slot.run:
             if not self._ready:
                 return None
             slot.run = self._ready.popleft()
+            if self._ready:
+                self._consumer.wake(1)
         return slot.run.popleft()
 
     async def _run(self, slot: Slot, delivery: Delivery) -> None:
@@ -175,6 +185,5 @@ class Singles:
         else:
             self._consumer.release(delivery)
         self._release_rest(slot)
-        slot.timed_out = False
-        slot.lost.clear()
+        slot.stopped()
         self._done(slot, delivery)

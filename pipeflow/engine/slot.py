@@ -46,14 +46,26 @@ class Slot:
         if not any(held is delivery for held in self.held):
             return False
         self.lost.add(delivery.id)
-        self.scope.cancel()
+        self._cancel()
         return True
 
     def expire(self) -> None:
         """Cancel the handler: its time is up."""
         self.timeout_at = inf
         self.timed_out = True
-        self.scope.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if not self.scope.cancel_called:
+            # A cancelled task is woken by nobody who could hand it a token, so it is counted from here on.
+            self.runtime.clock.activity.take()
+            self.scope.cancel()
+
+    def stopped(self) -> None:
+        """The handler that was cancelled has ended."""
+        self.timed_out = False
+        self.lost.clear()
+        self.runtime.clock.activity.give_back()
 
     def causes(self) -> dict[str, str] | None:
         """Correlation and causation of what is published now; None when no single message is the cause."""
