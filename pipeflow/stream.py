@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeAlias, TypeVar, cast, overload
 
 from msgspec.structs import replace
@@ -30,6 +30,9 @@ PartitionBy: TypeAlias = Callable[[T], PartitionKey]
 
 TURN = 256 << 10
 """Bytes after which a producer that never waits lets the others run."""
+
+SMALL = 256
+"""Bytes up to which copying a record is cheaper than asking for its type and length."""
 
 SLICE = 4_096
 """Records that `put_many` hands over at once."""
@@ -93,6 +96,13 @@ class Stream(Generic[T]):
         """Accept records in order, in as few commits as possible. RefusedError names the first that was refused; the
         others are accepted."""
         values = values if isinstance(values, list) else list(values)
+        lane = self._fast
+        if lane is not None and (size := _weigh(cast(list[bytes], values))) is not None:
+            left = lane.left - size - self._gap * len(values)
+            if left > 0:
+                lane.left = left
+                lane.take_all(cast(list[bytes], values))
+                return
         if len(values) <= SLICE:
             await self._put(values)
             return
@@ -127,41 +137,43 @@ class Stream(Generic[T]):
         await store.delivered(self.name)
 
     async def _put(self, values: list[T]) -> None:
-        bodies = self._encoded(values)
+        batch = self._placed_bodies(values)
         lane = self._memory
         if lane is None:
-            await self._append(bodies, values)
+            await self._append([Outgoing(body, partition=partition) for partition, body in _flat(batch)])
             return
-        size = sum(map(len, bodies))
-        try:
-            if self.partition_by is None or self._transform is not None:
-                lane.add(bodies)
-            else:
-                self._add_partitioned(lane, bodies, values)
-        except Overloaded:
-            await self._append(bodies, values)
-        self._turn -= size
-        if self._turn <= 0 or (lane is self._fast and len(values) == 1):
+        refused: RefusedError | None = None
+        for partition, bodies in batch.items():
+            try:
+                self._turn -= lane.add(bodies, partition)
+            except Overloaded:
+                await self._append([Outgoing(body, partition=partition) for body in bodies])
+            except RefusedError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        if self._turn <= 0 or lane is self._fast:
             self._turn = TURN
             await asyncio.sleep(0)
 
+    def _placed_bodies(self, values: list[T]) -> dict[str | None, list[bytes]]:
+        """Encoded records by their partition, in order; under None those that are placed later, or never."""
+        bodies = self._encoded(values)
+        if self.partition_by is None or self._transform is not None:
+            return {None: bodies}
+        placed: dict[str | None, list[bytes]] = {}
+        for body, value in zip(bodies, values, strict=True):
+            placed.setdefault(self._partition(value), []).append(body)
+        return placed
+
     def _encoded(self, values: list[T]) -> list[bytes]:
-        if self._verbatim and set(map(type, values)) == {bytes}:
+        if self._verbatim and set(map(type, values)) <= {bytes}:
             return cast(list[bytes], values)
         encode = self.codec.encode
         return [encode(value) for value in values]
 
-    def _add_partitioned(self, lane: Lane, bodies: list[bytes], values: list[T]) -> None:
-        placed: dict[str, list[bytes]] = {}
-        for body, value in zip(bodies, values, strict=True):
-            placed.setdefault(self._partition(value) or "", []).append(body)
-        for partition, records in placed.items():
-            lane.add(records, partition)
-
-    async def _append(self, bodies: list[bytes], values: list[T]) -> None:
-        batch = [Outgoing(body, partition=self._partition(value)) for body, value in zip(bodies, values, strict=True)]
-        answers = await self.binding.runtime.append(self.name, batch)
-        _raise_first(self.name, answers)
+    async def _append(self, batch: list[Outgoing]) -> None:
+        _raise_first(await self.binding.runtime.append(self.name, batch))
 
     def _partition(self, value: T) -> str | None:
         if self.partition_by is None or self._transform is not None:
@@ -265,10 +277,27 @@ class Stream(Generic[T]):
                 self._fast = self._memory
 
 
-def _raise_first(stream: str, answers: Sequence[Position | Refused]) -> None:
+def _raise_first(answers: Sequence[Position | Refused]) -> None:
     for answer in answers:
         if isinstance(answer, Refused):
             raise RefusedError(answer.code, answer.reason)
+
+
+def _flat(batch: dict[str | None, list[bytes]]) -> Iterator[tuple[str | None, bytes]]:
+    for partition, bodies in batch.items():
+        for body in bodies:
+            yield partition, body
+
+
+def _weigh(values: list[bytes]) -> int | None:
+    """Bytes of all of them; None when not all of them are bytes."""
+    try:
+        if len(values[0]) <= SMALL:
+            # Joining asks for type and length at once: 9 ns a record of 100 B, asking for them in turn 40.
+            return len(b"".join(values))
+        return sum(map(len, values)) if set(map(type, values)) == {bytes} else None
+    except (TypeError, IndexError):
+        return None
 
 
 def _is_async(function: Callable[..., object]) -> bool:

@@ -161,25 +161,26 @@ class Channel:
 class OpenLane:
     """Puts records into a stream's buffers without waiting; see `Lane`."""
 
-    __slots__ = ("left", "take", "granted", "_check", "_accept", "_clock", "_stream")
+    __slots__ = ("left", "take", "take_all", "granted", "_check", "_accept", "_clock", "_stream")
 
     def __init__(
         self,
         stream: Channel,
         clock: Clock,
         check: Callable[[], None],
-        accept: Callable[[Channel, list[bytes], str | None], None],
+        accept: Callable[[Channel, list[bytes], str | None, int], None],
     ) -> None:
         self.left = 0
         self.take: Callable[[bytes], object] = _never
+        self.take_all: Callable[[list[bytes]], object] = _never
         self.granted = 0
         self._clock = clock
         self._check = check
         self._accept = accept
         self._stream = stream
 
-    def add(self, bodies: Sequence[bytes], partition: str | None = None) -> None:
-        """Accept all or none. Overloaded at the bound; RefusedError for a record too large or a partition too odd."""
+    def add(self, bodies: Sequence[bytes], partition: str | None = None) -> int:
+        """Accept all or none; their bytes. Overloaded at the bound; RefusedError for a record or partition too odd."""
         stream = self._stream
         spec = stream.spec
         self._check()
@@ -189,12 +190,14 @@ class OpenLane:
                 f"stream {spec.name}: {stream.buffered} bytes wait for {spec.sink}, the bound is {spec.max_buffered}; "
                 "use `await put`, or raise max_buffered"
             )
-        if max(map(len, bodies), default=0) > spec.max_record:
+        size = sum(map(len, bodies))
+        if size > spec.max_record and max(map(len, bodies)) > spec.max_record:
             raise RefusedError("TooLarge", too_large(spec, max(map(len, bodies))))
         if partition:
             check_partition(partition)
-        self._accept(stream, list(bodies), partition)
+        self._accept(stream, list(bodies), partition, size + stream.buffers.separator * len(bodies))
         self._open()
+        return size
 
     def _open(self) -> None:
         stream = self._stream
@@ -207,12 +210,13 @@ class OpenLane:
         self.granted, bodies = buffers.grant(self._clock.now(), 0, TURN)
         self.left = self.granted
         self.take = bodies.append
+        self.take_all = bodies.extend
 
     def settle(self) -> int:
         """Bytes taken since the grant, which ends."""
         used = self.granted - self.left
         self.left = self.granted = 0
-        self.take = _never
+        self.take = self.take_all = _never
         return used
 
 
@@ -237,5 +241,5 @@ def measured(bodies: Sequence[bytes], separator: int) -> int:
     return sum(map(len, bodies)) + separator * len(bodies)
 
 
-def _never(body: bytes) -> None:
+def _never(body: object) -> None:
     raise AssertionError("nothing is taken while `left` is 0")

@@ -145,13 +145,13 @@ class Log:
         """Why the stream cannot take this record, before anything is done."""
         return refusal(self._stream(stream), message)
 
-    def _accept_now(self, log: Channel, bodies: list[bytes], partition: str | None) -> None:
+    def _accept_now(self, log: Channel, bodies: list[bytes], partition: str | None, size: int) -> None:
         first = log.counters.accepted + 1
         log.counters.accepted += len(bodies)
         if log.spec.transformed or (log.spec.partitioned and partition is None):
             self._take_in(log, bodies, first)
         else:
-            self._place(log, partition or "", bodies)
+            self._place(log, partition or "", bodies, size)
         if log.durable:
             self._count(log)
             self._owner.written_behind()
@@ -203,19 +203,20 @@ class Log:
             self._owner.gathering.size += size
         log.signal.fire()
 
-    def _place(self, log: Channel, partition: str, bodies: list[bytes]) -> None:
+    def _place(self, log: Channel, partition: str, bodies: list[bytes], size: int | None = None) -> None:
         log.absorb()
+        if size is None:
+            size = measured(bodies, log.buffers.separator)
         buffers = log.buffers
         open_before, closed_before = len(buffers.open), len(buffers.closed)
         if not log.durable:
-            begun = buffers.append(partition, bodies, self._clock.now(), 0)
+            begun = buffers.append(partition, bodies, self._clock.now(), 0, size)
         else:
-            before = buffers.open_size + buffers.closed_size
-            begun = buffers.append(partition, bodies, self._clock.now(), self._totals().era)
+            begun = buffers.append(partition, bodies, self._clock.now(), self._totals().era, size)
             group = self._owner.gathering
             name = log.spec.name
             group.streams += [Appended(name, chunk.id, chunk.partition, block) for chunk, block in begun]
-            group.size += buffers.open_size + buffers.closed_size - before
+            group.size += size
         log.counters.placed = buffers.placed
         if len(buffers.open) != open_before or len(buffers.closed) != closed_before:
             log.signal.fire()

@@ -88,23 +88,28 @@ class Buffers:
         self._new_id = new_id
         self._due: float | None = inf
 
-    def append(self, partition: str, bodies: list[bytes], at: float, era: int) -> list[tuple[Chunk, Block]]:
-        """Accept records in order; answers the blocks that were begun for them. `bodies` may be kept."""
+    def append(
+        self, partition: str, bodies: list[bytes], at: float, era: int, size: int | None = None
+    ) -> list[tuple[Chunk, Block]]:
+        """Accept records in order; answers the blocks that were begun for them. `bodies` may be kept.
+
+        `size`: their bytes with separators, when the caller has counted them.
+        """
         begun: list[tuple[Chunk, Block]] = []
         separator = self.separator
         at = self.moment(at)
-        total = sum(map(len, bodies)) + separator * len(bodies)
+        total = size if size is not None else sum(map(len, bodies)) + separator * len(bodies)
         while bodies:
             chunk = self.open.get(partition) or self._open(partition, at)
             room = chunk.limit - chunk.size
             if total < room:
                 self._extend(chunk, bodies, total, at, era, begun)
                 break
-            count, size = _cut(bodies, room, separator)
-            self._extend(chunk, bodies[:count], size, at, era, begun)
+            count, cut = _cut(bodies, room, separator)
+            self._extend(chunk, bodies[:count], cut, at, era, begun)
             self._close(chunk, "size")
             bodies = bodies[count:]
-            total -= size
+            total -= cut
         self._relieve()
         return begun
 
