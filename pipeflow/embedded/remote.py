@@ -21,7 +21,15 @@ from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket, short_named
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.embedded.verbs import VERBS, Answer, Hello, Verb, Welcome, encode
-from pipeflow.errors import FeatureMissing, Indeterminate, PipeflowError, RefusedError, StoreOwned, Unavailable
+from pipeflow.errors import (
+    ConfigurationError,
+    FeatureMissing,
+    Indeterminate,
+    PipeflowError,
+    RefusedError,
+    StoreOwned,
+    Unavailable,
+)
 from pipeflow.events import Event
 from pipeflow.messages import (
     Delivery,
@@ -83,10 +91,10 @@ class RemoteStore:
             try:
                 await self._connected()
                 return
-            except StoreOwned:
+            except Unavailable as error:
                 # An owner that is gone will not open its socket: the caller may have the store itself.
                 if self.clock.now() >= until or owner_of(self._database) is None:
-                    raise
+                    raise StoreOwned(str(error)) from error
             await self.clock.wait(Signal(), min(until, self.clock.now() + 0.05))
 
     async def declare(self, topology: Topology) -> None:
@@ -208,7 +216,7 @@ class RemoteStore:
             return self._link
         async with self._connecting:
             if self._link is None or not self._link.open:
-                self._link = await _greeted(self._path, self.url)
+                self._link = await _greeted(self._path, self._database, self.url)
                 assert self._link.welcome is not None
                 self.features = replace(self._link.welcome.features, reconnects=True)
                 self._send_demands(self._link)
@@ -232,21 +240,24 @@ def _slices(batch: Sequence[Outgoing]) -> list[list[Outgoing]]:
     return parts
 
 
-async def _greeted(path: Path, url: str) -> _Link:
+async def _greeted(path: Path, database: Path, url: str) -> _Link:
     link = _Link(url)
     loop = asyncio.get_running_loop()
     try:
         connection = connected_socket(path)
     except OSError as error:
-        raise StoreOwned(
-            f"{url}: another process owns this store and cannot be reached at {path} ({error.strerror or error}); "
-            "stop that process, or wait until it has started"
+        owner = owner_of(database)
+        remedy = (
+            "it is gone: open the store again" if owner is None else f"process {owner} owns it: wait for it, or stop it"
+        )
+        raise Unavailable(
+            f"{url}: the store's owner cannot be reached at {path} ({error.strerror or error}); {remedy}"
         ) from error
     await loop.create_unix_connection(lambda: link.frames, sock=connection)
     user = link.frames.peer_user()
     if user is not None and user not in (os.geteuid(), 0):
         link.close()
-        raise Unavailable(f"{url}: the socket {path} belongs to user {user}, not to this program's; it is not used")
+        raise ConfigurationError(f"{url}: the socket {path} belongs to user {user}; run this program as that user")
     await link.greet()
     return link
 

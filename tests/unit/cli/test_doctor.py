@@ -91,7 +91,7 @@ def test_a_file_that_others_can_read_is_a_warning(call: Call, store: str, here: 
 def test_a_disk_that_fills_up_is_told_before_it_is_full(
     call: Call, store: str, monkeypatch: pytest.MonkeyPatch, free: int, status: str, code: int
 ) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
     shown = call("doctor", "--json")
     assert checks(shown)["disk"]["status"] == status
     assert shown.exit_code == code
