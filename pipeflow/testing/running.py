@@ -6,13 +6,17 @@ Nothing is written outside the store that was asked for: every stream delivers i
 from __future__ import annotations
 
 import gzip
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar, cast
 
+from anyio import sleep
+
 from pipeflow.app import App
-from pipeflow.clock import VirtualClock
+from pipeflow.clock import Signal, VirtualClock
 from pipeflow.engine.runtime import Runtime
+from pipeflow.engine.scopes import task_scope
 from pipeflow.events import Event
 from pipeflow.protocols import Peeked, Store
 from pipeflow.queue import Queue
@@ -54,11 +58,41 @@ class Harness:
 
     async def settle(self) -> None:
         """Return when everything that can happen at this moment has happened."""
-        await self.clock.settle()
+        await self._watched("settle", self.clock.settle)
 
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass; everything that falls due on the way happens at its own moment, and has happened."""
-        await self.clock.advance(seconds)
+        await self._watched("advance", partial(self.clock.advance, seconds))
+
+    async def sleep(self, seconds: float) -> None:
+        """What a handler or a fake calls to take its time: returns when `seconds` of virtual time have passed."""
+        await self.clock.wait(Signal(), self.clock.now() + seconds)
+
+    async def _watched(self, verb: str, work: Callable[[], Awaitable[None]]) -> None:
+        # A handler that waits for what only the test can give it would keep the test waiting for ever, in silence.
+        async with task_scope() as group:
+            group.start_soon(self._complain, verb)
+            await work()
+            group.cancel_scope.cancel()
+
+    async def _complain(self, verb: str) -> None:
+        before = None
+        while (now := (self.clock.now(), len(self.events), self._busy())) != before:
+            before = now
+            await sleep(PATIENCE)
+        raise RuntimeError(
+            f"{verb}: nothing has happened for {PATIENCE:g} s of real time: {self._busy() or 'something'} is at work and "
+            "waits for this test or for real time; let it wait with `await h.sleep(seconds)`, or give it what it "
+            "waits for before this call"
+        )
+
+    def _busy(self) -> str:
+        return ", ".join(
+            f"{consumer.plan.name} with {delivery.id}"
+            for consumer in self.runtime.consumers
+            for slot in consumer.slots
+            for delivery in slot.held
+        )
 
     def published(self, topic: Topic[T]) -> list[T]:
         """The payloads the topic accepted since the app opened, by callers, handlers and sources, in order."""
@@ -94,6 +128,9 @@ class Harness:
             "use `await h.runtime.store.peek(...)`, or a harness on memory://"
         )
 
+
+PATIENCE = 10.0
+"""Seconds of real time without any progress after which waiting is taken for a mistake."""
 
 _ALL = 1 << 62
 

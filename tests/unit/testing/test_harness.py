@@ -225,6 +225,74 @@ async def test_middleware_of_the_app_runs_too() -> None:
         assert h.queued(billing) == h.in_flight(billing) == h.dead(billing) == []
 
 
+async def test_a_handler_in_a_thread_is_waited_for() -> None:
+    shop = Shop()
+    billing = shop.app.queue("billing", Order, shop.orders)
+    handled: list[str] = []
+
+    @billing.handler
+    def charge(order: Order) -> None:
+        handled.append(order.id)
+
+    async with harness(shop.app) as h:
+        await shop.orders.publish_many(orders(20))
+        await h.settle()
+        assert len(handled) == 20
+        assert h.in_flight(billing) == []
+
+
+async def test_h31_a_handler_that_takes_its_time_is_timed_out_in_virtual_time() -> None:
+    shop = Shop()
+    billing = shop.app.queue("billing", Order, shop.orders, max_receives=1)
+
+    @billing.handler(timeout=10)
+    async def slow(order: Order) -> None:
+        await h.sleep(60)
+
+    async with harness(shop.app) as h:
+        await shop.orders.publish(Order("1"))
+        await h.advance(9.9)
+        assert h.in_flight(billing) == [Order("1")]
+        await h.advance(0.1)
+        assert h.dead(billing) == [Order("1")]
+
+
+async def test_a_heartbeat_keeps_a_message_for_as_long_as_its_handler_works() -> None:
+    shop = Shop()
+    billing = shop.app.queue("billing", Order, shop.orders, visibility_timeout=30)
+    attempts: list[int] = []
+
+    @billing.handler
+    async def slow(message: Message[Order]) -> None:
+        attempts.append(message.attempt)
+        await h.sleep(3600)
+
+    async with harness(shop.app) as h:
+        await shop.orders.publish(Order("1"))
+        await h.advance(3599)
+        assert h.in_flight(billing) == [Order("1")]
+        await h.advance(1)
+        assert h.in_flight(billing) == h.queued(billing) == []
+    assert attempts == [1]
+
+
+async def test_waiting_for_a_handler_that_waits_for_the_test_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeflow.testing.running.PATIENCE", 0.001)
+    shop = Shop()
+    billing = shop.app.queue("billing", Order, shop.orders)
+
+    @billing.handler
+    async def stuck(order: Order) -> None:
+        await asyncio.Event().wait()
+
+    async with harness(shop.app) as h:
+        await shop.orders.publish(Order("1"))
+        with pytest.raises(RuntimeError, match=r"settle: nothing has happened for .*stuck .*await h\.sleep"):
+            await h.settle()
+        with pytest.raises(RuntimeError, match="advance: nothing has happened"):
+            await h.advance(5)
+
+
 # Batch handlers
 
 
