@@ -81,8 +81,8 @@ class Harness:
             before = now
             await sleep(PATIENCE)
         raise RuntimeError(
-            f"{verb}: nothing has happened for {PATIENCE:g} s of real time: {self._busy() or 'something'} is at work and "
-            "waits for this test or for real time; let it wait with `await h.sleep(seconds)`, or give it what it "
+            f"{verb}: nothing has happened for {PATIENCE:g} s of real time: {self._busy() or 'something'} is at work "
+            "and waits for this test or for real time; let it wait with `await h.sleep(seconds)`, or give it what it "
             "waits for before this call"
         )
 
