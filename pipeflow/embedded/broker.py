@@ -262,7 +262,7 @@ class EmbeddedBroker:
 
     async def _room(self) -> None:
         self._check_open()
-        while self.gathering.size > GROUP_BYTES:
+        while self.gathering.size > GROUP_BYTES and not self.journal.instant:
             await self.committed()
             self._check_open()
 
@@ -352,7 +352,7 @@ class EmbeddedBroker:
                 return []
             before = head.cold
             await self._fed(head)
-            if head.cold == before and not head.state.ready:
+            if head.cold == before and not head.state.order.available():
                 return []
 
     async def _hand_out(self, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:

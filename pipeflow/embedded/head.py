@@ -270,8 +270,7 @@ class Head:
         count = max(1, limit // GROUP_HEAD)
         for start in (self.group_cursor, "") if self.group_cursor else ("",):
             loaded = await self._journal.load_groups(self.number, start, skip, count, min(GROUP_HEAD, limit))
-            fresh = Loaded([m for m in loaded.messages if m.place > upto], loaded.last, loaded.damaged)
-            found += self._take_in(fresh, now)
+            found += self._take_in(loaded, now)
             if loaded.messages:
                 self.group_cursor = loaded.messages[-1].group or ""
                 return found
@@ -280,7 +279,7 @@ class Head:
 
     def _take_in(self, loaded: Loaded, now: float) -> int:
         counters = self.counters
-        if loaded.damaged:
+        if loaded.damaged and self.cold:
             counters.quarantined += loaded.damaged
             counters.rows -= loaded.damaged
             self.cold -= min(self.cold, loaded.damaged)
@@ -289,8 +288,8 @@ class Head:
         found = loaded.damaged
         known = self.state.known
         for message in loaded.messages:
-            if message.place in known:
-                # Held by an outside consumer since before the restart: it came back when the store opened.
+            if message.place <= counters.purged_upto or message.place in known:
+                # Purged while this load ran; or held by an outside consumer since before the restart, and so here.
                 continue
             found += 1
             self.cold -= 1

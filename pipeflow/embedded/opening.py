@@ -29,7 +29,7 @@ from pipeflow.protocols import Store
 _open: dict[tuple[str, asyncio.AbstractEventLoop], Kept] = {}
 """Stores that are open in this process, by real path and loop: a second App on the same file shares the broker."""
 
-OPTIONS = {"durability", "hot_messages", "min_free"}
+OPTIONS = {"accept_loss", "durability", "hot_messages", "min_free"}
 
 
 class Kept(EmbeddedBroker):
@@ -104,7 +104,11 @@ async def open_sqlite(url: str, *, clock: Clock, client: bool, seed: int | None)
     if client and owner_of(real) is not None:
         return await connect(socket_path, url, clock)
     journal = SqliteJournal(
-        real, clock, durability=options.get("durability", "full"), min_free=int(options.get("min_free", MIN_FREE))
+        real,
+        clock,
+        durability=options.get("durability", "full"),
+        min_free=int(options.get("min_free", MIN_FREE)),
+        accept_loss=options.get("accept_loss") == "1",
     )
     broker = Kept(journal, clock, url=url, seed=seed, hot_messages=int(options.get("hot_messages", HOT_MESSAGES)))
     broker.place = place
@@ -129,7 +133,7 @@ def _parse(url: str) -> tuple[str, dict[str, str]]:
         raise ConfigurationError(f"broker {url!r}: unknown option {unknown[0]}; known are {', '.join(sorted(OPTIONS))}")
     if options.get("durability", "full") not in ("full", "normal"):
         raise ConfigurationError(f"broker {url!r}: durability is {options['durability']!r}; use full or normal")
-    for name in ("hot_messages", "min_free"):
+    for name in ("accept_loss", "hot_messages", "min_free"):
         if name in options and not options[name].isdigit():
             raise ConfigurationError(f"broker {url!r}: {name} is {options[name]!r}; use a whole number")
     return unquote(place[1:]), options

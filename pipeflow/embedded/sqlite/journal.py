@@ -8,6 +8,7 @@ acknowledged after it, and no fsync is tried again and called a success.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from zlib import crc32
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, FrozenGroup, Loaded, Recovered
-from pipeflow.embedded.sqlite import recovery, statements, streams
+from pipeflow.embedded.sqlite import recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, make_file
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
@@ -32,6 +33,8 @@ _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
 PRUNE_INTERVAL = 30.0
 SPACE_CHECK_BYTES = 8 << 20
+BALLAST = 8 << 20
+"""Bytes kept in a file beside the store, given up when the disk is full: a full queue can still be drained."""
 MIN_FREE = (64 << 20) * 2
 """Free space below which sends are refused: the WAL's bound and 64 MiB."""
 
@@ -41,14 +44,24 @@ class SqliteJournal:
 
     instant = False
 
-    def __init__(self, path: Path, clock: Clock, *, durability: str = "full", min_free: int = MIN_FREE) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        durability: str = "full",
+        min_free: int = MIN_FREE,
+        accept_loss: bool = False,
+    ) -> None:
         self.path = path
         self.durability = durability
         self.full = False
         """The disk is nearly full: sends are refused, deletes still fit."""
         self._clock = clock
         self._min_free = min_free
+        self._accept_loss = accept_loss
         self._lock = Lock(path)
+        self._ballast = path.with_name(path.name + ".ballast")
         self._connection: Connection | None = None
         self._failed: PipeflowError | None = None
         self._wal = -1
@@ -62,9 +75,12 @@ class SqliteJournal:
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def recover(self) -> Recovered:
-        self._lock.acquire()
+        last = self._lock.acquire(self.durability)
         try:
             created = make_file(self.path)
+            if last != "normal":
+                # Commits that were not synced may lie in the log in any order after a power cut; no damage shows there.
+                self._look_at_wal()
             self._connection = connect(self.path)
             await self._connection
             recovered = await self._run(lambda connection: self._open(connection, created))
@@ -73,6 +89,25 @@ class SqliteJournal:
             self._lock.release()
             raise
         return recovered
+
+    def _look_at_wal(self) -> None:
+        """Refuse to lose acknowledged commits in silence: SQLite would end a damaged log without a word."""
+        found = wal.commits_behind_damage(self._beside("-wal"))
+        if found is None:
+            return
+        frame, commits = found
+        for suffix in ("", "-wal"):
+            aside = self._beside(f"{suffix}.damaged")
+            if not aside.exists():
+                shutil.copy2(self._beside(suffix), aside)
+        if not self._accept_loss:
+            raise StoreCorrupt(
+                f"{self.path}-wal: frame {frame} is damaged and {commits} later commits lie behind it; copies were put"
+                f" beside it as *.damaged. Restore a backup, or open with ?accept_loss=1 to go on without them"
+            )
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(self.path.name + suffix)
 
     def _open(self, connection: sqlite3.Connection, created: bool) -> Recovered:
         try:
@@ -149,14 +184,13 @@ class SqliteJournal:
         sync = self.durability == "normal" and (group.sync or now - self._synced_at >= SYNC_INTERVAL)
         if sync:
             execute("PRAGMA synchronous = FULL")
-        execute(statements.BEGIN)
         try:
-            self._write(connection, group, now)
-            execute(statements.COMMIT)
-        except BaseException:
-            if connection.in_transaction:
-                execute(statements.ROLLBACK)
-            raise
+            self._transact(connection, group, now)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._release_ballast():
+                raise
+            # Rolled back, so nothing of it was stored: with the ballast's room it is a first try.
+            self._transact(connection, group, now)
         if sync:
             execute("PRAGMA synchronous = NORMAL")
         if sync or self.durability == "full":
@@ -166,8 +200,18 @@ class SqliteJournal:
             self.restless = True
         if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) >= CHECKPOINT_FRAMES:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if self._written >= SPACE_CHECK_BYTES:
+        if self._written >= SPACE_CHECK_BYTES or self.full:
             self._look_at_space()
+
+    def _transact(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
+        connection.execute(statements.BEGIN)
+        try:
+            self._write(connection, group, now)
+            connection.execute(statements.COMMIT)
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute(statements.ROLLBACK)
+            raise
 
     def _write(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
         execute, executemany = connection.execute, connection.executemany
@@ -231,7 +275,29 @@ class SqliteJournal:
     def _look_at_space(self) -> None:
         self._written = 0
         space = os.statvfs(self.path.parent)
-        self.full = space.f_bavail * space.f_frsize < self._min_free
+        free = space.f_bavail * space.f_frsize
+        self.full = free < self._min_free
+        if not self.full:
+            self._lay_ballast()
+        elif free < BALLAST:
+            self._release_ballast()
+
+    def _lay_ballast(self) -> None:
+        if self._ballast.exists():
+            return
+        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, BALLAST)
+        finally:
+            os.close(fd)
+
+    def _release_ballast(self) -> bool:
+        """Give the room that was kept to deletes and checkpoints; False when it was given already."""
+        self.full = True
+        if not self._ballast.exists():
+            return False
+        self._ballast.unlink()
+        return True
 
     async def idle(self) -> None:
         if self.restless and self._failed is None:

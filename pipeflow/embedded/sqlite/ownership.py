@@ -20,8 +20,11 @@ class Lock:
         self._store = path
         self._fd: int | None = None
 
-    def acquire(self) -> None:
-        """Own the store, or StoreOwned with the owner's process id."""
+    def acquire(self, durability: str) -> str:
+        """Own the store and say how it is written; the last owner's durability, empty when there was none.
+
+        StoreOwned, with the owner's process id, when another process owns it.
+        """
         try:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
@@ -29,15 +32,17 @@ class Lock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            owner = _words(fd)[0] or "unknown"
             os.close(fd)
             raise StoreOwned(
                 f"{self._store} is owned by process {owner}; use app.client() or the command line, which go through"
                 " its socket, or stop that process"
             ) from error
+        _, last = _words(fd)
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, f"{os.getpid()} {durability}\n".encode(), 0)
         self._fd = fd
+        return last
 
     def release(self) -> None:
         """Let go. Idempotent."""
@@ -56,12 +61,17 @@ def owner_of(path: Path) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        text = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else -1
+        owner, _ = _words(fd)
+        return int(owner) if owner.isdigit() else -1
     else:
         return None
     finally:
         os.close(fd)
+
+
+def _words(fd: int) -> tuple[str, str]:
+    words = os.pread(fd, 64, 0).decode(errors="replace").split()
+    return (words[0] if words else ""), (words[1] if len(words) > 1 else "")
 
 
 def make_file(path: Path) -> bool:

@@ -119,7 +119,7 @@ SWEEP_SHARED: Final = """
 """
 
 ALL_FACTS: Final = "SELECT name, value FROM facts"
-ALL_NOUNS: Final = "SELECT kind, name, number, spec, crc FROM nouns"
+ALL_NOUNS: Final = "SELECT kind, name, number, spec, crc FROM nouns ORDER BY number, name"
 ALL_QUEUE_COUNTERS: Final = "SELECT number, counters, crc FROM queue_counters"
 ALL_TOPIC_COUNTERS: Final = "SELECT number, counters, crc FROM topic_counters"
 ALL_SOURCES: Final = "SELECT name, position, crc FROM sources"

@@ -1,0 +1,221 @@
+"""The hot head and the cold tail: bounded memory, unbroken order, on a head of three messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pipeflow.clock import VirtualClock
+from pipeflow.embedded.opening import Kept
+from pipeflow.messages import Ack, Defer, Delivery, Outgoing, Want
+from pipeflow.protocols import Store
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
+
+HEAD = 3
+QUEUES = Topology(
+    queues=(
+        QueueSpec("line", retention=10_000, dead_letters="line-dlq"),
+        QueueSpec("groups", fifo=True, retention=10_000, max_receives=None),
+    )
+)
+
+
+def bodies(deliveries: list[Delivery]) -> list[bytes]:
+    return [delivery.body for delivery in deliveries]
+
+
+async def open_small(path: Path, clock: VirtualClock) -> Store:
+    store = await open_store(f"sqlite:///{path}?hot_messages={HEAD}", clock=clock)
+    await store.declare(QUEUES)
+    return store
+
+
+async def take(store: Store, queue: str, limit: int = 10) -> list[Delivery]:
+    return list(await store.receive(queue, Want(limit)))
+
+
+async def drain(store: Store, queue: str) -> list[bytes]:
+    out: list[bytes] = []
+    while deliveries := await take(store, queue, 7):
+        await store.settle(queue, [Ack(delivery.receipt) for delivery in deliveries])
+        out += bodies(deliveries)
+    return out
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock(1000.0)
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Store]:
+    opened = await open_small(tmp_path / "store.db", clock)
+    yield opened
+    await opened.close()
+
+
+def head(store: Store, queue: str) -> object:
+    assert isinstance(store, Kept)
+    return store.nouns.head(queue)
+
+
+async def test_a_backlog_beyond_the_head_comes_out_in_the_order_of_sending(store: Store) -> None:
+    sent = [b"%d" % n for n in range(100)]
+    for body in sent:
+        await store.send("line", [Outgoing(body)])
+    assert await drain(store, "line") == sent
+
+
+async def test_memory_holds_the_head_only(store: Store) -> None:
+    assert isinstance(store, Kept)
+    await store.send("line", [Outgoing(b"x" * 100) for _ in range(500)])
+    state = store.nouns.head("line").state
+    assert state.ready + state.in_flight <= 2 * HEAD
+    assert (await store.stats()).queues[0].ready == 500
+
+
+async def test_a_queue_is_hot_again_when_its_tail_was_read_to_the_end(store: Store) -> None:
+    assert isinstance(store, Kept)
+    await store.send("line", [Outgoing(b"old") for _ in range(20)])
+    await drain(store, "line")
+    assert store.nouns.head("line").cold == 0
+    await store.send("line", [Outgoing(b"new")])
+    assert store.nouns.head("line").state.ready == 1
+
+
+async def test_order_holds_while_senders_and_receivers_take_turns(store: Store) -> None:
+    received: list[bytes] = []
+    sent: list[bytes] = []
+    for turn in range(40):
+        batch = [b"%d" % (turn * 5 + n) for n in range(5)]
+        sent += batch
+        await store.send("line", [Outgoing(body) for body in batch])
+        deliveries = await take(store, "line", 4)
+        await store.settle("line", [Ack(delivery.receipt) for delivery in deliveries])
+        received += bodies(deliveries)
+    assert received + await drain(store, "line") == sent
+
+
+async def test_the_tail_survives_a_restart_in_order(tmp_path: Path, clock: VirtualClock) -> None:
+    store = await open_small(tmp_path / "again.db", clock)
+    sent = [b"%d" % n for n in range(50)]
+    await store.send("line", [Outgoing(body) for body in sent])
+    first = await take(store, "line", 5)
+    await store.settle("line", [Ack(delivery.receipt) for delivery in first])
+    await store.close()
+    store = await open_small(tmp_path / "again.db", clock)
+    assert (await store.stats()).queues[0].ready == 50 - len(first)
+    assert bodies(first) + await drain(store, "line") == sent
+    await store.close()
+
+
+async def test_a_delayed_message_takes_its_place_when_it_comes_due(store: Store, clock: VirtualClock) -> None:
+    """The tail is ordered by the moment a message became ready."""
+    await store.send("line", [Outgoing(b"late", delay=50.0)])
+    await store.send("line", [Outgoing(b"%d" % n) for n in range(20)])
+    await clock.advance(60)
+    await store.send("line", [Outgoing(b"last")])
+    assert await drain(store, "line") == [*(b"%d" % n for n in range(20)), b"late", b"last"]
+
+
+async def test_delayed_messages_beyond_the_bound_wait_on_disk_and_come_due_in_time(
+    store: Store, clock: VirtualClock
+) -> None:
+    assert isinstance(store, Kept)
+    delays = [float((n * 37) % 100 + 1) for n in range(60)]
+    for delay in delays:
+        await store.send("line", [Outgoing(b"%d" % delay, delay=delay)])
+    assert store.nouns.head("line").state.delayed <= 2 * HEAD
+    assert (await store.stats()).queues[0].delayed == 60
+    out: list[bytes] = []
+    for _ in range(101):
+        await clock.advance(1.0)
+        out += await drain(store, "line")
+    assert out == [b"%d" % delay for delay in sorted(delays)]
+
+
+async def test_retries_beyond_the_bound_wait_on_disk_too(store: Store, clock: VirtualClock) -> None:
+    await store.send("line", [Outgoing(b"%d" % n) for n in range(30)])
+    while deliveries := await take(store, "line", 5):
+        await store.settle("line", [Defer(delivery.receipt, 100.0) for delivery in deliveries])
+    assert (await store.stats()).queues[0].delayed == 30
+    await clock.advance(100.0)
+    assert sorted(await drain(store, "line")) == sorted(b"%d" % n for n in range(30))
+
+
+async def test_Q80_a_blocked_group_with_a_backlog_hides_no_other(store: Store) -> None:
+    await store.send("groups", [Outgoing(b"a%d" % n, group="a") for n in range(100)])
+    await store.send("groups", [Outgoing(b"b%d" % n, group="b") for n in range(5)])
+    blocking = await take(store, "groups", 1)
+    assert bodies(blocking) == [b"a0"]
+    others: list[bytes] = []
+    while deliveries := await take(store, "groups", 1):
+        others += bodies(deliveries)
+        await store.settle("groups", [Ack(delivery.receipt) for delivery in deliveries])
+    assert others == [b"b%d" % n for n in range(5)]
+
+
+async def test_Q75_groups_keep_their_order_through_the_tail(store: Store) -> None:
+    await store.send("groups", [Outgoing(b"%d" % n, group=f"g{n % 13}") for n in range(200)])
+    out = [int(body) for body in await drain(store, "groups")]
+    assert sorted(out) == list(range(200))
+    for group in range(13):
+        mine = [n for n in out if n % 13 == group]
+        assert mine == sorted(mine)
+
+
+async def test_Q68_a_purge_takes_the_tail_along_and_nothing_comes_back(store: Store, clock: VirtualClock) -> None:
+    await store.send("line", [Outgoing(b"%d" % n) for n in range(50)])
+    await store.send("line", [Outgoing(b"later", delay=5.0) for _ in range(20)])
+    await take(store, "line", 2)
+    assert await store.purge("line") == 70
+    await store.send("line", [Outgoing(b"new")])
+    await clock.advance(100)
+    assert await drain(store, "line") == [b"new"]
+
+
+async def test_Q68_a_purge_holds_after_a_restart(tmp_path: Path, clock: VirtualClock) -> None:
+    store = await open_small(tmp_path / "purged.db", clock)
+    await store.send("line", [Outgoing(b"%d" % n) for n in range(50)])
+    await store.purge("line")
+    await store.close()
+    store = await open_small(tmp_path / "purged.db", clock)
+    await store.send("line", [Outgoing(b"new")])
+    assert await drain(store, "line") == [b"new"]
+    await store.close()
+
+
+async def test_Q107_cold_messages_expire_and_are_counted(store: Store, clock: VirtualClock) -> None:
+    await store.send("line", [Outgoing(b"%d" % n) for n in range(50)])
+    await clock.advance(10_000)
+    assert await take(store, "line") == []
+    stats = (await store.stats()).queues[0]
+    assert (stats.expired, stats.ready) == (50, 0)
+
+
+async def test_looking_at_a_queue_sees_the_tail_and_moves_nothing(store: Store) -> None:
+    await store.send("line", [Outgoing(b"%d" % n) for n in range(30)])
+    peeked = await store.peek("line", limit=25)
+    assert [message.body for message in peeked] == [b"%d" % n for n in range(25)]
+    assert await drain(store, "line") == [b"%d" % n for n in range(30)]
+
+
+async def test_counts_are_exact_at_every_restart(tmp_path: Path, clock: VirtualClock) -> None:
+    """SQS: Q102, approximate there, exact here."""
+    path = tmp_path / "counts.db"
+    sent = acked = 0
+    for turn in range(6):
+        store = await open_small(path, clock)
+        await store.send("line", [Outgoing(b"x") for _ in range(11)])
+        sent += 11
+        deliveries = await take(store, "line", 4 + turn)
+        await store.settle("line", [Ack(delivery.receipt) for delivery in deliveries[:-1]])
+        await store.settle("line", [Defer(delivery.receipt, 5.0) for delivery in deliveries[-1:]])
+        acked += len(deliveries) - 1
+        stats = (await store.stats()).queues[0]
+        assert (stats.sent, stats.acked) == (sent, acked)
+        assert stats.ready + stats.delayed + stats.in_flight == sent - acked
+        await store.close()
