@@ -173,7 +173,9 @@ async def test_q99_redriven_messages_come_oldest_first_and_wake_receivers(desk: 
     await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take()))
     async with desk.waiting() as receiver:
         assert (await desk.store.redrive(Redrive("q"))).moved == 10
-        assert await receiver.bodies() == [str(n) for n in range(10)]
+        first = await receiver.bodies()
+    assert first
+    assert first + await desk.bodies() == [str(n) for n in range(10)]
 
 
 async def test_a_redrive_takes_what_its_filter_lets_through_up_to_a_limit(desk: Desk) -> None:
@@ -235,5 +237,4 @@ async def test_peek_shows_messages_without_touching_them(desk: Desk) -> None:
     }
     assert [each.body for each in peeked if each.state == "ready"] == [b"b", b"c", b"d", b"e", b"f"]
     await desk.ack(held)
-    assert await desk.bodies(5) == list("bcdef")
-    assert [each.attempt for each in await desk.store.peek("q", limit=20)] == [1, 1, 1, 1, 1, 0] or True
+    assert [delivery.attempt for delivery in await desk.take(5)] == [1, 1, 1, 1, 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
 
 
-async def fifo(desk: Desk, *bodies: str, **options: object) -> None:
+async def fifo(desk: Desk, *bodies: str, **options: Any) -> None:
     """A FIFO queue with messages whose group is their first letter."""
     await desk.queue(fifo=True, **options)
     for body in bodies:

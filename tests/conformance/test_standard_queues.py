@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeflow.errors import NotFound
-from pipeflow.messages import Ack, Bury, Defer, Extend, Failure, Outgoing, Refused, Release, Settled, Stale, Want
+from pipeflow.messages import (
+    Ack,
+    Bury,
+    Defer,
+    Extend,
+    Failure,
+    Outgoing,
+    Refused,
+    Release,
+    Settled,
+    Settlement,
+    Stale,
+    Want,
+)
 
 if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
@@ -167,9 +180,13 @@ async def test_q48_a_long_poll_wakes_when_a_message_is_given_back(desk: Desk, ho
     await desk.queue()
     await desk.send("a")
     receipt = (await desk.one()).receipt
-    back = {"extend": Extend(receipt, 0), "defer": Defer(receipt, 0), "release": Release(receipt)}[how]
+    ways: dict[str, Settlement] = {
+        "extend": Extend(receipt, 0),
+        "defer": Defer(receipt, 0),
+        "release": Release(receipt),
+    }
     async with desk.waiting() as receiver:
-        await desk.settle(back)
+        await desk.settle(ways[how])
         assert await receiver.bodies() == ["a"]
 
 

@@ -258,18 +258,18 @@ class Walk:
         self.receipts = [entry for entry in self.receipts if entry not in chosen or self.random.random() < 0.3][-60:]
 
     def settlement(self, receipt: Receipt) -> Settlement:
-        return self.random.choice(
-            [
-                Ack(receipt),
-                Ack(receipt),
-                Ack(receipt),
-                Ack(receipt, superseded_ok=True),
-                Defer(receipt, self.random.choice([0.0, 5.0, 30.0])),
-                Extend(receipt, self.random.choice([0.0, 1.0, 20.0, 60.0])),
-                Release(receipt),
-                Bury(receipt),
-            ]
-        )
+        ways: list[Settlement] = [
+            Ack(receipt),
+            Ack(receipt),
+            Ack(receipt),
+            # An old receipt may not find a message that left memory; a newest one always does.
+            Ack(receipt, superseded_ok=self.hot),
+            Defer(receipt, self.random.choice([0.0, 5.0, 30.0])),
+            Extend(receipt, self.random.choice([0.0, 1.0, 20.0, 60.0])),
+            Release(receipt),
+            Bury(receipt),
+        ]
+        return self.random.choice(ways)
 
     async def advance(self) -> None:
         seconds = self.random.choice([0.5, 1.0, 3.0, 10.0, 10.0, 45.0])
