@@ -239,6 +239,8 @@ class Records(Struct, frozen=True, gc=False, array_like=True):
     first: int
     at: float
     bodies: list[bytes]
+    suspect: bool = False
+    """Intake only: each time these were handed out the process died; they go to the error output underived."""
 
 
 class Segment(Struct, frozen=True, array_like=True):

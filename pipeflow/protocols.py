@@ -37,6 +37,7 @@ __all__ = [
     "Clock",
     "Features",
     "Handle",
+    "Lane",
     "Middleware",
     "Object",
     "Peeked",
@@ -66,6 +67,8 @@ class Features(Struct, frozen=True):
     checkpoints: bool = True
     """Source positions commit with what they belong to."""
     admin: bool = True
+    reconnects: bool = False
+    """Reached over a connection: what was Unavailable may work again, so the engine asks again instead of ending."""
 
 
 class Broker(Protocol):
@@ -88,12 +91,36 @@ class Broker(Protocol):
         """What is ready now, at most `want.limit`; waits up to `want.wait` for the first. Empty when time came."""
         ...
 
-    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale]:
-        """Decide the fate of received messages, with everything they emit, in one commit."""
+    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
+        """Decide the fate of received messages, with everything they emit, in one commit.
+
+        Refused: an emit of this settlement cannot be accepted; nothing of the settlement was done, the message is
+        still held.
+        """
         ...
 
     async def position(self, source: str) -> bytes | None:
         """The last committed position of a source, encoded; None when it never committed."""
+        ...
+
+
+class Lane(Protocol):
+    """The way of accepted records into a stream's buffers without waiting; only where the store is in this process.
+
+    A body whose size with its separator is below `left` may go straight to `take` once `left` is lowered by that;
+    every other goes through `add`. On a durable stream `left` is always 0.
+    """
+
+    left: int
+    take: Callable[[bytes], object]
+    take_all: Callable[[list[bytes]], object]
+    """The same for several at once."""
+
+    def add(self, bodies: Sequence[bytes], partition: str | None = None) -> int:
+        """Accept all or none, not yet acknowledged; how many bytes they are.
+
+        Overloaded at the bound; RefusedError for a record too large.
+        """
         ...
 
 
@@ -134,7 +161,17 @@ class RecordLog(Protocol):
         """Make every open buffer of the stream ripe now."""
 
     async def delivered(self, stream: str) -> None:
-        """Return when everything accepted before the call has been delivered and committed."""
+        """Return when everything accepted before the call has been delivered and committed.
+
+        ObjectRefused when some of it is parked.
+        """
+
+    def hand_back(self, segment: Segment, parked: bool = False) -> None:
+        """Undelivered: `seal` hands it out again; `parked`: only after the store was opened anew."""
+
+    def lane(self, stream: str) -> Lane | None:
+        """The stream's lane, None where the store is in another process. NotFound: no such stream."""
+        ...
 
 
 class Peeked(Struct, frozen=True):
@@ -290,6 +327,8 @@ class Object(Struct):
     name: str
     chunks: Sequence[bytes]
     records: int = 0
+    replace: bool = True
+    """False: it was never written before, so an object of this name is somebody else's (ObjectRefused)."""
 
     @property
     def size(self) -> int:

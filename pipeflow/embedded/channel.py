@@ -47,6 +47,7 @@ class Channel:
         "intake",
         "intake_size",
         "growing",
+        "wary",
         "sealed",
         "sealed_size",
         "counters",
@@ -71,6 +72,8 @@ class Channel:
         self.intake_size = 0
         self.growing = False
         """Whether the last block of the intake may take more records."""
+        self.wary = False
+        """Whether this process has counted itself among those that tried the intake an earlier one left."""
         self.sealed: dict[int, SealedChunk] = {}
         self.sealed_size = 0
         self.counters = RecordCounters()

@@ -16,6 +16,7 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.embedded.channel import Channel, Flush, OpenLane, SealedChunk, measured, refusal
 from pipeflow.embedded.records import (
     INTAKE,
+    RECOVERED,
     Appended,
     Committed,
     Consumed,
@@ -230,6 +231,8 @@ class Log:
         if log.buffered - log.intake_size >= log.spec.max_buffered:
             return []
         log.growing = False  # what was handed out does not grow any more
+        if log.durable and log.spec.transformed and log.intake and log.intake[0].era == RECOVERED:
+            return [await self._warily(log, limit)]
         blocks: list[Records] = []
         for block in log.intake:
             if block.first <= after.sequence:
@@ -239,6 +242,26 @@ class Log:
             blocks.append(Records(block.first, block.at, block.bodies))
             limit -= len(block.bodies)
         return blocks
+
+    async def _warily(self, log: Channel, limit: int) -> Records:
+        """Intake that a dead process left: ever less at a time while processes die of it, in the end one alone.
+
+        That they are tried is on disk before they are. A record that was alone at two deaths is suspect.
+        """
+        block, counters = log.intake[0], log.counters
+        if block.first > counters.suspected_upto:
+            counters.suspected_upto, counters.deaths = min(block.last, block.first + limit - 1), 0
+            log.wary = False
+        if not log.wary:
+            log.wary = True
+            counters.deaths += 1
+            self._count(log)
+            await self._committed()
+        size = max(1, limit // 10 ** (counters.deaths - 1))
+        suspect = size == 1 and limit // 10 ** (counters.deaths - 3) <= 1
+        if suspect:
+            counters.deaths -= 2  # committed with the record's end: the ones behind it get their own two tries
+        return Records(block.first, block.at, block.bodies[:size], suspect)
 
     async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
         """Intake out, what came of it into the partition buffers: one commit."""

@@ -15,8 +15,12 @@ INTAKE = 0
 """The id under which records wait for `derive`; open buffers and segments have ids from 1."""
 
 
+RECOVERED = -1
+"""The era of blocks that an earlier process took in."""
+
+
 class RecordCounters(Struct):
-    """What a stream counts, ever."""
+    """What a stream counts, ever, and which of its intake is under suspicion."""
 
     accepted: int = 0
     placed: int = 0
@@ -27,6 +31,10 @@ class RecordCounters(Struct):
     objects: int = 0
     object_bytes: int = 0
     quarantined: int = 0
+    suspected_upto: int = 0
+    """The process died while intake up to here was being derived ..."""
+    deaths: int = 0
+    """... this many times, without getting past it."""
 
     def copy(self) -> RecordCounters:
         """The counts as they are now."""

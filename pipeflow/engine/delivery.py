@@ -62,6 +62,10 @@ class Misplaced(Exception):
     """`partition_by` did not answer with a partition for this record."""
 
 
+class Deadly(Exception):
+    """A record that took the process with it."""
+
+
 class _ErrorRecord(Struct, frozen=True):
     """One failed record as it lies under `errors/` (Firehose: S60)."""
 
@@ -153,11 +157,15 @@ class Delivery:
                 if not await self._clock.wait(self._drained, until):
                     break
             tasks.cancel_scope.cancel()
-        if not done and not self._durable:
+        if not done and not self._durable and await self._holds_records():
             logger.error(
                 "stream %s: %s did not take everything in time; what was buffered is lost", self.name, self.sink
             )
         return done
+
+    async def _holds_records(self) -> bool:
+        stats = await self._store.stats()
+        return any(stream.buffered for stream in stats.streams if stream.name == self.name)
 
     # From intake to buffers
 
@@ -186,6 +194,8 @@ class Delivery:
         for block in blocks:
             for body in block.bodies:
                 try:
+                    if block.suspect:
+                        raise Deadly("the process died each time this record was transformed; it is not tried again")
                     result = derive(body)
                     output = result if result is None or isinstance(result, Outgoing) else await result
                     if output is not None and len(output.body) > self.plan.spec.max_record:

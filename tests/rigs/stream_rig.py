@@ -14,7 +14,7 @@ from pipeflow.embedded.log import Log
 from pipeflow.engine.delivery import Delivery, DeliveryPlan
 from pipeflow.events import Event, Observers
 from pipeflow.names import Chance
-from pipeflow.protocols import Features, Store, StreamStats
+from pipeflow.protocols import Features, Sink, Store, StoreStats, StreamStats
 from pipeflow.sinks.memory import MemorySink
 
 
@@ -24,23 +24,25 @@ class LogStore:
     def __init__(self, owner: Owner, log: Log) -> None:
         self.features = Features(durable=not owner.journal.instant)
         self.log = log
+        self._owner = owner
 
     def __getattr__(self, verb: str) -> Any:
         return getattr(self.log, verb)
 
-    async def stats(self) -> Any:
-        return self.log
+    async def stats(self) -> StoreStats:
+        return StoreStats("rig://", self._owner.store_id, "full", self._owner.boot, 0, [], [], self.log.stats())
 
 
 class Rig:
     """Everything a delivery test looks at."""
 
-    def __init__(self, plan: DeliveryPlan, owner: Owner, sink: MemorySink) -> None:
+    def __init__(self, plan: DeliveryPlan, owner: Owner, sink: Sink) -> None:
         self.owner = owner
         self.clock = owner.clock
         self.log = owner.open(plan.spec)
         self.store = cast(Store, LogStore(owner, self.log))
-        self.sink = sink
+        self.sink = cast(MemorySink, sink)
+        """Tests with another kind look at it themselves."""
         self.events: list[Event] = []
         self.plan = plan
         self.tasks: TaskGroup
@@ -81,7 +83,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    plan: DeliveryPlan, *, sink: MemorySink | None = None, owner: Owner | None = None, durable: bool = True
+    plan: DeliveryPlan, *, sink: Sink | None = None, owner: Owner | None = None, durable: bool = True
 ) -> AsyncIterator[Rig]:
     """A running delivery; it ends with the block."""
     made = Rig(plan, owner or Owner(at=0.0, instant=not durable), sink or MemorySink())

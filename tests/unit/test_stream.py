@@ -1,4 +1,4 @@
-"""Streams as programs use them: what goes in comes out of the sink, once, in its partition, and no one waits in vain."""
+"""Streams as programs use them: what goes in comes out of the sink, once, in its partition, and in time."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_a_transform_has_one_parameter_and_a_stream_one_transform() -> None:
     app = App("shop")
     lake = app.stream("lake", Order, sink="memory://")
     with pytest.raises(WiringError, match="takes 2 parameters; write"):
-        lake.transform(lambda order, other: order)  # type: ignore[call-overload, misc]
+        lake.transform(lambda order, other: order)  # type: ignore[misc, arg-type]
     lake.transform(lambda order: order)
     with pytest.raises(WiringError, match="has a transform"):
         lake.transform(lambda order: order)

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from pipeflow.embedded.records import (
     INTAKE,
+    RECOVERED,
     Appended,
     Committed,
     Consumed,
@@ -239,7 +240,7 @@ def recover(connection: Connection) -> RecoveredStreams:
             continue
         stored = _decode_block(blob)
         known = chunks.setdefault((stream, chunk), RecoveredChunk(stream, chunk, stored.partition, []))
-        known.blocks.append(Block(stored.first, stored.at, -1, stored.bodies, stored.last))
+        known.blocks.append(Block(stored.first, stored.at, RECOVERED, stored.bodies, stored.last))
     _take_segments(connection, chunks, counters)
     for row, stream, first, last in damaged:
         _set_aside(connection, counters[stream], row, stream, first, last)

@@ -1,15 +1,21 @@
 """The record log: every record in exactly one place, every move one commit, and what a crash at any of them leaves."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from math import inf
+from pathlib import Path
 
 import pytest
 from record_owner import Owner
+from stream_rig import rig
 
 from pipeflow.embedded.log import Log
+from pipeflow.embedded.sqlite import streams
+from pipeflow.engine.delivery import DeliveryPlan
 from pipeflow.errors import NotFound, ObjectRefused, Overloaded, RefusedError, Unavailable
 from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Refused, Segment
+from pipeflow.sinks.file import FileSink
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.specs import StreamSpec
 
@@ -193,6 +199,31 @@ async def test_intake_that_was_handed_out_does_not_grow() -> None:
     assert [each.bodies for each in await log.intake("lake", Position(0), 100)] == [[b"b"]]
 
 
+async def test_a_record_that_kills_the_process_is_found_and_becomes_suspect() -> None:
+    spec = stream(transformed=True)
+    owner = Owner()
+    await owner.open(spec).append("lake", out(*map(str, range(40))))
+    snapshot, derived, tries = owner.snapshot, [], 0
+    for _death in range(20):
+        owner = Owner(snapshot)
+        log = owner.open(spec)
+        while blocks := await log.intake("lake", Position(0), 100):
+            (block,) = blocks
+            snapshot = owner.snapshot
+            if b"23" in block.bodies and not block.suspect:
+                tries += 1
+                break  # the process dies
+            if block.suspect:
+                assert block.bodies == [b"23"]
+            derived += block.bodies
+            await log.derive("lake", Position(block.first + len(block.bodies) - 1), [])
+            snapshot = owner.snapshot
+        else:
+            break
+    assert derived == [str(n).encode() for n in range(40)]
+    assert tries == 4  # all 40, ten at a time, and twice alone
+
+
 async def test_part_of_a_block_may_be_derived_and_the_rest_survives_a_restart() -> None:
     owner = Owner()
     log = owner.open(stream(transformed=True))
@@ -366,3 +397,28 @@ async def test_s36_new_options_concern_buffers_opened_after_the_update() -> None
     await sealed(log)
     await log.append("lake", out("b"))
     assert log.ripens("lake")[1] == 1005.0
+
+
+async def test_statements_of_the_hot_path_use_an_index() -> None:
+    owner = Owner()
+    for statement in (
+        streams.DELETE_INTAKE,
+        streams.DELETE_CHUNK,
+        streams.DELETE_SEGMENT,
+        streams.QUARANTINE_CHUNK,
+    ):
+        parameters = ("lake", 1)
+        plan = " ".join(row[3] for row in owner.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters))
+        assert "SCAN" not in plan
+        assert "TEMP B-TREE" not in plan
+
+
+async def test_a_write_that_a_kill_left_of_a_memory_stream_is_swept_and_no_other(tmp_path: Path) -> None:
+    spec = stream(durability="memory")
+    for name in (".tmp-lake-b0-1-3f9a0c12.gz", ".tmp-pond-b0-1-3f9a0c12.gz", ".tmp-lake-b0-1-another.gz"):
+        (tmp_path / name).write_bytes(b"")
+    async with rig(DeliveryPlan(spec), sink=FileSink(str(tmp_path))) as r:
+        await r.store.append("lake", out("a"))
+        await r.deliver()
+        left = sorted(name for name in os.listdir(tmp_path) if name.startswith(".tmp"))
+        assert left == [".tmp-lake-b0-1-another.gz", ".tmp-pond-b0-1-3f9a0c12.gz"]
