@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from pipeflow.cli import units
+from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, say, show, show_one
 from pipeflow.cli.peek import DEAD, look, row_of
@@ -31,7 +32,7 @@ MOST = 100_000
 """Dead letters that are looked at for grouping."""
 
 
-@click.group()
+@click.group(cls=Suggesting)
 def dlq() -> None:
     """List, show and redrive the dead letters of a queue."""
 

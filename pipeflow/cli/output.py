@@ -23,6 +23,8 @@ class Column(Struct, frozen=True):
     title: str = ""
     write: Callable[[Any], str] = str
     right: bool = False
+    plain: Callable[[Any], str] | None = None
+    """How they are written in a pipe, when that is another way."""
     wide: bool = False
     """It takes what room is left, and is cut on a terminal."""
 
@@ -33,8 +35,8 @@ def count(value: int) -> str:
 
 
 def number(key: str, title: str = "") -> Column:
-    """A column of counts."""
-    return Column(key, title, count, right=True)
+    """A column of counts: digits alone in a pipe, where programs read them."""
+    return Column(key, title, count, right=True, plain=str)
 
 
 def json_option(command: C) -> C:
@@ -80,8 +82,9 @@ def found(something: object, fail_empty: bool) -> None:
         raise click.exceptions.Exit(3)
 
 
-def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
-    return ["" if row.get(column.key) is None else column.write(row[column.key]) for column in columns]
+def _cells(row: Row, columns: Sequence[Column], *, plain: bool) -> list[str]:
+    writers = [(column.key, (column.plain if plain else None) or column.write) for column in columns]
+    return ["" if row.get(key) is None else write(row[key]) for key, write in writers]
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
@@ -100,12 +103,12 @@ def _table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
             ratio=1 if column.wide else None,
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, columns)))
+        table.add_row(*(Text(cell) for cell in _cells(row, columns, plain=False)))
     Console(color_system="auto" if colour_wanted(sys.stdout) else None).print(table)
 
 
 def _plain(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    lines = [[column.title or column.key for column in columns], *(_cells(row, columns) for row in rows)]
+    lines = [[column.title or column.key for column in columns], *(_cells(row, columns, plain=True) for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     for cells in lines:
         padded = (

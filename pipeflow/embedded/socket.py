@@ -50,6 +50,9 @@ MAX_HELD = 256 << 20
 MAX_ANSWERED = 32 << 20
 """Bytes of bodies that one receive hands out: half a frame, so that attributes and failures fit beside them."""
 
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What decoding raises: ill-formed msgpack, another shape, text that is no UTF-8, nesting without end."""
+
 LINGER = 5.0
 """Seconds that calls under way at the end have to finish; a commit takes milliseconds."""
 
@@ -145,7 +148,7 @@ class _Session:
                 self._greet(frame)
                 return
             call = verbs.read_call(frame)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             self._refuse(f"a frame that is no call: {error}")
             return
         if call.verb == verbs.CANCEL:
@@ -190,7 +193,9 @@ class _Session:
         else:
             try:
                 arguments = verb.read_arguments(verb.arguments.decode(call.arguments))
-            except msgspec.MsgspecError as error:
+            except PipeflowError as error:  # a spec that is refused when it is made
+                self._tell(call.id, error)
+            except UNREADABLE as error:
                 self._tell(call.id, RefusedError("Malformed", f"{verb.name}: arguments that do not fit: {error}"))
             else:
                 self._start(call.id, verb, arguments, size)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import Popen
 
 import click
@@ -58,6 +61,12 @@ def test_a_wrong_command_is_a_usage_error_with_the_nearest_name(call: Call) -> N
     assert shown.exit_code == 2
     assert "did you mean 'queues'?" in shown.stderr
     assert shown.stdout == ""
+
+
+def test_a_wrong_subcommand_is_told_with_the_nearest_name_too(call: Call) -> None:
+    shown = call("dlq", "redriv")
+    assert shown.exit_code == 2
+    assert "did you mean 'redrive'?" in shown.stderr
 
 
 def test_a_wrong_option_is_a_usage_error(call: Call) -> None:
@@ -120,6 +129,25 @@ def test_a_reader_that_goes_away_is_no_error(store: str, python: Python) -> None
     os.close(writing)
     assert process.communicate()[1] == ""
     assert process.returncode == 0
+
+
+def test_a_terminal_gets_a_progress_bar_on_stderr_and_data_stays_on_stdout(
+    store: str, python: Python, here: Path
+) -> None:
+    (here / "many.jsonl").write_text("1\n" * 1500)
+    terminal, end = os.openpty()
+    process = python("-m", "pipeflow", "send", "lenient", "@many.jsonl", "--json", stderr=end)
+    os.close(end)
+    shown = b""
+    # A terminal whose other end is gone answers with an error instead of an end of file.
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 4096):
+            shown += piece
+    os.close(terminal)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.read())["accepted"] == 1500
+    assert "1,500 accepted" in shown.decode()
+    assert "100%" in shown.decode()
 
 
 def test_the_group_is_what_the_entry_point_runs() -> None:

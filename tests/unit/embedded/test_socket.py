@@ -6,18 +6,16 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import anyio
 import pytest
 from msgspec.structs import replace
+from recalling_store import Recalling, served, serving
 
-from pipeflow.clock import Clock, Signal, SystemClock
-from pipeflow.embedded import socket as door
-from pipeflow.embedded import verbs
+from pipeflow.clock import Signal, SystemClock
 from pipeflow.embedded.frames import MAX_FRAME
 from pipeflow.embedded.socket import OwnerSocket, connect, socket_path
 from pipeflow.errors import (
@@ -32,13 +30,12 @@ from pipeflow.errors import (
     StoreOwned,
     Unavailable,
 )
-from pipeflow.events import Event, Published
+from pipeflow.events import Published
 from pipeflow.messages import (
     Ack,
     AttributeValue,
     Delivery,
     Emit,
-    Failure,
     Outgoing,
     Position,
     Receipt,
@@ -51,100 +48,8 @@ from pipeflow.messages import (
     Stale,
     Want,
 )
-from pipeflow.protocols import Features, Peeked, Redrive, Redriven, Store, StoreStats
+from pipeflow.protocols import Redrive, Redriven, Store
 from pipeflow.specs import FilterPolicy, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
-
-
-class Recalling:
-    """A store that remembers what it was asked and answers what it was told to."""
-
-    url = "sqlite:///shop.db"
-    features = Features(durable=True, max_delay=7.0)
-
-    def __init__(self) -> None:
-        self.clock: Clock = SystemClock()
-        self.sent: list[Outgoing] = []
-        self.settled: list[Settlement] = []
-        self.wants: list[Want] = []
-        self.deliveries: list[Delivery] = []
-        self.demanded: list[tuple[str, str]] = []
-        self.topology = Topology()
-        self.gate: anyio.Event | None = None
-        self.entered = anyio.Event()
-        self.left = anyio.Event()
-        self.raising: Exception | None = None
-        self.emptied_after_cancel = False
-
-    async def _pass(self) -> None:
-        self.entered.set()
-        if self.raising is not None:
-            raise self.raising
-        if self.gate is not None:
-            await self.gate.wait()
-
-    async def declare(self, topology: Topology) -> None:
-        self.topology = topology
-
-    async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        return await self.send(topic, batch)
-
-    async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        await self._pass()
-        self.sent += batch
-        return [Refused("TooLong", "why") if item.body == b"bad" else Sent(f"id-{queue}", 4, True) for item in batch]
-
-    async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
-        self.wants.append(want)
-        try:
-            await self._pass()
-        finally:
-            self.left.set()
-        return self.deliveries
-
-    async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
-        self.settled += batch
-        return [Stale("gone") if isinstance(item, Release) else Settled() for item in batch]
-
-    async def position(self, source: str) -> bytes | None:
-        return None if source == "new" else b"\x00\xff"
-
-    async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
-        return [Position(n) if item.body else Refused("Empty", "no") for n, item in enumerate(batch, 1)]
-
-    def demand(self, stream: str, reason: str = "demand") -> None:
-        self.demanded.append((stream, reason))
-
-    async def delivered(self, stream: str) -> None:
-        await self._pass()
-
-    async def describe(self) -> Topology:
-        return self.topology
-
-    async def peek(
-        self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
-    ) -> list[Peeked]:
-        failure = Failure(1.0, 1, "ValueError", "bad", "00ff00ff")
-        return [Peeked("m1", queue, "ready", b"{}", limit, 1.5, 9, {"raw": b"\xff"}, "g", None, [failure], None)]
-
-    async def purge(self, queue: str) -> int:
-        raise NotFound(f"no queue {queue!r}; declare it first")
-
-    async def redrive(self, request: Redrive) -> Redriven:
-        return Redriven(3, 2, 1, [request.queue])
-
-    async def stats(self) -> StoreStats:
-        return StoreStats(self.url, "store", "full", 1, os.getpid(), [], [], [])
-
-    async def watch(self) -> AsyncIterator[Event]:
-        try:
-            yield Published(1.0, "orders", 2)
-            yield Published(2.0, "orders", 3)
-            await anyio.sleep_forever()
-        finally:
-            self.left.set()
-
-    async def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -155,27 +60,6 @@ def store() -> Recalling:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return socket_path(tmp_path / "shop.db")
-
-
-@asynccontextmanager
-async def serving(store: Recalling, path: Path) -> AsyncIterator[OwnerSocket]:
-    async with anyio.create_task_group() as group:
-        owner = OwnerSocket()
-        await owner.start(cast(Store, store), path, group)
-        try:
-            yield owner
-        finally:
-            await owner.close()
-
-
-@asynccontextmanager
-async def served(store: Recalling, path: Path) -> AsyncIterator[Store]:
-    async with serving(store, path):
-        client = await connect(path, store.url, SystemClock(), patience=0)
-        try:
-            yield client
-        finally:
-            await client.close()
 
 
 def is_gone(path: Path) -> bool:
@@ -431,102 +315,6 @@ async def test_an_answer_beyond_one_frame_gives_its_messages_back_and_says_so(st
         with pytest.raises(RefusedError, match="ask for less"):
             await client.receive("q", Want(1))
     assert store.settled == [Release(Receipt(1, 2, 3))]
-
-
-class Raw:
-    """A client that says whatever it likes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    async def __aenter__(self) -> Raw:
-        self.reader, self.writer = await asyncio.open_unix_connection(str(self._path))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
-        await self.writer.wait_closed()
-
-    async def ask(self, said: object) -> bytes:
-        frame = verbs.encode(said)
-        self.writer.write(len(frame).to_bytes(4, "big") + frame)
-        return await self.answer()
-
-    async def answer(self) -> bytes:
-        return await self.reader.readexactly(int.from_bytes(await self.reader.readexactly(4), "big"))
-
-    async def greeted(self) -> Raw:
-        await self.ask(verbs.Hello(verbs.MAGIC, verbs.PROTOCOL, "0", 1))
-        return self
-
-
-def refusal(frame: bytes) -> PipeflowError:
-    answer = verbs.read_answer(frame)
-    assert answer.kind == "error"
-    return verbs.raised(verbs.read_fault(answer.content))
-
-
-async def test_another_version_of_the_protocol_is_refused_with_both_named(store: Recalling, path: Path) -> None:
-    async with serving(store, path), Raw(path) as raw:
-        error = refusal(await raw.ask(verbs.Hello(verbs.MAGIC, 99, "9.9", 1)))
-        assert isinstance(error, ConfigurationError)
-        assert "version 1 " in str(error)
-        assert "version 99" in str(error)
-        assert await raw.reader.read() == b""
-
-
-async def test_an_unknown_verb_is_refused_by_name_and_the_connection_goes_on(store: Recalling, path: Path) -> None:
-    async with serving(store, path), Raw(path) as raw:
-        await raw.greeted()
-        assert "'close'" in str(refusal(await raw.ask((1, "close", ()))))
-        assert "arguments that do not fit" in str(refusal(await raw.ask((2, "purge", (5,)))))
-        assert verbs.read_answer(await raw.ask((3, "position", ("new",)))).kind == "done"
-
-
-async def test_a_frame_beyond_the_bound_ends_the_connection_with_a_reason(store: Recalling, path: Path) -> None:
-    async with serving(store, path), Raw(path) as raw:
-        await raw.greeted()
-        raw.writer.write((MAX_FRAME + 1).to_bytes(4, "big"))
-        assert str(MAX_FRAME) in str(refusal(await raw.answer()))
-        assert await raw.reader.read() == b""
-
-
-async def test_garbage_ends_the_connection_and_no_other(store: Recalling, path: Path) -> None:
-    async with served(store, path) as client, Raw(path) as raw:
-        raw.writer.write(b"GET / HTTP/1.1\r\n\r\n")
-        assert isinstance(refusal(await raw.answer()), RefusedError)
-        assert await client.position("new") is None
-
-
-async def test_calls_beyond_the_bound_of_a_connection_are_refused(
-    store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(door, "MAX_CALLS", 2)
-    store.gate = anyio.Event()
-    async with serving(store, path), Raw(path) as raw:
-        await raw.greeted()
-        for id in (1, 2):
-            frame = verbs.encode((id, "receive", ("q", Want())))
-            raw.writer.write(len(frame).to_bytes(4, "big") + frame)
-        assert isinstance(refusal(await raw.ask((3, "stats", ()))), Overloaded)
-
-
-async def test_large_calls_under_way_hold_back_reading_until_they_are_answered(
-    store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(door, "MAX_HELD", 1000)
-    async with served(store, path) as client:
-        answers = await asyncio.gather(*(client.send("q", [Outgoing(bytes(900))]) for _ in range(50)))
-    assert len(answers) == 50
-
-
-async def test_another_user_is_refused(store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeflow.embedded.frames.Frames.peer_user", lambda self: os.geteuid() + 1)
-    async with serving(store, path):
-        with pytest.raises(ConfigurationError, match="belongs to user"):
-            await connect(path, store.url, SystemClock(), patience=0)
-        async with Raw(path) as raw:
-            assert "may not use it" in str(refusal(await raw.answer()))
 
 
 async def test_only_its_user_may_open_the_socket(store: Recalling, path: Path) -> None:
