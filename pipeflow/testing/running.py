@@ -6,12 +6,12 @@ Nothing is written outside the store that was asked for: every stream delivers i
 from __future__ import annotations
 
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar, cast
 
-from anyio import sleep
+from anyio import move_on_after, sleep
 
 from pipeflow.app import App
 from pipeflow.clock import Signal, VirtualClock
@@ -132,6 +132,9 @@ class Harness:
 PATIENCE = 10.0
 """Seconds of real time without any progress after which waiting is taken for a mistake."""
 
+LAST_FLUSH = 1.0
+"""Seconds of real time that streams get at the end to deliver what they hold."""
+
 _ALL = 1 << 62
 
 
@@ -145,6 +148,15 @@ def _decompressed(name: str, content: bytes) -> bytes:
     return content
 
 
+async def _flush(store: Store, streams: Collection[str]) -> None:
+    # The app stops without grace, as nobody moves its clock any more; so what streams hold is delivered before. The
+    # bound is for a transform that waits for ever.
+    with move_on_after(LAST_FLUSH):
+        for stream in streams:
+            store.demand(stream, "drain")
+            await store.delivered(stream)
+
+
 @asynccontextmanager
 async def harness(
     app: App,
@@ -155,7 +167,7 @@ async def harness(
     provide: Mapping[type, object] | None = None,
     chaos: Chaos | None = None,
 ) -> AsyncIterator[Harness]:
-    """Run the app until the block ends, then stop it at once: what its handlers have in hand is given back.
+    """Run the app until the block ends, then stop it: streams deliver, what handlers have in hand is given back.
 
     `provide` replaces what providers would make, by type. `chaos` adds misfortune; what it does follows from `seed`.
     """
@@ -179,5 +191,6 @@ async def harness(
             observers=[events.append],
         ) as runtime:
             yield Harness(runtime, tap, clock, seed=chosen, sinks=sinks, events=events)
+            await _flush(runtime.store, sinks)
     finally:
         await opened.close()

@@ -429,6 +429,23 @@ async def test_a_stream_delivers_into_memory_when_its_time_has_come() -> None:
         assert [msgspec.json.decode(line, type=Order).id for line in content.splitlines()] == ["1", "2"]
 
 
+async def test_leaving_delivers_what_streams_hold_and_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    shop, started = Shop(), asyncio.Event()
+    billing = shop.app.queue("billing", Order, shop.orders)
+    lake = shop.app.stream("lake", Order, shop.orders, sink="file://./lake", compression="none")
+
+    @billing.handler
+    async def stuck(order: Order) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with harness(shop.app) as h:
+        await shop.orders.publish(Order("1"))
+        await started.wait()
+    assert [msgspec.json.decode(content, type=Order) for content in h.objects(lake).values()] == [Order("1")]
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 async def test_objects_are_shown_decompressed(compression: str) -> None:
     shop = Shop()
