@@ -17,7 +17,7 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.engine.plan import SourceItem, SourcePlan
 from pipeflow.engine.scopes import task_scope
 from pipeflow.engine.supervise import AGAIN, Supervisor, spawn
-from pipeflow.errors import RefusedError
+from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.events import Observers, Published, Refusal, SourceStopped
 from pipeflow.messages import Position, Refused, Sent
 from pipeflow.names import Chance
@@ -97,6 +97,8 @@ class SourceRunner:
                     self._arrived.fire()
                 if len(self._ahead) + self._flying >= AHEAD:
                     await self._room()
+        except ConfigurationError:
+            raise  # the source will never work as it is
         except Exception as error:
             raised.append(error)
         finally:

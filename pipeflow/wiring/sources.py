@@ -10,7 +10,7 @@ import msgspec
 
 from pipeflow.codecs import type_name
 from pipeflow.engine.plan import SourceItem, SourcePlan
-from pipeflow.errors import CodecError, ConfigurationError, WiringError
+from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.messages import At, Outgoing
 from pipeflow.wiring.functions import MISSING, Function
 from pipeflow.wiring.providers import Provisions, arguments
@@ -65,7 +65,7 @@ def _decoder(name: str, function: Function) -> Callable[[bytes], object]:
         try:
             return decoder.decode(committed)
         except msgspec.DecodeError as error:
-            raise CodecError(
+            raise ConfigurationError(
                 f"{function.name}: the committed position {committed.decode(errors='replace')} of source {name} is not "
                 f"what its annotation says: {error}; give the source a new name to begin again"
             ) from error

@@ -449,7 +449,7 @@ async def test_a_message_that_was_in_flight_at_two_crashes_runs_with_nothing_bes
     async with harness(app) as h:
         consumer = h.runtime.consumers[0]
         put = consumer.work.put
-        consumer.work.put = lambda arrived: put(  # type: ignore[method-assign]  # as recovery marks them
+        consumer.work.put = lambda arrived: put(  # type: ignore[method-assign,assignment]  # as recovery marks them
             [msgspec.structs.replace(each, alone=b'"id":2' in each.body) for each in arrived]
         )
         await work.send_many(orders(*range(5)))

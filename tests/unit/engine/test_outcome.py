@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from pipeflow.engine.outcome import Cancelled, Raised, Result, RetryPolicy, Returned, decide, describe
@@ -80,11 +83,12 @@ def test_failures_at_one_place_have_one_digest_and_at_another_place_another() ->
     def second() -> None:
         raise ValueError("b")
 
-    digests = []
-    for call in (lambda: first("a"), lambda: first("b"), second):
+    digests: list[str] = []
+    calls: list[Callable[[], None]] = [partial(first, "a"), partial(first, "b"), second]
+    for call in calls:
         try:
             call()
         except ValueError as error:
-            digests.append(describe(error.with_traceback(error.__traceback__), delivery(), 0.0).digest)
+            digests.append(describe(error, delivery(), 0.0).digest)
     assert len(digests[0]) == 8
-    assert digests[1] != digests[2]
+    assert digests[0] == digests[1] != digests[2]
