@@ -160,6 +160,8 @@ def _dump_inner(value: object) -> object:
 
 
 def _load_inner(kind: type, value: object) -> object:
+    if kind is object:
+        return value  # `dict[str, object]`: whatever is there
     if not _is_model(kind):
         raise TypeError(f"{type_name(kind)} inside it is no type that decodes")
     return cast(type[_Model], kind).model_validate(value)
