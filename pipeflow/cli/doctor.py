@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sqlite3
 import stat
 import sys
 from collections.abc import Iterator
@@ -124,10 +123,7 @@ def _filesystem(path: Path) -> str:
 
 
 def _file(database: Path) -> Check:
-    try:
-        examined = examine(database)
-    except sqlite3.DatabaseError as error:
-        return Check("integrity", "bad", f"{database}: {error}", "restore a backup, or move the file aside")
+    examined = examine(database)
     if not examined.ours:
         return Check("integrity", "bad", f"{database} is a database of another program", "name the store's own file")
     if not examined.known:

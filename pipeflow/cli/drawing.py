@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from pipeflow.cli.graph import Edge, Graph, Node
 from pipeflow.cli.layout import Layout, Spot, laid_out
+from pipeflow.cli.nodes import Edge, Graph, Node
 
 MARGIN = 28.0
 HEADING = 44.0

@@ -27,7 +27,14 @@ class Examined(Struct, frozen=True):
 
 
 def examine(path: Path) -> Examined:
-    """Read the file once, whole; changes nothing. sqlite3.DatabaseError: it is no database at all."""
+    """Read the file once, whole; changes nothing. A file that is no database at all is damage too."""
+    try:
+        return _examined(path)
+    except sqlite3.DatabaseError as error:
+        return Examined(0, True, True, [f"{path}: {error}"])
+
+
+def _examined(path: Path) -> Examined:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
     try:
         application = _number(connection, APPLICATION)

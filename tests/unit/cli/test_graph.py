@@ -12,8 +12,8 @@ import pytest
 from click.testing import Result
 
 from pipeflow.cli.drawing import svg
-from pipeflow.cli.graph import Edge, Graph, Node, policy_text
 from pipeflow.cli.layout import laid_out
+from pipeflow.cli.nodes import Edge, Graph, Node, policy_text
 from pipeflow.specs import FilterPolicy
 
 Call = Callable[..., Result]
