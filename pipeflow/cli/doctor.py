@@ -223,7 +223,7 @@ def show_checks(checks: list[Check]) -> None:
 def doctor(url: str | None, broker: str | None, app: str | None, as_json: bool) -> int:
     """Examine a store, its file, its disk and what is installed. Exit code 1 when something is bad.
 
-    Without URL, the store of the app in app.py or main.py here. Nothing is repaired or changed.
+    Without URL, the store of the app in app.py or main.py here. Nothing is repaired.
     """
     loaded = load_app(app) if app is not None or (url is None and usual_target() is not None) else None
     named = url or broker or (loaded.broker if loaded is not None else None)

@@ -76,7 +76,12 @@ def check_reachable(url: str) -> None:
             f"{url}: a store in memory lives and ends inside its app; use sqlite:///FILE to reach it from outside"
         )
     database = database_of(url)
-    if database is not None and not database.exists():
+    if database is None:
+        return
+    if database.is_dir() or (database.exists() and not database.stat().st_size):
+        what = "a directory" if database.is_dir() else "empty"
+        raise ConfigurationError(f"{url}: {database.absolute()} is {what}, no store; name another with --broker")
+    if not database.exists():
         raise ConfigurationError(
             f"{url}: there is no file {database.absolute()}; start the app to make it, or name another with --broker"
         )

@@ -39,7 +39,8 @@ def _examined(path: Path) -> Examined:
     try:
         application = _number(connection, APPLICATION)
         version = _number(connection, FORMAT)
-        damage = [str(row[0]) for row in connection.execute(QUICK_CHECK) if row[0] != "ok"]
+        told = [line for row in connection.execute(QUICK_CHECK) for line in str(row[0]).splitlines()]
+        damage = [line for line in told if line != "ok" and not line.startswith("***")]
     finally:
         connection.close()
     return Examined(version, application == APPLICATION_ID, version <= VERSION, damage)

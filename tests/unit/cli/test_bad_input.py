@@ -39,6 +39,13 @@ def test_a_store_that_does_not_exist_is_not_made_by_asking(call: Call, here: Pat
     assert list(here.iterdir()) == []
 
 
+def test_an_empty_file_or_a_directory_is_no_store(call: Call, here: Path) -> None:
+    (here / "empty.db").touch()
+    told(call("queues", "--broker", "sqlite:///empty.db"), 4, "empty.db is empty")
+    told(call("queues", "--broker", f"sqlite:///{here}"), 4, "is a directory")
+    assert (here / "empty.db").stat().st_size == 0
+
+
 def test_a_store_in_memory_cannot_be_reached_from_outside(call: Call) -> None:
     told(call("queues", "--broker", "memory://"), 4, "memory://", "sqlite:///FILE")
 
@@ -105,6 +112,15 @@ def test_a_corrupted_database_is_refused_and_left_as_it_is(call: Call, here: Pat
     (here / "shop.db").write_bytes(garbage)
     told(call("queues", "--broker", "sqlite:///shop.db"), 74, "shop.db", "backup")
     assert (here / "shop.db").read_bytes() == garbage
+
+
+def test_before_the_disk_is_full_sends_are_refused_and_nothing_else_is(call: Call, store: str) -> None:
+    nearly = f"{store}?min_free={1 << 60}"
+    shown = call("send", "lenient", "1", "--broker", nearly)
+    assert shown.exit_code == 1
+    assert "disk" in shown.stderr
+    assert "free space" in shown.stderr
+    assert call("purge", "billing", "--yes", "--broker", nearly).exit_code == 0
 
 
 def test_a_full_disk_is_a_failure_of_the_store(call: Call, store: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ def test_a_damaged_file_fails(call: Call, store: str, here: Path) -> None:
     shown = call("doctor", store, "--json")
     assert shown.exit_code == 1
     assert checks(shown)["integrity"]["status"] == "bad"
+    assert "\n" not in checks(shown)["integrity"]["detail"]
 
 
 def test_a_file_of_another_program_fails(call: Call, here: Path) -> None:
