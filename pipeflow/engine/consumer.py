@@ -67,6 +67,8 @@ class Consumer:
         self._supervisor = supervisor
         self._progressed = progressed
         self._idle: list[Slot] = []
+        self._called = False
+        """Whether a worker was woken by `call_one` and has not come yet."""
         self._freed = Signal()
         self._alive = 0
         self._gone = Signal()
@@ -169,10 +171,17 @@ class Consumer:
             return
         self._idle.append(slot)
         await self.clock.wait(slot.signal)
+        self._called = False
 
     def wake(self, count: int) -> None:
         """Wake so many idle workers, or all there are."""
         for _ in range(min(count, len(self._idle))):
+            self._idle.pop().signal.fire()
+
+    def call_one(self) -> None:
+        """Wake one idle worker, unless one is on its way already."""
+        if self._idle and not self._called:
+            self._called = True
             self._idle.pop().signal.fire()
 
     # -- fates

@@ -44,7 +44,7 @@ class Singles:
         """Hand over what arrived."""
         if not self._fifo:
             self._waiting.extend(deliveries)
-            self._consumer.wake(1)
+            self._consumer.call_one()
             return
         for delivery in deliveries:
             group = self._groups.get(delivery.group)
@@ -53,7 +53,7 @@ class Singles:
                 self._ready.append(group)
             group.append(delivery)
         if self._ready:
-            self._consumer.wake(1)
+            self._consumer.call_one()
 
     def waiting(self) -> Iterator[Delivery]:
         """What no worker has taken yet."""
@@ -86,7 +86,7 @@ class Singles:
             if slot.held or slot.scope.cancel_called:
                 return
             count += 1
-            if count >= BURST or clock.now() - since > SPELL:
+            if count >= BURST or (not count & 3 and clock.now() - since > SPELL):
                 await asyncio.sleep(0)
                 count, since = 0, clock.now()
 
@@ -98,14 +98,14 @@ class Singles:
                 return None
             delivery = self._waiting.popleft()
             if self._waiting:
-                self._consumer.wake(1)
+                self._consumer.call_one()
             return delivery
         while not slot.run:
             if not self._ready:
                 return None
             slot.run = self._ready.popleft()
             if self._ready:
-                self._consumer.wake(1)
+                self._consumer.call_one()
         return slot.run.popleft()
 
     async def _run(self, slot: Slot, delivery: Delivery) -> None:
