@@ -14,23 +14,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import anyio
-
-from pipeflow.engine.delivery import Delivery
+from pipeflow import App
 from pipeflow.engine.encode import compressor
-from pipeflow.engine.runtime import Runtime
-from pipeflow.events import Observers
-from pipeflow.names import Chance
 from pipeflow.protocols import Object, Sink
-from pipeflow.registry import open_store
 from pipeflow.sinks.file import FileSink
-from pipeflow.specs import StreamSpec, Topology
+from pipeflow.specs import Compression
 from pipeflow.stream import Stream
 
 SIZE = 5 << 20
@@ -66,31 +59,21 @@ def records(size: int, count: int) -> list[bytes]:
 
 
 @asynccontextmanager
-async def running(sink: Sink, compression: str) -> Any:
-    """A stream in an open store, with its delivery."""
-    spec = StreamSpec(
+async def running(sink: Sink, compression: Compression) -> AsyncIterator[Stream[bytes]]:
+    """A stream of an open app."""
+    app = App("bench", broker="memory://")
+    stream = app.stream(
         "bench",
-        "memory://bench",
-        compression=compression,  # type: ignore[arg-type]  # one of two words below
+        bytes,
+        sink="memory://bench",
+        format="jsonl",
+        compression=compression,
         durability="memory",
         buffer_bytes=SIZE,
         max_buffered=BOUND,
     )
-    stream = Stream(spec, bytes)
-    store = await open_store("memory://")
-    try:
-        await store.declare(Topology(streams=(stream.spec,)))
-        options = {"store": store, "clock": store.clock, "chance": Chance(7), "observers": Observers()}
-        runtime = Runtime("bench", grace=5.0, **options)
-        delivery = Delivery(stream.plan(), sink=sink, **options)
-        async with anyio.create_task_group() as tasks:
-            delivery.start(tasks)
-            stream.bind(runtime)
-            yield stream
-            stream.unbind(runtime)
-            tasks.cancel_scope.cancel()
-    finally:
-        await store.close()
+    async with app.running(sinks={"bench": sink}):
+        yield stream
 
 
 async def put(stream: Stream[bytes], batch: Sequence[bytes]) -> None:
@@ -116,7 +99,7 @@ async def put_nowait(stream: Stream[bytes], batch: Sequence[bytes]) -> None:
 
 
 def streamed(
-    way: Callable[[Stream[bytes], Sequence[bytes]], Awaitable[None]], sink: Callable[[], Sink], compression: str
+    way: Callable[[Stream[bytes], Sequence[bytes]], Awaitable[None]], sink: Callable[[], Sink], compression: Compression
 ) -> Callable[[list[bytes]], Awaitable[float]]:
     async def measure(batch: list[bytes]) -> float:
         async with running(sink(), compression) as stream:
@@ -253,10 +236,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=128, help="how much each way puts in each round")
     options = parser.parse_args()
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
-        from uvloop import new_event_loop
+        import uvloop
+
+        new_event_loop = uvloop.new_event_loop
     except ImportError:
-        new_event_loop = asyncio.new_event_loop
+        pass
     print(f"event loop: {new_event_loop.__module__}", file=sys.stderr)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(measure(options.rounds, options.megabytes))

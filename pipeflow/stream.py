@@ -18,7 +18,7 @@ from pipeflow.binding import Binding
 from pipeflow.codecs import Codec, codec_for, type_name
 from pipeflow.engine.delivery import DeliveryPlan, Derive, Misplaced
 from pipeflow.engine.runtime import Runtime
-from pipeflow.errors import FeatureMissing, Overloaded, RefusedError, WiringError
+from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
 from pipeflow.messages import At, Outgoing, Position, Refused
 from pipeflow.protocols import Lane
 from pipeflow.sinks.objects import PartitionKey, partition_path
@@ -132,7 +132,13 @@ class Stream(Generic[T]):
 
     async def flush(self) -> None:
         """Deliver what is buffered now; return when it lies in the sink. ObjectRefused when the sink refuses it."""
-        store = self.binding.runtime.store
+        runtime = self.binding.runtime
+        store = runtime.store
+        if store.lane(self.name) is not None and not any(each.name == self.name for each in runtime.deliveries):
+            raise ConfigurationError(
+                f"stream {self.name}: nothing delivers it in this process, which owns the store; "
+                "flush inside `async with app:`, or run the app in another process"
+            )
         store.demand(self.name)
         await store.delivered(self.name)
 

@@ -83,9 +83,16 @@ class Channel:
         self.demanded: tuple[int, str] | None = None
         self.lane: OpenLane | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Nothing waits in it."""
+        self.absorb()
+        return not (self.intake or self.buffers.open or self.buffers.closed or self.sealed)
+
     def update(self, spec: StreamSpec, journaled: bool) -> None:
         self.absorb()
         self.spec = spec
+        self.buffers.separator = len(spec.separator)
         self.durable = journaled and spec.durability != "memory"
         self.buffers.buffering = spec.buffering
         self.buffers.max_partitions = spec.max_partitions

@@ -25,7 +25,7 @@ from pipeflow.embedded.records import (
     Sealed,
     Totals,
 )
-from pipeflow.errors import NotFound, PipeflowError
+from pipeflow.errors import NotFound, PipeflowError, SpecConflict
 from pipeflow.messages import Manifest, Outgoing, Position, Records, Refused, Segment
 from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.objects import ERRORS, check_partition, object_name
@@ -90,11 +90,36 @@ class Log:
         """Make the stream, or change its options; buffers that are open keep the hints they opened with."""
         known = self._streams.get(spec.name)
         if known is not None:
+            conflict = self.conflict(spec)
+            if conflict is not None:
+                raise SpecConflict(conflict)
             known.update(spec, self._journaled)
+            self._skip_intake(known)
             return
         stream = Channel(spec, self._new_id, self._journaled)
         self._streams[spec.name] = stream
         self._restore(stream)
+
+    def conflict(self, spec: StreamSpec) -> str | None:
+        """Why the stream cannot become this; None when it can."""
+        known = self._streams.get(spec.name)
+        if known is None or known.spec.durability == spec.durability or known.empty:
+            return None
+        return (
+            f"stream {spec.name}: durability was {known.spec.durability!r} and is declared {spec.durability!r}, while "
+            f"{known.buffered} bytes wait in it; run once as it was, so that they are delivered, then change it"
+        )
+
+    def _skip_intake(self, log: Channel) -> None:
+        """What waited for a transform that was taken out of the program is delivered as it came."""
+        if not log.intake or log.spec.transformed or log.spec.partitioned:
+            return
+        bodies = [body for block in log.intake for body in block.bodies]
+        self._consume(log, log.intake[-1].last)
+        self._place(log, "", bodies)
+        self._count(log)
+        self._flush_behind(log)
+        self._tell(log)
 
     def __contains__(self, stream: str) -> bool:
         return stream in self._streams

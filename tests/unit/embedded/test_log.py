@@ -13,7 +13,7 @@ from stream_rig import rig
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.sqlite import streams
 from pipeflow.engine.delivery import DeliveryPlan
-from pipeflow.errors import NotFound, ObjectRefused, Overloaded, RefusedError, Unavailable
+from pipeflow.errors import NotFound, ObjectRefused, Overloaded, RefusedError, SpecConflict, Unavailable
 from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Refused, Segment
 from pipeflow.sinks.file import FileSink
 from pipeflow.sinks.objects import ERRORS
@@ -397,6 +397,29 @@ async def test_s36_new_options_concern_buffers_opened_after_the_update() -> None
     await sealed(log)
     await log.append("lake", out("b"))
     assert log.ripens("lake")[1] == 1005.0
+
+
+async def test_records_that_waited_for_a_transform_that_is_gone_are_delivered_as_they_came() -> None:
+    owner = Owner()
+    await owner.open(stream(transformed=True)).append("lake", out("a", "b"))
+    again = Owner(owner.snapshot)
+    log = again.open(stream(transformed=True), stream())
+    log.demand("lake")
+    await again.committed()
+    assert await read(log, await sealed(log)) == ["a", "b"]
+    (block,) = again.connection.execute("SELECT chunk FROM record_block").fetchall()
+    assert block != (0,)
+
+
+async def test_durability_changes_only_while_nothing_waits() -> None:
+    log = Owner().open(stream())
+    await log.append("lake", out("a"))
+    with pytest.raises(SpecConflict, match="lake: durability was None and is declared 'memory'"):
+        log.declare(stream(durability="memory"))
+    log.demand("lake")
+    segment = await sealed(log)
+    await log.commit(segment, manifest(segment))
+    log.declare(stream(durability="memory"))
 
 
 async def test_statements_of_the_hot_path_use_an_index() -> None:
