@@ -13,13 +13,16 @@ import click
 
 from pipeflow.cli.main import suggestion
 from pipeflow.clock import Signal, SystemClock
-from pipeflow.errors import ConfigurationError, NotFound, StoreOwned
+from pipeflow.errors import ConfigurationError, NotFound, StoreOwned, Unavailable
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 
 T = TypeVar("T")
 PATIENCE = 10.0
 """Seconds in which some owner of the store must let us in."""
+
+PAUSE = 0.02
+"""Seconds between two looks: other commands hold a store for a few hundredths."""
 
 C = TypeVar("C", bound=Callable[..., object])
 
@@ -59,14 +62,26 @@ def database_of(url: str) -> Path | None:
 
 
 def ask(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
-    """What `work` answers about the store at this URL, which must exist: asking creates nothing."""
+    """What `work` answers about the store at this URL, which must exist: asking creates nothing.
+
+    An owner may go away meanwhile. What was not begun then is done with the next one: `work` is called again, and goes
+    on where it was.
+    """
     check_reachable(url)
+    return anyio.run(_answered, url, work)
 
-    async def run() -> T:
+
+async def _answered(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+    clock = SystemClock()
+    until = clock.now() + PATIENCE
+    while True:
         async with opened(url) as store:
-            return await work(store)
-
-    return anyio.run(run)
+            try:
+                return await work(store)
+            except Unavailable:
+                if not store.features.reconnects or clock.now() >= until:
+                    raise
+        await clock.wait(Signal(), clock.now() + PAUSE)
 
 
 def check_reachable(url: str) -> None:
@@ -107,7 +122,7 @@ async def _reached(url: str) -> Store:
         except StoreOwned:
             if clock.now() >= until:
                 raise
-        await clock.wait(Signal(), clock.now() + 0.02)
+        await clock.wait(Signal(), clock.now() + PAUSE)
 
 
 async def known(store: Store, kind: Literal["queue", "topic", "stream"], name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
@@ -55,25 +55,53 @@ class Tally(msgspec.Struct):
                 self.id = result.id if self.accepted == 1 else None
 
 
-async def deliver(
-    store: Store, kind: Kind, name: str, like: Outgoing, source: Iterator[Body], moved: Callable[[int], None]
-) -> Tally:
-    """Hand every body over in batches, each acknowledged before the next; `like` holds everything but the body."""
-    await known(store, kind, name)
-    accept: Callable[[str, Sequence[Outgoing]], Awaitable[Sequence[Sent | Position | Refused]]]
-    accept = {"queue": store.send, "topic": store.publish, "stream": store.append}[kind]
-    tally = Tally(name)
-    try:
-        for batch in batches(source):
-            messages = [msgspec.structs.replace(like, body=body.content) for body in batch]
-            for body, result in zip(batch, await accept(name, messages), strict=True):
-                tally.count(body, result)
-            moved(len(batch))
-    except CodecError:
-        if tally.accepted:
-            say(f"{name}: {count(tally.accepted)} accepted before the error")
-        raise
-    return tally
+class Delivering:
+    """Hands every body over in batches, each acknowledged before the next; `like` holds everything but the body.
+
+    `into` may be called again with another store, and goes on with the first batch that was not acknowledged.
+    """
+
+    def __init__(
+        self, kind: Kind, name: str, like: Outgoing, source: Iterator[Body], moved: Callable[[int], None]
+    ) -> None:
+        self.tally = Tally(name)
+        self._kind: Kind = kind
+        self._name = name
+        self._like = like
+        self._batches = batches(source)
+        self._batch: list[Body] | None = None
+        self._moved = moved
+
+    async def into(self, store: Store) -> Tally:
+        """Hand over what is left."""
+        await known(store, self._kind, self._name)
+        while (batch := self._next()) is not None:
+            messages = [msgspec.structs.replace(self._like, body=body.content) for body in batch]
+            results = await self._accept(store, messages)
+            self._batch = None
+            for body, result in zip(batch, results, strict=True):
+                self.tally.count(body, result)
+            self._moved(len(batch))
+        return self.tally
+
+    async def _accept(self, store: Store, messages: Sequence[Outgoing]) -> Sequence[Sent | Position | Refused]:
+        match self._kind:
+            case "queue":
+                return await store.send(self._name, messages)
+            case "topic":
+                return await store.publish(self._name, messages)
+            case "stream":
+                return await store.append(self._name, messages)
+
+    def _next(self) -> list[Body] | None:
+        if self._batch is None:
+            try:
+                self._batch = next(self._batches, None)
+            except CodecError:
+                if self.tally.accepted:
+                    say(f"{self._name}: {count(self.tally.accepted)} accepted before the error")
+                raise
+        return self._batch
 
 
 @contextmanager
@@ -110,7 +138,7 @@ def carry_out(url: str, kind: Kind, name: str, arguments: Sequence[str], raw: bo
     """The whole command, but for what it prints."""
     with progress(name, files_size(arguments)) as (read, moved):
         source = bodies(arguments, raw, read)
-        return ask(url, lambda store: deliver(store, kind, name, like, source, moved))
+        return ask(url, Delivering(kind, name, like, source, moved).into)
 
 
 def report(tally: Tally, as_json: bool) -> None:

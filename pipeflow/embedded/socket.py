@@ -141,8 +141,6 @@ class _Session:
         self._finished()
 
     def _on_frame(self, frame: bytes) -> None:
-        if self._closing:
-            return
         try:
             if not self._greeted:
                 self._greet(frame)
@@ -153,6 +151,8 @@ class _Session:
             return
         if call.verb == verbs.CANCEL:
             self._cancel(call)
+        elif self._closing:
+            self._tell(call.id, Unavailable(f"{self._store.url}: its owner is closing; {call.verb} was not begun"))
         else:
             self._accept(call, len(frame))
 
@@ -297,7 +297,6 @@ class _Session:
     async def close(self) -> None:
         """Answer what is under way, give up what waits, and hang up."""
         self._closing = True
-        self.frames.read_on(False)
         self._stop_waiting()
         self._finished()
         await self._done.wait()

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from subprocess import Popen
+from typing import Any, cast
 
 import pytest
 from click.testing import Result
 
 from pipeflow.cli import output
+from pipeflow.cli.bodies import Body
 from pipeflow.cli.nouns import QUEUES
 from pipeflow.cli.opening import database_of
+from pipeflow.cli.sending import Delivering
+from pipeflow.errors import Unavailable
+from pipeflow.messages import Outgoing, Sent
+from pipeflow.protocols import Store
+from pipeflow.specs import QueueSpec, Topology
 
 Call = Callable[..., Result]
+Python = Callable[..., Popen[str]]
 
 
 def rows(result: Result) -> list[dict[str, Any]]:
@@ -80,6 +88,39 @@ def test_many_lines_from_stdin_are_sent_in_order(call: Call, store: str) -> None
     assert json.loads(sent.stdout)["accepted"] == 1201
     assert ready(call, "lenient") == 1201
     assert [row["body"] for row in rows(call("peek", "lenient", "--limit", "3", "--json"))] == [0, 1, 2]
+
+
+def test_commands_at_once_take_turns_and_nothing_is_lost(call: Call, store: str, python: Python) -> None:
+    senders = [python("-m", "pipeflow", "send", "lenient", str(n)) for n in range(6)]
+    ids = {sender.communicate(timeout=60)[0].strip() for sender in senders}
+    assert [sender.returncode for sender in senders] == [0] * 6
+    assert {row["id"] for row in rows(call("peek", "lenient", "--json"))} == ids
+    assert len(ids) == 6
+
+
+async def test_sending_goes_on_with_the_next_owner_where_the_last_one_left_it() -> None:
+    class Leaving:
+        def __init__(self, batches: int) -> None:
+            self.batches = batches
+            self.sent: list[bytes] = []
+
+        async def describe(self) -> Topology:
+            return Topology(queues=(QueueSpec("q"),))
+
+        async def send(self, queue: str, batch: list[Outgoing]) -> list[Sent]:
+            if not self.batches:
+                raise Unavailable("the owner left")
+            self.batches -= 1
+            self.sent += [message.body for message in batch]
+            return [Sent("id")] * len(batch)
+
+    source = (Body(b"%d" % n, "stdin") for n in range(1200))
+    delivering = Delivering("queue", "q", Outgoing(b""), source, lambda number: None)
+    first, second = Leaving(1), Leaving(9)
+    with pytest.raises(Unavailable):
+        await delivering.into(cast(Store, first))
+    assert (await delivering.into(cast(Store, second))).accepted == 1200
+    assert first.sent + second.sent == [b"%d" % n for n in range(1200)]
 
 
 def test_publishing_reaches_every_subscriber(call: Call, store: str) -> None:

@@ -254,6 +254,8 @@ async def test_closing_the_owner_answers_changes_under_way_and_ends_waiting(stor
         async with anyio.create_task_group() as closing:
             closing.start_soon(owner.close)
             await store.left.wait()
+            with pytest.raises(Unavailable, match="send was not begun"):
+                await client.send("q", [Outgoing(b"late")])
             store.gate.set()
         assert await sending == [Sent("id-q", 4, True)]
         with pytest.raises(Unavailable):
