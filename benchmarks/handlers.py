@@ -123,8 +123,7 @@ async def whole(count: int, declare: Callable[[App, Callable[[int], None]], None
     started = time.perf_counter()
     async with app.running(store=store) as runtime:
         await done.wait()
-        while not all(consumer.quiet for consumer in runtime.consumers):
-            await asyncio.sleep(0)
+        await runtime.until_idle()
         seconds = time.perf_counter() - started
     await store.close()
     return seconds

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, move_on_after
+from anyio import CancelScope, fail_after
 from anyio.abc import TaskGroup
 
 from pipeflow.clock import Clock, Signal
@@ -214,15 +214,15 @@ class Runtime:
 
     async def _give_back(self) -> None:
         # Shielded, as giving messages back must survive our own cancellation; bounded, as the store may be gone.
-        with CancelScope(shield=True), move_on_after(LAST_WORDS):
-            for consumer in self.consumers:
-                try:
+        for consumer in self.consumers:
+            try:
+                with CancelScope(shield=True), fail_after(LAST_WORDS):
                     await consumer.give_back()
-                except BrokerError as error:
-                    logger.warning(
-                        "%s: messages could not be given back and return when their visibility timeout ends: %s",
-                        consumer.plan.queue, error,
-                    )  # fmt: skip
+            except (BrokerError, TimeoutError) as error:
+                logger.warning(
+                    "%s: messages could not be given back and return when their visibility timeout ends: %s",
+                    consumer.plan.queue, str(error) or f"the broker did not answer within {LAST_WORDS} s",
+                )  # fmt: skip
 
     async def until_idle(self) -> None:
         """Return when no source runs, nothing is ready, delayed or in flight in a queue handled here, and every

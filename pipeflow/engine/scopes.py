@@ -5,11 +5,13 @@ A caller that writes `except Unavailable` must not have to know how many scopes 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 from anyio import create_task_group
 from anyio.abc import TaskGroup
+
+from pipeflow.errors import BrokerError, Indeterminate
 
 
 @asynccontextmanager
@@ -26,8 +28,21 @@ async def task_scope() -> AsyncIterator[TaskGroup]:
 
 
 def only(several: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one error inside nested groups; None when there are several."""
-    if len(several.exceptions) != 1:
-        return None
-    (inner,) = several.exceptions
-    return only(inner) if isinstance(inner, BaseExceptionGroup) else inner
+    """The one error inside nested groups; None when there are several.
+
+    A store that fails is one error, whichever tasks it reached: the one that says most stands for all.
+    """
+    errors = list(_leaves(several))
+    if len(errors) == 1:
+        return errors[0]
+    if all(isinstance(error, BrokerError) for error in errors):
+        return next((error for error in errors if isinstance(error, Indeterminate)), errors[0])
+    return None
+
+
+def _leaves(several: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in several.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -65,6 +65,9 @@ class Singles:
         for place in places:
             if any(waiting is delivery for waiting in place):
                 place.remove(delivery)
+                if place in self._ready and not place:
+                    self._ready.remove(place)
+                    del self._groups[delivery.group]
                 return True
         return False
 
