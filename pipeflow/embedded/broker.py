@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from heapq import heappop, heappush
 from math import inf
 from typing import Protocol
 
@@ -26,6 +25,7 @@ from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns
+from pipeflow.embedded.tending import Tending
 from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
 from pipeflow.events import Event, Observers
 from pipeflow.messages import (
@@ -54,7 +54,6 @@ logger = logging.getLogger("pipeflow")
 
 GROUP_BYTES = 16 << 20
 """Bodies one group may gather before senders wait for the commit that runs."""
-SWEEP_ROWS = 2_000
 IDLE_AFTER = 0.05
 """Seconds after the last commit until the journal may use the pause; below the sync interval of `normal`."""
 
@@ -91,12 +90,7 @@ class EmbeddedBroker:
         self._failed: PipeflowError | None = None
         self._closing = False
         self._work = Signal()
-        self._agenda: list[tuple[float, int, Head]] = []
-        self._agenda_changed = Signal()
-        self._agenda_count = 0
-        self._hungry: dict[int, Head] = {}
-        self._hunger = Signal()
-        self._sweeps: dict[int, Head] = {}
+        self.tending = Tending(self)
         self._stopped = Signal()
         self.nouns: Nouns
         self.inlet: Intake
@@ -114,8 +108,8 @@ class EmbeddedBroker:
             async with anyio.create_task_group() as tasks:
                 if not self.journal.instant:
                     self._start(tasks, self._commit_groups)
-                    self._start(tasks, self._load_tails)
-                self._start(tasks, self._keep_time)
+                    self._start(tasks, self.tending.load_tails)
+                self._start(tasks, self.tending.keep_time)
                 door = await self.serve(tasks)
                 ready()
                 await self._until_closed()
@@ -135,7 +129,7 @@ class EmbeddedBroker:
     def lost(self, error: BaseException) -> None:
         """The broker's own tasks died: nothing is acknowledged any more."""
         logger.error("%s: the store stopped", self.url, exc_info=error)
-        self._fail(Indeterminate(f"{self.url}: the store stopped ({error!r})"), [])
+        self.fail(Indeterminate(f"{self.url}: the store stopped ({error!r})"))
 
     async def _until_closed(self) -> None:
         # Nobody counts this task, so it parks without a token: an open store that does nothing is idle.
@@ -164,14 +158,13 @@ class EmbeddedBroker:
                 await head.load_group_upto(message.group or "", message.place, self.clock.now())
             else:
                 head.hold(message)
-            self._arm(head)
+            self.tending.arm(head)
         for head in self.nouns.heads():
-            self._feed(head)
+            self.tending.feed(head)
             if head.cold_delayed:
-                self._arm(head)
+                self.tending.arm(head)
             if head.counters.purged_upto:
-                self._sweeps[head.number] = head
-                self._hunger.fire()
+                self.tending.sweep(head)
 
     async def close(self) -> None:
         """Commit what is gathered, then let go of the file. Idempotent; calls after it raise Unavailable."""
@@ -190,7 +183,8 @@ class EmbeddedBroker:
                 signal.fire()
         self._stopped.fire()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Unavailable when the store failed or is closed."""
         if self._failed is not None:
             raise self._failed
         if self._closing:
@@ -217,18 +211,18 @@ class EmbeddedBroker:
         while True:
             idle_at = self.clock.now() + IDLE_AFTER if self.journal.restless else inf
             if not await self.clock.wait(self._work, until=idle_at):
-                await self._guarded(self.journal.idle())
+                await self.tending.guarded(self.journal.idle())
                 continue
             while not gathering.empty:
                 frozen, waiters = gathering.freeze(self.clock.now())
                 try:
                     await self.journal.commit(frozen)
                 except PipeflowError as error:
-                    self._fail(error, waiters)
+                    self.fail(error, waiters)
                     return
                 except BaseException as error:
                     # A bug of ours, or the end of the store: nobody may be left waiting for this group.
-                    self._fail(Indeterminate(f"{self.url}: the commit was cut off ({error!r})"), waiters)
+                    self.fail(Indeterminate(f"{self.url}: the commit was cut off ({error!r})"), waiters)
                     raise
                 for waiter in waiters:
                     if not waiter.done():
@@ -236,15 +230,7 @@ class EmbeddedBroker:
                 # Callers just woken may add to the group that is gathered next; do not race ahead of them.
                 await asyncio.sleep(0)
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
-        try:
-            await work
-        except PipeflowError as error:
-            self._fail(error, [])
-        except OSError as error:
-            self._fail(Unavailable(f"{self.url}: {error}"), [])
-
-    def _fail(self, error: PipeflowError, waiters: list[asyncio.Future[None]]) -> None:
+    def fail(self, error: PipeflowError, waiters: Sequence[asyncio.Future[None]] = ()) -> None:
         """A commit failed: memory is ahead of the disk, so nothing may be acknowledged any more."""
         if not isinstance(error, Indeterminate):
             error = Indeterminate(str(error))
@@ -261,16 +247,21 @@ class EmbeddedBroker:
         self._stopped.fire()
 
     async def _room(self) -> None:
-        self._check_open()
+        self.check_open()
         while self.gathering.size > GROUP_BYTES and not self.journal.instant:
             await self.committed()
-            self._check_open()
+            self.check_open()
 
     # -- the verbs -----------------------------------------------------------------------------------------------
 
     async def declare(self, topology: Topology) -> None:
-        self._check_open()
+        self.check_open()
         self.nouns.declare(topology)
+        now = self.clock.now()
+        for head in self.nouns.heads():
+            # New options may have ended delays or retention; time passes in one place.
+            head.tick(now)
+        self._after_intake(self.nouns.heads())
         await self.committed()
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
@@ -293,7 +284,7 @@ class EmbeddedBroker:
             await self.inlet.recall(head, batch, self.clock.now())
         now = self.clock.now()
         results = [self.inlet.send(head, outgoing, now) for outgoing in batch]
-        self._arm(head)
+        self.tending.arm(head)
         if head.waiters:
             head.wake()
         await self.committed()
@@ -301,12 +292,12 @@ class EmbeddedBroker:
 
     def _after_intake(self, heads: Iterable[Head]) -> None:
         for head in heads:
-            self._arm(head)
+            self.tending.arm(head)
             if head.waiters:
                 head.wake()
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
-        self._check_open()
+        self.check_open()
         head = self.nouns.head(queue)
         until = self.clock.now() + want.wait
         while True:
@@ -327,7 +318,7 @@ class EmbeddedBroker:
             finally:
                 if signal in head.waiters:
                     head.waiters.remove(signal)
-            self._check_open()
+            self.check_open()
             if not fired:
                 # Time came; what became ready in this very moment still counts.
                 return await self._take(head, want)
@@ -342,17 +333,17 @@ class EmbeddedBroker:
             )
             if state.buried or state.expired:
                 self._bury(head, now)
-            self._arm(head)
-            self._feed(head)
+            self.tending.arm(head)
+            self.tending.feed(head)
             if taken:
                 return await self._hand_out(head, taken, want)
             if not head.cold or (head.state.ready and not head.spec.fifo):
                 return []
             if head.state.in_flight >= head.spec.max_in_flight:
                 return []
-            before = head.cold
-            await self._fed(head)
-            if head.cold == before and not head.state.order.available():
+            before = head.progress
+            await self.tending.fed(head)
+            if head.progress == before and not head.state.order.available():
                 return []
 
     async def _hand_out(self, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:
@@ -422,7 +413,7 @@ class EmbeddedBroker:
                 head.touch()
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
-        self._check_open()
+        self.check_open()
         head = self.nouns.head(queue)
         emits = [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits]
         for stream in self.nouns.streams_fed_by(emits):
@@ -450,8 +441,8 @@ class EmbeddedBroker:
         if state.buried:
             self._bury(head, now)
         for each in touched:
-            self._arm(each)
-            self._feed(each)
+            self.tending.arm(each)
+            self.tending.feed(each)
             if each.waiters:
                 each.wake()
         await self.committed()
@@ -468,97 +459,17 @@ class EmbeddedBroker:
         state.buried.clear()
         head.touch()
         if head.dead is not None:
-            self._arm(head.dead)
+            self.tending.arm(head.dead)
             head.dead.wake()
 
     async def position(self, source: str) -> bytes | None:
-        self._check_open()
+        self.check_open()
         return self.inlet.sources.get(source)
-
-    # -- time and tails ------------------------------------------------------------------------------------------
-
-    def _arm(self, head: Head) -> None:
-        """See to it that time reaches this queue when it next changes something there."""
-        due = head.next_due()
-        if due < head.armed:
-            head.armed = due
-            self._agenda_count += 1
-            heappush(self._agenda, (due, self._agenda_count, head))
-            if self._agenda[0][2] is head:
-                self._agenda_changed.fire()
-
-    async def _keep_time(self) -> None:
-        agenda = self._agenda
-        while True:
-            await self.clock.wait(self._agenda_changed, until=agenda[0][0] if agenda else inf)
-            now = self.clock.now()
-            while agenda and agenda[0][0] <= now:
-                due, _, head = heappop(agenda)
-                if due != head.armed:
-                    continue
-                head.armed = inf
-                head.tick(now)
-                if head.delayed_due(now):
-                    self._feed(head, force=True)
-                else:
-                    self._arm(head)
-                head.wake()
-                self._feed(head)
-            self.written_behind()
-
-    def _feed(self, head: Head, force: bool = False) -> None:
-        """Ask for more of the cold tail when memory has room for it."""
-        if (force or head.hungry) and head.number not in self._hungry and not self.journal.instant:
-            self._hungry[head.number] = head
-            self._hunger.fire()
-
-    async def _fed(self, head: Head) -> None:
-        """Return when a load of this queue's tail has ended."""
-        signal = Signal()
-        head.fed.append(signal)
-        self._feed(head, force=True)
-        await self.clock.wait(signal)
-        self._check_open()
-
-    async def _load_tails(self) -> None:
-        while True:
-            await self.clock.wait(self._hunger)
-            while self._hungry or self._sweeps:
-                if self._hungry:
-                    head = self._hungry.pop(next(iter(self._hungry)))
-                    await self._guarded(self._load(head))
-                else:
-                    await self._guarded(self._sweep(next(iter(self._sweeps.values()))))
-                if self._failed is not None:
-                    return
-
-    async def _load(self, head: Head) -> None:
-        # What is on disk must be what this process did until now: rows deleted in the open group are there no more.
-        await self.committed()
-        now = self.clock.now()
-        try:
-            if head.delayed_due(now):
-                await head.load_delayed(now)
-            if head.cold:
-                await head.load(now, self.boot)
-        finally:
-            fed, head.fed = head.fed, []
-            for signal in fed:
-                signal.fire()
-        self._arm(head)
-        head.wake()
-        self.written_behind()
-        self._feed(head)
-
-    async def _sweep(self, head: Head) -> None:
-        swept = await self.journal.sweep(head.number, head.counters.purged_upto, SWEEP_ROWS)
-        if not swept:
-            self._sweeps.pop(head.number, None)
 
     # -- the record log ------------------------------------------------------------------------------------------
 
     async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
-        self._check_open()
+        self.check_open()
         if not any(outgoing.checkpoint is not None for outgoing in batch):
             return await self.log.append(stream, batch)
         # A position goes with its record, never before it: first the room, then both in one group.
@@ -571,80 +482,79 @@ class EmbeddedBroker:
         return results
 
     async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
-        self._check_open()
+        self.check_open()
         return await self.log.intake(stream, after, limit)
 
     async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
-        self._check_open()
+        self.check_open()
         await self.log.derive(stream, upto, batch)
 
     def ripens(self, stream: str) -> tuple[Signal, float]:
         return self.log.ripens(stream)
 
     async def seal(self, stream: str) -> Segment | None:
-        self._check_open()
+        self.check_open()
         return await self.log.seal(stream)
 
     def read(self, segment: Segment) -> AsyncIterator[Records]:
-        self._check_open()
+        self.check_open()
         return self.log.read(segment)
 
     async def commit(self, segment: Segment, manifest: Manifest) -> None:
-        self._check_open()
+        self.check_open()
         await self.log.commit(segment, manifest)
 
     def hand_back(self, segment: Segment, parked: bool = False) -> None:
         self.log.hand_back(segment, parked)
 
     def lane(self, stream: str) -> Lane | None:
-        self._check_open()
+        self.check_open()
         return self.log.lane(stream)
 
     def demand(self, stream: str, reason: str = "demand") -> None:
         self.log.demand(stream, reason)
 
     async def delivered(self, stream: str) -> None:
-        self._check_open()
+        self.check_open()
         await self.log.delivered(stream)
 
     # -- the admin -----------------------------------------------------------------------------------------------
 
     async def describe(self) -> Topology:
-        self._check_open()
+        self.check_open()
         return self.nouns.describe()
 
     async def peek(
         self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
     ) -> list[Peeked]:
-        self._check_open()
+        self.check_open()
         head = self.nouns.dead_of(queue) if dead else self.nouns.head(queue)
         if head.hungry:
-            await self._fed(head)
+            await self.tending.fed(head)
         head.tick(self.clock.now())
         return await inspection.peek(head, limit, where, self.journal, self.clock.now())
 
     async def purge(self, queue: str) -> int:
-        self._check_open()
+        self.check_open()
         head = self.nouns.head(queue)
         cold = head.cold + head.cold_delayed
         count = head.purge()
         if cold:
-            self._sweeps[head.number] = head
-            self._hunger.fire()
+            self.tending.sweep(head)
         await self.committed()
         return count
 
     async def redrive(self, request: Redrive) -> Redriven:
-        self._check_open()
+        self.check_open()
         return await inspection.redrive(self, request)
 
     def moved(self, dead: Head, to: Head | None) -> None:
         """A chunk of dead letters moved: wake whom it concerns."""
         self._after_intake(self.nouns.heads() if to is None else [to])
-        self._feed(dead)
+        self.tending.feed(dead)
 
     async def stats(self) -> StoreStats:
-        self._check_open()
+        self.check_open()
         now = self.clock.now()
         for head in self.nouns.heads():
             head.tick(now)

@@ -60,8 +60,8 @@ class Head:
         "armed",
         "waiters",
         "fed",
-        "loading",
         "late",
+        "left",
         "suspect_upto",
         "dead",
         "_gathering",
@@ -94,9 +94,10 @@ class Head:
         self.waiters: deque[Signal] = deque()
         self.fed: list[Signal] = []
         """Who waits for a load to end."""
-        self.loading = False
         self.late: list[Stored] | None = None
         """Delayed messages accepted while a load of delayed ones runs: it may not have seen them."""
+        self.left: set[int] | None = None
+        """Places that left the queue since before the commit a load waits for: what it reads of them is outdated."""
         self.suspect_upto = 0
         self.dead: Head | None = None
         self.dedup = Dedup()
@@ -125,6 +126,8 @@ class Head:
 
     def moved(self, message: Stored) -> None:
         self.dirty.pop(message.place, None)
+        if self.left is not None:
+            self.left.add(message.place)
         if not self.touched:
             self.touched = True
             self._gathering.heads.append(self)
@@ -158,7 +161,7 @@ class Head:
             return
         state = self.state
         if delay > 0 and not self.spec.fifo:
-            if (now + delay, 0) >= self.horizon:
+            if (now + delay, message.place) >= self.horizon:
                 self._add_cold_delayed(message, now + delay)
                 return
         elif self.cold or self.bytes >= HOT_BYTES or state.ready + state.in_flight >= self.limit:
@@ -166,7 +169,7 @@ class Head:
             return
         self.bytes += message.size
         state.add(message, now, delay)
-        if state.delayed > self.limit and not self.spec.fifo:
+        if state.delayed > self.limit and not self.spec.fifo and self.late is None:
             self._shed_delayed()
 
     def _add_cold(self, message: Stored, now: float, delay: float) -> None:
@@ -227,6 +230,11 @@ class Head:
         self.cold += 1
         self.changed(message)
 
+    @property
+    def progress(self) -> tuple[int, int, int, str]:
+        """Changes with every load that met anything."""
+        return self.cold, self.cold_delayed, self.cursor, self.group_cursor
+
     def next_due(self) -> float:
         """When time next changes something here, the horizon of delayed messages included."""
         due = self.state.next_due()
@@ -243,7 +251,7 @@ class Head:
         """Whether delayed messages on disk may be due."""
         return self.cold_delayed > 0 and self.horizon[0] <= now
 
-    async def load(self, now: float, boot: int) -> int:
+    async def load(self, now: float) -> int:
         """Bring the next part of the tail into memory; how many rows it found. One load at a time.
 
         The caller has waited for the open group: what is on disk is what this process did until then.
@@ -286,15 +294,19 @@ class Head:
             self.touch()
         expired_before = now - self.spec.retention
         found = loaded.damaged
-        known = self.state.known
         for message in loaded.messages:
-            if message.place <= counters.purged_upto or message.place in known:
-                # Purged while this load ran; or held by an outside consumer since before the restart, and so here.
+            if self._is_elsewhere(message):
                 continue
             found += 1
             self.cold -= 1
             self._settle_in(message, now, expired_before)
         return found
+
+    def _is_elsewhere(self, message: Stored) -> bool:
+        """Whether what was read of a message is out of date: it is here already, or left while the load ran."""
+        place = message.place
+        left = self.left
+        return place <= self.counters.purged_upto or place in self.state.known or (left is not None and place in left)
 
     def _settle_in(self, message: Stored, now: float, expired_before: float) -> None:
         message.suspect = message.place <= self.suspect_upto
@@ -305,6 +317,8 @@ class Head:
             self.counters.expired += 1
             self.gone(message)
             return
+        if message.state == DELAYED and self.spec.fifo and not message.receives:
+            message.until = message.sent_at + self.spec.delay
         delayed = message.state == DELAYED and message.until > now
         if delayed or (message.state == IN_FLIGHT and message.durable and message.until > now):
             self.state.restore(message)
@@ -321,23 +335,25 @@ class Head:
         late = self.late = []
         try:
             loaded = await self._journal.load_delayed(self.number, due, place, limit)
+            self._take_in_delayed(loaded, late, full=len(loaded.messages) + loaded.damaged >= limit, now=now)
         finally:
             self.late = None
+        self.tick(now)
+
+    def _take_in_delayed(self, loaded: Loaded, late: list[Stored], full: bool, now: float) -> None:
         counters = self.counters
         counters.quarantined += loaded.damaged
         counters.delayed_rows -= loaded.damaged
         self.cold_delayed -= min(self.cold_delayed, loaded.damaged)
-        full = len(loaded.messages) + loaded.damaged >= limit
         last = loaded.messages[-1] if loaded.messages else None
         self.horizon = (last.until, last.place + 1) if full and last is not None else (inf, 0)
         unseen = {message.place for message in late}
         seen = [message for message in loaded.messages if message.place not in unseen]
         expired_before = now - self.spec.retention
         for message in [*seen, *(m for m in late if (m.until, m.place) < self.horizon)]:
-            if message.place > counters.purged_upto:
+            if not self._is_elsewhere(message):
                 self.cold_delayed -= 1
                 self._settle_in(message, now, expired_before)
-        self.tick(now)
 
     async def load_group_upto(self, group: str, place: int, now: float) -> None:
         """Bring one FIFO group into memory from its first message to `place`."""
@@ -349,10 +365,12 @@ class Head:
 
     def is_cold(self, message: Stored) -> bool:
         """Whether a message read from the disk is not in memory too."""
+        if message.place in self.state.known:
+            return False
         if message.state == DELAYED and self._groups is None:
             return (message.until, message.place) >= self.horizon
         if self._groups is None:
-            return message.place > self.cursor and message.place not in self.state.known
+            return message.place > self.cursor
         return message.place > self._groups.last_place(message.group or "")
 
     def take_cold(self, message: Stored) -> None:

@@ -7,7 +7,10 @@ whole when one of its targets cannot take it; nothing is dropped in silence.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from hashlib import sha256
+
+from msgspec.structs import replace
 
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import Head
@@ -267,6 +270,8 @@ class Intake:
         if dead is None:
             head.discard(message)
             return
+        # A message of its own: deadlines of the old one still lie about in the queue it left.
+        message = replace(message)
         if head.spec.dead_letter_age == "arrival" or head.spec.fifo:
             message.kept_from = now
         message.source = head.spec.name
@@ -277,6 +282,7 @@ class Intake:
 
     def redrive(self, dead: Head, target: Head, message: Stored, now: float) -> None:
         """Move a dead letter to a queue as a new message: new id, no attempts, full retention (SQS: Q99)."""
+        message = replace(message)
         message.headers = {**(message.headers or {}), REDRIVEN: message.id}
         message.id = self._ids.new(now)
         message.sent_at = message.kept_from = now
@@ -290,6 +296,8 @@ class Intake:
         self._move_in(target, message, now)
 
     def _move_in(self, target: Head, message: Stored, now: float) -> None:
+        # A twin: the queue it left may still pass over the old one in its line, and must not find it ready again.
+        message = copy(message)
         message.state = READY
         message.until = 0.0
         message.boot = message.held_by = 0

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from pipeflow.messages import AttributeValue, Failure
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
 from pipeflow.state.queue import Stored
 
@@ -58,7 +59,7 @@ class Row(Struct, array_like=True, gc=False):
     size: int
     state: int
     until: float
-    attributes: dict[str, Any] | None
+    attributes: dict[str, AttributeValue] | None
     headers: dict[str, str] | None
     group: str | None
     dedup_id: str | None
@@ -70,7 +71,7 @@ class Row(Struct, array_like=True, gc=False):
     held_by: int
     durable: bool
     stops: int
-    failures: list[Any] | None
+    failures: list[Failure] | None
     source: str | None
     envelope: tuple[str, str] | None
     body_crc: int

@@ -18,6 +18,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, SpecConflict
+from pipeflow.filters import compile_filter
 from pipeflow.messages import Emit
 from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
 from pipeflow.state.dedup import Dedup
@@ -209,6 +210,8 @@ class Nouns:
     def _check_subscription(
         subscription: Subscription, topics: dict[str, TopicSpec], queues: dict[str, QueueSpec], streams: set[str]
     ) -> None:
+        if subscription.filter is not None:
+            compile_filter(subscription.filter)
         topic = topics.get(subscription.topic)
         if topic is None:
             raise ConfigurationError(f"{subscription.target}: there is no topic {subscription.topic}; declare it first")

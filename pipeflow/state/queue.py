@@ -158,12 +158,17 @@ class Line:
     def candidates(self) -> Iterator[Stored]:
         line = self._line
         while line:
-            message = line[0]
-            if message.state == READY:
+            # Out of the line before it is looked at: a message that comes back at once queues up anew, once.
+            message = line.popleft()
+            if message.state != READY:
+                continue
+            try:
                 yield message
+            finally:
                 if message.state == READY:
-                    return
-            line.popleft()
+                    line.appendleft(message)
+            if message.state == READY:
+                return
 
     def available(self) -> bool:
         line = self._line
@@ -218,9 +223,19 @@ class QueueState:
         self._alone: Stored | None = None
 
     def respec(self, spec: QueueSpec) -> None:
-        """Go on with other options. A new retention holds for what is here (SQS: Q17, Q18)."""
+        """Go on with other options. A new retention holds for what is here, and so does a FIFO queue's new delay for
+        what is still delayed (SQS: Q17, Q18).
+        """
+        redelayed = spec.fifo and spec.delay != self.spec.delay
         self.spec = spec
-        oldest = min((message.kept_from for message in self.all()), default=inf)
+        oldest = inf
+        for message in list(self.all()):
+            oldest = min(oldest, message.kept_from)
+            if redelayed and message.state == DELAYED and not message.receives:
+                message.until = message.sent_at + spec.delay
+                self._count += 1
+                heappush(self._waiting, (message.until, self._count, message))
+                self.changes.changed(message)
         self._sweep_at = oldest + spec.retention
 
     # -- in ------------------------------------------------------------------------------------------------------
@@ -409,11 +424,13 @@ class QueueState:
 
     def later_half(self) -> list[Stored]:
         """The delayed messages of a standard queue that come due last: candidates for leaving memory."""
-        waiting = sorted(
-            (entry for entry in self._waiting if entry[2].state == DELAYED and entry[2].until == entry[0]),
-            key=lambda entry: entry[:2],
-        )
-        return [entry[2] for entry in waiting[len(waiting) // 2 :]]
+        waiting = {
+            message.place: message
+            for until, _, message in self._waiting
+            if message.state == DELAYED and message.until == until
+        }
+        ordered = sorted(waiting.values(), key=lambda message: (message.until, message.place))
+        return ordered[len(ordered) // 2 :]
 
     def take_due(self, now: float) -> list[Stored]:
         """Take out the delayed messages that are due, in order of due time, instead of making them ready."""
@@ -443,10 +460,10 @@ class QueueState:
         self.in_flight += 1
         message.state = IN_FLIGHT
         message.until = now + timeout
+        if not message.receives:
+            message.first_received_at = now
         message.receives += 1
         message.received_at = now
-        if not message.first_received_at:
-            message.first_received_at = now
         message.boot = boot
         message.held_by = boot
         message.stops = stops

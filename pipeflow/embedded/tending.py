@@ -1,0 +1,152 @@
+"""What happens to queues while nobody calls: deadlines pass, cold tails are read, purged rows are swept away.
+
+One task keeps the time of every queue by an agenda of their next deadlines, so that ten thousand idle queues cost
+nothing; one task reads tails, one queue at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from heapq import heappop, heappush
+from math import inf
+from typing import Protocol
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.journal import Journal
+from pipeflow.errors import PipeflowError, Unavailable
+
+SWEEP_ROWS = 2_000
+
+
+class Tended(Protocol):
+    """What tending needs of the broker it is part of."""
+
+    url: str
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    async def committed(self) -> None: ...
+
+    def written_behind(self) -> None: ...
+
+    def check_open(self) -> None: ...
+
+    def fail(self, error: PipeflowError) -> None: ...
+
+
+class Tending:
+    """The agenda, the queues that want more of their tail, and the purged ones that want sweeping."""
+
+    def __init__(self, broker: Tended) -> None:
+        self._broker = broker
+        self._agenda: list[tuple[float, int, Head]] = []
+        self._agenda_changed = Signal()
+        self._agenda_count = 0
+        self._hungry: dict[int, Head] = {}
+        self._hunger = Signal()
+        self._sweeps: dict[int, Head] = {}
+
+    def arm(self, head: Head) -> None:
+        """See to it that time reaches this queue when it next changes something there."""
+        due = head.next_due()
+        if due < head.armed:
+            head.armed = due
+            self._agenda_count += 1
+            heappush(self._agenda, (due, self._agenda_count, head))
+            if self._agenda[0][2] is head:
+                self._agenda_changed.fire()
+
+    async def keep_time(self) -> None:
+        """Let every deadline have its effect when it comes."""
+        agenda = self._agenda
+        while True:
+            await self._broker.clock.wait(self._agenda_changed, until=agenda[0][0] if agenda else inf)
+            now = self._broker.clock.now()
+            while agenda and agenda[0][0] <= now:
+                due, _, head = heappop(agenda)
+                if due != head.armed:
+                    continue
+                head.armed = inf
+                head.tick(now)
+                if head.delayed_due(now):
+                    self.feed(head, force=True)
+                else:
+                    self.arm(head)
+                head.wake()
+                self.feed(head)
+            self._broker.written_behind()
+
+    def feed(self, head: Head, force: bool = False) -> None:
+        """Ask for more of the cold tail when memory has room for it."""
+        if (force or head.hungry) and head.number not in self._hungry and not self._broker.journal.instant:
+            self._hungry[head.number] = head
+            self._hunger.fire()
+
+    async def fed(self, head: Head) -> None:
+        """Return when a load of this queue's tail has ended."""
+        signal = Signal()
+        head.fed.append(signal)
+        self.feed(head, force=True)
+        await self._broker.clock.wait(signal)
+        self._broker.check_open()
+
+    async def load_tails(self) -> None:
+        """Read tails and sweep what was purged, whenever somebody asks."""
+        while True:
+            await self._broker.clock.wait(self._hunger)
+            while self._hungry or self._sweeps:
+                if self._hungry:
+                    head = self._hungry.pop(next(iter(self._hungry)))
+                    alive = await self.guarded(self._load(head))
+                else:
+                    alive = await self.guarded(self._sweep(next(iter(self._sweeps.values()))))
+                if not alive:
+                    return
+
+    async def _load(self, head: Head) -> None:
+        # Who asks from now on may have sent what this load does not see: the next load is theirs.
+        fed, head.fed = head.fed, []
+        head.left = set()
+        try:
+            # What is on disk must be what this process did until now: rows deleted in the open group are gone.
+            await self._broker.committed()
+            now = self._broker.clock.now()
+            if head.delayed_due(now):
+                await head.load_delayed(now)
+            if head.cold:
+                await head.load(now)
+        finally:
+            head.left = None
+            for signal in fed:
+                signal.fire()
+        self.arm(head)
+        head.wake()
+        self._broker.written_behind()
+        self.feed(head)
+
+    async def _sweep(self, head: Head) -> None:
+        swept = await self._broker.journal.sweep(head.number, head.counters.purged_upto, SWEEP_ROWS)
+        if not swept:
+            self._sweeps.pop(head.number, None)
+
+    def sweep(self, head: Head) -> None:
+        """Delete the rows of a purged queue from the disk, in chunks, when nothing else is to be done."""
+        self._sweeps[head.number] = head
+        self._hunger.fire()
+
+    async def guarded(self, work: Awaitable[None]) -> bool:
+        """Whether background work went well; what went wrong closes the store."""
+        try:
+            await work
+        except PipeflowError as error:
+            self._broker.fail(error)
+            return False
+        except OSError as error:
+            self._broker.fail(Unavailable(f"{self._broker.url}: {error}"))
+            return False
+        return True
