@@ -1,4 +1,4 @@
-"""Durations and sizes as people write and read them: 500ms 30s 5m 2h 7d, 64KB 5MiB."""
+"""Durations and sizes as people write and read them: 500ms 30s 5m 2h 7d, 5.0 MiB."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ import re
 import click
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_BYTES = {
-    "": 1,
-    "b": 1,
-    "kb": 1000,
-    "mb": 1000**2,
-    "gb": 1000**3,
-    "kib": 1 << 10,
-    "mib": 1 << 20,
-    "gib": 1 << 30,
-}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 
 
@@ -26,14 +16,6 @@ def duration(written: str) -> float:
     if found is None or found[2] not in _SECONDS:
         raise click.BadParameter(f"{written!r} is no duration; write 500ms, 30s, 5m, 2h or 7d")
     return float(found[1]) * _SECONDS[found[2]]
-
-
-def byte_count(written: str) -> int:
-    """Bytes, from `64KB`, `5MiB` or a bare number of bytes; for click's options."""
-    found = _QUANTITY.match(written.strip())
-    if found is None or found[2].lower() not in _BYTES:
-        raise click.BadParameter(f"{written!r} is no size; write 500, 64KB or 5MiB")
-    return int(float(found[1]) * _BYTES[found[2].lower()])
 
 
 def seconds(value: float) -> str:

@@ -71,6 +71,29 @@ def test_every_command_works_while_the_app_runs(shop: Path, python: Python, call
     assert ended(process)[0] == 0
 
 
+CLIENT = """
+import anyio
+from app import Order, app, orders, lake
+
+async def place() -> None:
+    async with app.client():
+        print(await orders.publish(Order("9", 3), kind="placed"))
+        await lake.put(Order("10", 4))
+
+anyio.run(place)
+"""
+
+
+def test_a_second_program_publishes_as_a_client_of_the_first(shop: Path, python: Python, call: Call) -> None:
+    started(python)
+    client = python("-c", f"import sys; sys.path.insert(0, '.')\n{CLIENT}")
+    published, errors = client.communicate(timeout=60)
+    assert client.returncode == 0, errors
+    assert len(published.strip()) == 36
+    handled(call, 1)
+    assert json.loads(call("streams", "--json").stdout)[0]["accepted"] == 2
+
+
 def stuck(call: Call, shop: Path) -> None:
     """Have the handler hold a message for good."""
     assert call("send", "billing", '{"id":"s","total":999}').exit_code == 0
