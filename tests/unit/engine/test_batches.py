@@ -83,7 +83,7 @@ async def test_messages_named_by_fail_are_tried_again_alone_and_the_others_are_a
         assert failures == {"still odd"}
 
 
-async def test_returning_without_naming_anybody_acknowledges_all_whatever_is_returned_h26_h28() -> None:
+async def test_returning_without_naming_anybody_acknowledges_all_whatever_is_returned_h26_h28_h71() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order)
 
