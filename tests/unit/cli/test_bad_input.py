@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,3 +134,33 @@ def test_a_full_disk_is_a_failure_of_the_store(call: Call, store: str, monkeypat
 
 def test_a_missing_file_of_bodies_is_named(call: Call, store: str) -> None:
     told(call("send", "lenient", "@none.jsonl"), 1, "none.jsonl", "No such file")
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    call: Call, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "from pipeflow import App\napp = App('x', broker='sqlite:///x.db')\n"
+        "lake = app.stream('lake', int, sink='file://./lake', compression='zstd')\n"
+    )
+    (here / "app.py").write_text(source)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    told(call("run"), 4, "zstd", "pip install 'pipeflow[fast]'")
+
+
+def test_a_bad_filter_in_the_app_is_refused_with_its_place(call: Call, here: Path) -> None:
+    source = (
+        "from pipeflow import App\napp = App('x')\norders = app.topic('orders', dict)\n"
+        "q = app.queue('q', dict, orders.where_body({'total': [{'numeric': ['>>', 3]}]}))\n"
+    )
+    (here / "app.py").write_text(source)
+    told(call("run"), 4, "app.py:4", "numeric")
+
+
+def test_a_sink_that_nothing_answers_to_is_refused_before_anything_runs(call: Call, here: Path) -> None:
+    source = (
+        "from pipeflow import App\napp = App('x', broker='sqlite:///x.db')\n"
+        "lake = app.stream('lake', int, sink='ftp://host/lake')\n"
+    )
+    (here / "app.py").write_text(source)
+    told(call("run"), 4, "ftp://host/lake", "file://")
