@@ -7,6 +7,7 @@ business, and forgetting another's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -189,8 +190,8 @@ class Journal(Protocol):
     durability: str
     full: bool
     """There is no room for new messages; what is there can still be deleted."""
-    restless: bool
-    """`idle` has something to do."""
+    idle_at: float
+    """When `idle` is next to be called; inf when there is nothing to do."""
 
     async def recover(self) -> Recovered:
         """Open and read; called once, first."""
@@ -228,7 +229,7 @@ class Journal(Protocol):
         ...
 
     async def idle(self) -> None:
-        """Nothing happens: a moment for checkpoints."""
+        """Make durable what was acknowledged before it was synced."""
 
     async def close(self, clean: bool) -> None:
         """Let go; `clean` records that nothing was lost."""
@@ -240,7 +241,7 @@ class Forget:
     instant = True
     durability = "memory"
     full = False
-    restless = False
+    idle_at = inf
 
     def __init__(self, store_id: str, receipt_key: bytes) -> None:
         self._store_id = store_id

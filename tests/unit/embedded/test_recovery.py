@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeflow.clock import VirtualClock
+from pipeflow.embedded.journal import FrozenGroup
 from pipeflow.embedded.opening import Kept
 from pipeflow.errors import ConfigurationError, Indeterminate, StoreCorrupt, StoreOwned, Unavailable
 from pipeflow.messages import Ack, Bury, Delivery, Outgoing, Receipt, Refused, Release, Sent, Settled, Stale, Want
@@ -340,14 +341,16 @@ async def test_a_second_opener_in_one_process_shares_the_store(tmp_path: Path, c
     await second.close()
 
 
-async def test_a_failed_commit_is_indeterminate_and_closes_the_store(tmp_path: Path, clock: VirtualClock) -> None:
+async def test_a_failed_commit_is_indeterminate_and_closes_the_store(
+    tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await opened(tmp_path / "a.db", clock)
     assert isinstance(store, Kept)
 
-    async def fail(_: object) -> None:
+    async def fail(group: FrozenGroup) -> None:
         raise Indeterminate("the disk said no")
 
-    store.journal.commit = fail  # type: ignore[method-assign]  # a disk that fails
+    monkeypatch.setattr(store.journal, "commit", fail)
     with pytest.raises(Indeterminate):
         await store.send("work", [Outgoing(b"lost?")])
     with pytest.raises(Unavailable, match="closed"):

@@ -1,0 +1,69 @@
+"""`full` syncs with every commit, `normal` within 100 ms of it; counted where the sync happens."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeflow.clock import VirtualClock
+from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.sqlite.journal import SqliteJournal
+from pipeflow.messages import Outgoing
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
+
+
+async def journal_of(path: Path, clock: VirtualClock, durability: str) -> tuple[Kept, SqliteJournal]:
+    store = await open_store(f"sqlite:///{path}?durability={durability}", clock=clock)
+    assert isinstance(store, Kept)
+    assert isinstance(store.journal, SqliteJournal)
+    await store.declare(Topology(queues=(QueueSpec("q"),)))
+    await clock.advance(10)
+    return store, store.journal
+
+
+async def test_normal_syncs_within_100_ms_of_the_first_commit_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock(1000.0)
+    store, journal = await journal_of(tmp_path / "a.db", clock, "normal")
+    syncs: list[float] = []
+    sync = os.fdatasync
+
+    def counted(fd: int) -> None:
+        syncs.append(clock.now())
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    sent_at = clock.now()
+    await store.send("q", [Outgoing(b"one")])
+    for _ in range(5):
+        # A trickle of commits does not put the sync off.
+        await clock.advance(0.01)
+        await store.send("q", [Outgoing(b"more")])
+    assert syncs == []
+    await clock.advance(0.06)
+    assert [at - sent_at <= 0.1 for at in syncs] == [True]
+    await clock.advance(5)
+    assert len(syncs) == 1, "nothing to sync, no timer"
+    await store.close()
+
+
+async def test_full_has_nothing_left_to_sync(tmp_path: Path) -> None:
+    clock = VirtualClock(1000.0)
+    store, journal = await journal_of(tmp_path / "a.db", clock, "full")
+    await store.send("q", [Outgoing(b"one")])
+    assert journal.idle_at == float("inf")
+    await store.close()
+
+
+async def test_full_syncs_the_log_before_it_answers(tmp_path: Path) -> None:
+    """SQLite syncs the WAL at commit when `synchronous` is FULL (2)."""
+    clock = VirtualClock(1000.0)
+    for durability, expected in (("full", 2), ("normal", 1)):
+        store, journal = await journal_of(tmp_path / f"{durability}.db", clock, durability)
+        rows = await journal._read(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
+        assert rows == (expected,)
+        await store.close()
