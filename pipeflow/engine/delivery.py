@@ -11,6 +11,7 @@ import logging
 from base64 import b64encode
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import anyio
@@ -35,8 +36,9 @@ logger = logging.getLogger("pipeflow")
 Derive: TypeAlias = Callable[[bytes], Outgoing | None] | Callable[[bytes], Awaitable[Outgoing | None]]
 """What becomes of one record: something with its partition, nothing, or an error that sends it to the error output."""
 
-AHEAD = 2
-"""Encoded segments that wait for the sink: one is written while the next is compressed."""
+AHEAD = 3
+"""Segments in hand: one is written while two are compressed. With one, a compressor that ends waits for the loop, which
+is busy with those who fill the stream: 0.90 of one thread's limit at 1 KiB."""
 
 INLINE = 32 << 10
 """Bytes that are encoded on the loop: compressing them takes less than going to a thread and back."""
@@ -77,10 +79,11 @@ class _ErrorRecord(Struct, frozen=True):
     rawData: str
 
 
-class _Encoded(Struct):
+class _Slot(Struct):
+    """A sealed segment on its way; `made` when it is encoded."""
+
     segment: Segment
-    object: Object
-    facts: ObjectFacts
+    made: tuple[Object, ObjectFacts] | None = None
 
 
 @runtime_checkable
@@ -114,7 +117,9 @@ class Delivery:
         self._started_at = 0.0
         self._ripe = Signal()
         self._arrived = Signal()
-        self._encoded: deque[_Encoded] = deque()
+        self._line: deque[_Slot] = deque()
+        """Segments in the order of their sealing, which is the order of their writing."""
+        self._tasks: TaskGroup
         self._filled = Signal()
         self._emptied = Signal()
         self._hurry = Signal()
@@ -125,9 +130,10 @@ class Delivery:
     def start(self, tasks: TaskGroup) -> None:
         """Run until the task group is cancelled; segments in hand are then given back to the store."""
         self._started_at = self._clock.now()
+        self._tasks = tasks
         spawn(tasks, self._clock, self._listen, f"stream {self.name}: listen")
-        spawn(tasks, self._clock, self._encode_sealed, f"stream {self.name}: seal")
-        spawn(tasks, self._clock, self._write_encoded, f"stream {self.name}: write")
+        spawn(tasks, self._clock, self._seal, f"stream {self.name}: seal")
+        spawn(tasks, self._clock, self._write, f"stream {self.name}: write")
         if self.plan.derive is not None:
             spawn(tasks, self._clock, self._derive_intake, f"stream {self.name}: derive")
 
@@ -228,22 +234,21 @@ class Delivery:
 
     # From buffers to objects
 
-    async def _encode_sealed(self) -> None:
+    async def _seal(self) -> None:
         await self._sweep()
         while True:
+            while len(self._line) >= AHEAD:
+                await self._clock.wait(self._emptied)
             segment = await self._store.seal(self.name)
             if segment is None:
                 await self._clock.wait(self._ripe, self._store.ripens(self.name)[1])
                 continue
-            try:
-                encoded = await self._encode(segment)
-                while len(self._encoded) >= AHEAD:
-                    await self._clock.wait(self._emptied)
-            except BaseException:
-                self._store.hand_back(segment)
-                raise
-            self._encoded.append(encoded)
-            self._filled.fire()
+            slot = _Slot(segment)
+            self._line.append(slot)
+            if segment.size <= INLINE:
+                await self._encode(slot)
+            else:
+                spawn(self._tasks, self._clock, partial(self._encode, slot), f"stream {self.name}: encode")
 
     async def _sweep(self) -> None:
         # A durable segment is written again under its name, temporary files and all; these never are.
@@ -254,46 +259,46 @@ class Delivery:
             except OSError as error:
                 logger.warning("stream %s: leftovers of earlier runs stay in %s: %s", self.name, self.sink, error)
 
-    async def _encode(self, segment: Segment) -> _Encoded:
+    async def _encode(self, slot: _Slot) -> None:
+        segment = slot.segment
         blocks = [block async for block in self._store.read(segment)]
         # Sealed before this delivery began: an object of its name may be there already, and is its own.
         again = segment.sealed_at <= self._started_at
         if segment.size <= INLINE:
-            made = encode(segment, blocks, again)
+            slot.made = encode(segment, blocks, again)
         else:
-            made = await anyio.to_thread.run_sync(encode, segment, blocks, again, abandon_on_cancel=True)
-        return _Encoded(segment, *made)
+            slot.made = await anyio.to_thread.run_sync(encode, segment, blocks, again, abandon_on_cancel=True)
+        self._filled.fire()
 
-    async def _write_encoded(self) -> None:
+    async def _write(self) -> None:
         try:
             while True:
-                while not self._encoded:
+                while not self._line or self._line[0].made is None:
                     await self._clock.wait(self._filled)
-                await self._deliver(self._encoded[0])
-                self._encoded.popleft()
+                await self._deliver(self._line[0].segment, *self._line[0].made)
+                self._line.popleft()
                 self._emptied.fire()
         finally:
-            for encoded in self._encoded:
-                self._store.hand_back(encoded.segment)
+            for slot in self._line:
+                self._store.hand_back(slot.segment)
 
-    async def _deliver(self, encoded: _Encoded) -> None:
+    async def _deliver(self, segment: Segment, obj: Object, facts: ObjectFacts) -> None:
         """Write one object until the sink has it, then forget its records."""
-        segment = encoded.segment
         attempt = 0
         while True:
             try:
-                await self.sink.write(encoded.object)
+                await self.sink.write(obj)
                 break
             except SinkUnavailable as error:
                 attempt += 1
-                encoded.object.replace = True  # this attempt may have got as far as the name
+                obj.replace = True  # this attempt may have got as far as the name
                 await self._pause(segment, error, attempt)
             except ObjectRefused as error:
                 self._say_failed(segment, error, None)
                 logger.error("stream %s: %s is parked: %s", self.name, segment.name, error)
                 self._store.hand_back(segment, parked=True)
                 return
-        await self._store.commit(segment, Manifest([encoded.facts]))
+        await self._store.commit(segment, Manifest([facts]))
         if self._observers:
             self._observers.emit(
                 Delivered(
@@ -303,7 +308,7 @@ class Delivery:
                     reason=segment.reason,
                     records=segment.records,
                     size=segment.size,
-                    objects=[encoded.facts],
+                    objects=[facts],
                     seconds=self._clock.now() - segment.sealed_at,
                 )
             )
