@@ -80,7 +80,10 @@ class Broker(Protocol):
         """Make what is missing, migrate what changed where that is safe; SpecConflict with a diff where not."""
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        """Accept each message for every subscription that matches it now, all in one commit. NotFound: no topic."""
+        """Accept each message for every subscription that matches it now, all in one commit. NotFound: no topic.
+
+        Behind a refused message with a checkpoint nothing of the batch is accepted: its source must not pass it.
+        """
         ...
 
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:

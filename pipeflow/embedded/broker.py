@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from math import inf
 from typing import Protocol
 
 import anyio
@@ -54,14 +53,15 @@ logger = logging.getLogger("pipeflow")
 
 GROUP_BYTES = 16 << 20
 """Bodies one group may gather before senders wait for the commit that runs."""
-IDLE_AFTER = 0.05
-"""Seconds after the last commit until the journal may use the pause; below the sync interval of `normal`."""
 
 
 class Door(Protocol):
     """What lets other processes in."""
 
     async def close(self) -> None: ...
+
+
+BEHIND = Refused("behind_refused", "an item of the same source before it was refused, and a source does not pass it")
 
 
 class EmbeddedBroker:
@@ -209,8 +209,7 @@ class EmbeddedBroker:
     async def _commit_groups(self) -> None:
         gathering = self.gathering
         while True:
-            idle_at = self.clock.now() + IDLE_AFTER if self.journal.restless else inf
-            if not await self.clock.wait(self._work, until=idle_at):
+            if not await self.clock.wait(self._work, until=self.journal.idle_at):
                 await self.tending.guarded(self.journal.idle())
                 continue
             while not gathering.empty:
@@ -272,7 +271,12 @@ class EmbeddedBroker:
         if topic_head.dedup.shed_upto:
             await self.inlet.recall(topic_head, batch, self.clock.now())
         now = self.clock.now()
-        results = [self.inlet.publish(topic_head, outgoing, now) for outgoing in batch]
+        results: list[Sent | Refused] = []
+        for outgoing in batch:
+            results.append(self.inlet.publish(topic_head, outgoing, now))
+            if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
+                break  # a position behind it would pass over the refusal
+        results += [BEHIND] * (len(batch) - len(results))
         self._after_intake(topic_head.heads.values())
         await self.committed()
         return results
@@ -474,10 +478,13 @@ class EmbeddedBroker:
             return await self.log.append(stream, batch)
         # A position goes with its record, never before it: first the room, then both in one group.
         await self.log.room(stream)
-        results = self.log.append_in_group(stream, batch)
-        for outgoing, result in zip(batch, results, strict=True):
-            if not isinstance(result, Refused):
-                self.inlet.note_position(outgoing)
+        refused = ((n, why) for n, each in enumerate(batch) if (why := self.log.check(stream, each)) is not None)
+        first, why = next(refused, (len(batch), None))
+        results = list(self.log.append_in_group(stream, batch[:first]))
+        for outgoing in batch[:first]:
+            self.inlet.note_position(outgoing)
+        if why is not None:
+            results += [why, *[BEHIND] * (len(batch) - first - 1)]
         await self.committed()
         return results
 

@@ -1,4 +1,4 @@
-"""Whatever fails whenever: a group is handled in the order of its sending, and all of it is handled in the end (P11)."""
+"""Whatever fails whenever: a group is handled in the order of its sending, all of it in the end (P11)."""
 
 from __future__ import annotations
 

@@ -231,3 +231,50 @@ async def test_a_position_of_another_type_ends_the_program_with_the_remedy() -> 
         async with app.running(store=store, clock=clock, grace=0.0):
             await clock.settle()
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["topic", "stream"])
+async def test_nothing_behind_a_refused_item_is_accepted_and_a_restart_meets_it_again(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    clock = VirtualClock()
+    store = await open_store("memory://", clock=clock)
+    starts: list[int | None] = []
+    seen: list[bytes] = []
+
+    def shop(limit: int) -> App:
+        app = App("shop")
+        blobs = app.topic("blobs", bytes)
+        lake = app.stream("lake", bytes, sink="memory://refused", max_record=50)
+        work = app.queue("work", bytes, blobs, max_body=50)
+
+        @work.handler
+        async def handle(blob: bytes) -> None:
+            seen.append(blob[:1])
+
+        async def replay(position: int | None) -> AsyncIterator[At[int, bytes]]:
+            starts.append(position)
+            for number in range(0 if position is None else position + 1, 6):
+                yield At(number, str(number).encode() * (limit if number == 3 else 1))
+
+        if kind == "topic":
+            app.source(blobs)(replay)
+        else:
+            app.source(lake)(replay)
+        return app
+
+    for _ in range(2):
+        async with shop(100).running(store=store, clock=clock, grace=0.0) as runtime:
+            await clock.settle()
+            with pytest.raises(RefusedError, match="stopped at position 3"):
+                await runtime.until_idle()
+    async with shop(1).running(store=store, clock=clock, grace=0.0) as runtime:
+        await runtime.until_idle()
+        stats = await store.stats()
+    await store.close()
+    assert starts == [None, 2, 2]
+    if kind == "topic":
+        assert sorted(seen) == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    else:
+        assert stats.streams[0].accepted == 6
