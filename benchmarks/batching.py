@@ -2,7 +2,8 @@
 
 To a null sink at 100 B and 1 KiB against `list.append` and against a batcher as one writes it first, an asyncio.Queue
 read with wait_for. To gzip files (isal when installed) against one thread that joins and compresses prepared slices
-and writes nothing. Times end when the last record is delivered. Rounds are interleaved, figures are medians.
+and writes nothing. Times end when the last record is delivered. Rounds are interleaved, figures are medians. Streams
+compress and write beside the loop: where the CPU time of a way is about its time, the machine had one core for it.
 """
 
 from __future__ import annotations
@@ -198,20 +199,27 @@ TARGETS: dict[tuple[str, int, str], tuple[str, float]] = {
 """What a way must reach of a yardstick's records per second."""
 
 
-async def measure(rounds: int, megabytes: int) -> None:
+async def measure(rounds: int, megabytes: int, sizes: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        for size in (100, 1024):
+        for size in sizes:
             distinct = records(size, min(40_000, (megabytes << 20) // size))
             batch = distinct * max(1, (megabytes << 20) // size // len(distinct))
             for sink, ways in cases(Path(folder)).items():
                 taken: dict[str, list[float]] = {name: [] for name in ways}
+                busy: dict[str, list[float]] = {name: [] for name in ways}
                 for _ in range(rounds):
                     for name, way in ways.items():
+                        began = time.process_time()
                         taken[name].append(await way(batch))
-                tell(sink, size, len(batch), {name: statistics.median(times) for name, times in taken.items()}, rounds)
+                        busy[name].append(time.process_time() - began)
+                tell(sink, size, len(batch), medians(taken), medians(busy), rounds)
 
 
-def tell(sink: str, size: int, count: int, seconds: dict[str, float], rounds: int) -> None:
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def tell(sink: str, size: int, count: int, seconds: dict[str, float], cpu: dict[str, float], rounds: int) -> None:
     for name, taken in seconds.items():
         result: dict[str, object] = {
             "sink": sink,
@@ -219,6 +227,7 @@ def tell(sink: str, size: int, count: int, seconds: dict[str, float], rounds: in
             "way": name,
             "records_per_second": round(count / taken),
             "ns_per_record": round(taken / count * 1e9, 1),
+            "cpu_ns_per_record": round(cpu[name] / count * 1e9, 1),
             "rounds": rounds,
         }
         for yardstick in ("list.append", "naive asyncio.Queue", "one thread"):
@@ -235,6 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=128, help="how much each way puts in each round")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1024], help="bytes of a record")
     options = parser.parse_args()
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
@@ -245,7 +255,7 @@ def main() -> None:
         pass
     print(f"event loop: {new_event_loop.__module__}", file=sys.stderr)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(measure(options.rounds, options.megabytes))
+        runner.run(measure(options.rounds, options.megabytes, options.sizes))
 
 
 if __name__ == "__main__":
