@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -65,6 +66,7 @@ class App(Router):
         self.broker = broker or f"sqlite:///{name}.db"
         self.grace = grace
         self._entered: AbstractAsyncContextManager[Runtime] | None = None
+        self._entered_in: asyncio.Task[object] | None = None
         self._runtimes: list[Runtime] = []
 
     # -- what it is
@@ -148,13 +150,18 @@ class App(Router):
             raise ConfigurationError(f"app {self.name} is open already; leave the first `async with` before the second")
         entered = self.running()
         await entered.__aenter__()
-        self._entered = entered
+        self._entered, self._entered_in = entered, asyncio.current_task()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         assert self._entered is not None
+        if asyncio.current_task() is not self._entered_in:
+            raise ConfigurationError(
+                f"app {self.name} was opened in one task and left in another, as fixtures of pytest-asyncio do; its "
+                "scopes belong to one task: open it inside the test, or use the fixture `pipeflow_harness`"
+            )
         entered, self._entered = self._entered, None
         return await entered.__aexit__(kind, error, trace)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,13 @@ async def test_an_app_opens_again_after_it_was_closed_and_not_twice_at_once() ->
             assert len(await work.send(Order(1))) == 36
             with pytest.raises(ConfigurationError, match="app shop is open already"):
                 await app.__aenter__()
+
+
+async def test_an_app_that_is_left_in_another_task_says_where_to_open_it() -> None:
+    app = App("shop", broker="memory://")
+    async with app:
+        with pytest.raises(ConfigurationError, match=r"opened in one task and left in another.*`pipeflow_harness`"):
+            await asyncio.create_task(app.__aexit__(None, None, None))
 
 
 async def test_nothing_is_declared_while_the_app_is_open() -> None:
