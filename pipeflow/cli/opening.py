@@ -13,7 +13,7 @@ import click
 
 from pipeflow.cli.main import suggestion
 from pipeflow.clock import Signal, SystemClock
-from pipeflow.errors import ConfigurationError, NotFound, StoreOwned, Unavailable
+from pipeflow.errors import ConfigurationError, NotFound, Unavailable
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 
@@ -105,24 +105,11 @@ def check_reachable(url: str) -> None:
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
     """The store, through its owner when there is one; closed at the end."""
-    store = await _reached(url)
+    store = await open_store(url, client=True)
     try:
         yield store
     finally:
         await store.close()
-
-
-async def _reached(url: str) -> Store:
-    """Another command may own the store for the blink of its work: its going and coming is waited out."""
-    clock = SystemClock()
-    until = clock.now() + PATIENCE
-    while True:
-        try:
-            return await open_store(url, client=True)
-        except StoreOwned:
-            if clock.now() >= until:
-                raise
-        await clock.wait(Signal(), clock.now() + PAUSE)
 
 
 async def known(store: Store, kind: Literal["queue", "topic", "stream"], name: str) -> None:

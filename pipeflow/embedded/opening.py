@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 from anyio.abc import TaskGroup
 
-from pipeflow.clock import Clock
+from pipeflow.clock import Clock, Signal, SystemClock
 from pipeflow.embedded.broker import Door, EmbeddedBroker
 from pipeflow.embedded.head import HOT_MESSAGES
 from pipeflow.embedded.journal import Forget, Journal
@@ -22,12 +22,17 @@ from pipeflow.embedded.remote import connect
 from pipeflow.embedded.socket import OwnerSocket
 from pipeflow.embedded.sqlite.journal import MIN_FREE, SqliteJournal
 from pipeflow.embedded.sqlite.ownership import owner_of
-from pipeflow.errors import ConfigurationError
+from pipeflow.errors import ConfigurationError, StoreOwned
 from pipeflow.names import new_secret
 from pipeflow.protocols import Store
 
 _open: dict[tuple[str, asyncio.AbstractEventLoop], Kept] = {}
 """Stores that are open in this process, by real path and loop: a second App on the same file shares the broker."""
+
+PATIENCE = 10.0
+"""Seconds in which some owner of the store must let a client in."""
+PAUSE = 0.02
+"""Seconds between two looks: commands hold a store for a few hundredths."""
 
 OPTIONS = {"accept_loss", "durability", "hot_messages", "min_free"}
 
@@ -41,13 +46,20 @@ class Kept(EmbeddedBroker):
         self.place: tuple[str, asyncio.AbstractEventLoop] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._socket_path: Path | None = None
+        self._opened: asyncio.Future[None] | None = None
 
     async def open(self, socket_path: Path | None) -> None:
         """Recover, and keep the store open until `close`."""
         self._socket_path = socket_path
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        opened = self._opened = asyncio.get_running_loop().create_future()
         self._keeper = asyncio.create_task(self._keep(opened), name=f"keeper of {self.url}")
         await asyncio.shield(opened)
+
+    async def join(self) -> None:
+        """One more opener, who waits for the first one's recovery; what that fails with, this does too."""
+        assert self._opened is not None
+        self.openers += 1
+        await asyncio.shield(self._opened)
 
     async def _keep(self, opened: asyncio.Future[None]) -> None:
         def ready() -> None:
@@ -96,13 +108,42 @@ async def open_sqlite(url: str, *, clock: Clock, client: bool, seed: int | None)
     path, options = _parse(url)
     real = _real(path)
     place = (str(real), asyncio.get_running_loop())
+    if not client:
+        return await _shared(place) or await _own(place, real, url, options, clock, seed)
+    # Another program may own the store for the blink of its work: its going and coming is waited out. The lock has no
+    # signal, and a virtual clock no say in what other processes do.
+    wall = SystemClock()
+    until = wall.now() + PATIENCE
+    while True:
+        shared = await _shared(place)
+        if shared is not None:
+            return shared
+        try:
+            if owner_of(real) is not None:
+                return await connect(real.with_name(real.name + ".sock"), url, clock)
+            return await _own(place, real, url, options, clock, seed)
+        except StoreOwned:
+            if wall.now() >= until:
+                raise
+        await wall.wait(Signal(), wall.now() + PAUSE)
+
+
+async def _shared(place: tuple[str, asyncio.AbstractEventLoop]) -> Kept | None:
     known = _open.get(place)
-    if known is not None and known.openers > 0:
-        known.openers += 1
-        return known
-    socket_path = real.with_name(real.name + ".sock")
-    if client and owner_of(real) is not None:
-        return await connect(socket_path, url, clock)
+    if known is None or known.openers <= 0:
+        return None
+    await known.join()
+    return known
+
+
+async def _own(
+    place: tuple[str, asyncio.AbstractEventLoop],
+    real: Path,
+    url: str,
+    options: dict[str, str],
+    clock: Clock,
+    seed: int | None,
+) -> Store:
     journal = SqliteJournal(
         real,
         clock,
@@ -113,7 +154,7 @@ async def open_sqlite(url: str, *, clock: Clock, client: bool, seed: int | None)
     broker = Kept(journal, clock, url=url, seed=seed, hot_messages=int(options.get("hot_messages", HOT_MESSAGES)))
     broker.place = place
     _open[place] = broker
-    await broker.open(socket_path)
+    await broker.open(real.with_name(real.name + ".sock"))
     return broker
 
 

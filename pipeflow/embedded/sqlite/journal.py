@@ -21,7 +21,7 @@ from pipeflow.clock import Clock
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, FrozenGroup, Loaded, Recovered
 from pipeflow.embedded.sqlite import recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
-from pipeflow.embedded.sqlite.ownership import Lock, make_file
+from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 
 T = TypeVar("T")
@@ -76,6 +76,7 @@ class SqliteJournal:
     # -- life ----------------------------------------------------------------------------------------------------
 
     async def recover(self) -> Recovered:
+        check_place(self.path)
         last = self._lock.acquire(self.durability)
         try:
             created = make_file(self.path)

@@ -74,16 +74,25 @@ def _words(fd: int) -> tuple[str, str]:
     return (words[0] if words else ""), (words[1] if len(words) > 1 else "")
 
 
+def check_place(path: Path) -> None:
+    """ConfigurationError where no store can be, before anything is made."""
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a directory; name a file in it, such as {path / 'store.db'}")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"{path}: there is no directory {path.parent}; make it, or name another place")
+
+
 def make_file(path: Path) -> bool:
     """Create the store's file, readable by its user only, and make its name durable; False when it was there."""
     parent = path.parent
-    if not parent.is_dir():
-        raise ConfigurationError(f"{path}: there is no directory {parent}; make it, or name another place")
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         if not os.access(path, os.R_OK | os.W_OK):
             raise unusable(path, PermissionError(13, "it cannot be read and written")) from None
+        if not path.stat().st_size:
+            # Made by somebody else for us to fill: from now on it holds messages, which are for their user alone.
+            path.chmod(0o600)
         return False
     except OSError as error:
         raise unusable(path, error) from error

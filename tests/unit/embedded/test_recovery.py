@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -341,6 +342,15 @@ async def test_a_second_opener_in_one_process_shares_the_store(tmp_path: Path, c
     await second.close()
 
 
+async def test_openers_at_the_same_time_share_one_recovery(tmp_path: Path, clock: VirtualClock) -> None:
+    stores = await asyncio.gather(*(opened(tmp_path / "a.db", clock) for _ in range(3)))
+    assert len(set(map(id, stores))) == 1
+    for store in stores:
+        await store.close()
+    with pytest.raises(Unavailable):
+        await stores[0].stats()
+
+
 async def test_a_failed_commit_is_indeterminate_and_closes_the_store(
     tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +387,29 @@ async def test_a_full_disk_refuses_sends_and_lets_deletes_through(tmp_path: Path
 async def test_a_directory_that_is_not_there_is_named_with_the_remedy(tmp_path: Path, clock: VirtualClock) -> None:
     with pytest.raises(ConfigurationError, match="make it, or name another place"):
         await opened(tmp_path / "nowhere" / "a.db", clock)
+
+
+async def test_a_directory_is_no_store_and_leaves_nothing_behind(tmp_path: Path, clock: VirtualClock) -> None:
+    place = tmp_path / "there"
+    place.mkdir()
+    with pytest.raises(ConfigurationError, match="is a directory; name a file in it"):
+        await opened(place, clock)
+    assert list(tmp_path.iterdir()) == [place]
+
+
+async def test_an_empty_file_becomes_a_store_for_its_user_alone(tmp_path: Path, clock: VirtualClock) -> None:
+    path = made(tmp_path / "a.db")
+    await (await opened(path, clock)).close()
+    assert mode(path) == 0o600
+
+
+def made(path: Path) -> Path:
+    path.touch(0o644)
+    return path
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 async def test_a_release_costs_no_attempt_also_after_a_restart(tmp_path: Path, clock: VirtualClock) -> None:
