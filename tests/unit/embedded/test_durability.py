@@ -28,7 +28,7 @@ async def test_normal_syncs_within_100_ms_of_the_first_commit_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = VirtualClock(1000.0)
-    store, journal = await journal_of(tmp_path / "a.db", clock, "normal")
+    store, _ = await journal_of(tmp_path / "a.db", clock, "normal")
     syncs: list[float] = []
     sync = os.fdatasync
 

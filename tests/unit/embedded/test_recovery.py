@@ -17,7 +17,7 @@ from pipeflow.errors import ConfigurationError, Indeterminate, StoreCorrupt, Sto
 from pipeflow.messages import Ack, Bury, Delivery, Outgoing, Receipt, Refused, Release, Sent, Settled, Stale, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
-from pipeflow.specs import QueueSpec, Subscription, Topology, TopicSpec
+from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
 
 TOPOLOGY = Topology(
     topics=(TopicSpec("news"),),
