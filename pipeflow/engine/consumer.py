@@ -100,15 +100,15 @@ class Consumer:
 
     async def give_back(self) -> None:
         """Release everything in hand and settle all that was decided; called when no worker is left."""
+        self.heartbeat.stop()
         for delivery in list(self.holding()):
             self.settler.add(decide(delivery, Cancelled(), self.plan.policy, 0.0, 0.0), delivery)
         self.in_hand = 0
         await self.settler.finish()
 
     def finish(self) -> None:
-        """Let the last tasks end: everything is settled."""
+        """Let the last task end: everything is settled."""
         self.settler.close()
-        self.heartbeat.stop()
 
     async def left(self, until: float) -> None:
         """Return when no worker is left, at `until`, or when `hurry` was called."""
