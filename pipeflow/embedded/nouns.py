@@ -202,6 +202,10 @@ class Nouns:
             if topic.name in topics:
                 _refuse_changes("topic", topics[topic.name], topic, FIXED)
             topics[topic.name] = topic
+        for stream in topology.streams:
+            conflict = self._log.conflict(stream)
+            if conflict is not None:
+                raise SpecConflict(conflict)
         streams = set(self._streams) | {stream.name for stream in topology.streams}
         for subscription in topology.subscriptions:
             self._check_subscription(subscription, topics, specs, streams)

@@ -13,11 +13,11 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import FrozenGroup
 from pipeflow.embedded.opening import Kept
-from pipeflow.errors import ConfigurationError, Indeterminate, StoreCorrupt, StoreOwned, Unavailable
+from pipeflow.errors import ConfigurationError, Indeterminate, SpecConflict, StoreCorrupt, StoreOwned, Unavailable
 from pipeflow.messages import Ack, Bury, Delivery, Outgoing, Receipt, Refused, Release, Sent, Settled, Stale, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
-from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
+from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
 
 TOPOLOGY = Topology(
     topics=(TopicSpec("news"),),
@@ -428,4 +428,16 @@ async def test_files_are_for_their_user_alone(tmp_path: Path, clock: VirtualCloc
     store = await opened(tmp_path / "a.db", clock)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert set(modes.values()) == {0o600}
+    await store.close()
+
+
+async def test_a_refused_stream_changes_no_queue_either(tmp_path: Path, clock: VirtualClock) -> None:
+    store = await opened(tmp_path / "a.db", clock)
+    lake = StreamSpec("lake", "memory://")
+    await store.declare(Topology(streams=(lake,)))
+    await store.append("lake", [Outgoing(b"waiting")])
+    changed = Topology(queues=(QueueSpec("late"),), streams=(StreamSpec("lake", "memory://", durability="memory"),))
+    with pytest.raises(SpecConflict, match="lake"):
+        await store.declare(changed)
+    assert "late" not in [queue.name for queue in (await store.describe()).queues]
     await store.close()
