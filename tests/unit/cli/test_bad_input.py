@@ -11,6 +11,7 @@ import pytest
 from click.testing import Result
 
 from pipeflow.cli import opening
+from pipeflow.engine.encode import compressor
 
 Call = Callable[..., Result]
 
@@ -145,6 +146,8 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     )
     (here / "app.py").write_text(source)
     monkeypatch.setitem(sys.modules, "zstandard", None)
+    # Found once, the compressor is kept for the process: another test may have found it.
+    compressor.cache_clear()
     told(call("run"), 4, "zstd", "pip install 'pipeflow[fast]'")
 
 
