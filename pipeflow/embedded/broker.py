@@ -47,7 +47,7 @@ from pipeflow.messages import (
 from pipeflow.names import IdPool
 from pipeflow.protocols import Features, Lane, Peeked, Redrive, Redriven, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
-from pipeflow.state.queue import Stored
+from pipeflow.state.queue import GONE, Stored
 
 logger = logging.getLogger("pipeflow")
 
@@ -85,10 +85,14 @@ class EmbeddedBroker:
         self.store_id = ""
         self.receipt_key = b""
         self.gathering = Gathering()
+        self.redriving = asyncio.Lock()
+        """Held while dead letters move."""
         self._hot_messages = hot_messages
         self._ids = IdPool(seed)
         self._failed: PipeflowError | None = None
         self._closing = False
+        self._ended = False
+        """Nobody commits any more."""
         self._work = Signal()
         self.tending = Tending(self)
         self._stopped = Signal()
@@ -118,7 +122,8 @@ class EmbeddedBroker:
                 tasks.cancel_scope.cancel()
             clean = self._failed is None
         finally:
-            self._closing = True
+            self._closing = self._ended = True
+            self._let_go(Indeterminate(f"{self.url}: the store was closed before this was committed"))
             with anyio.CancelScope(shield=True):
                 await self.journal.close(clean)
 
@@ -170,13 +175,14 @@ class EmbeddedBroker:
         """Commit what is gathered, then let go of the file. Idempotent; calls after it raise Unavailable."""
         if self._closing:
             return
+        # First nobody comes in any more, then those who are in get their answer.
+        self._closing = True
         if self._failed is None and not self.journal.instant:
             with anyio.CancelScope(shield=True):
                 try:
                     await self.committed()
                 except PipeflowError:
                     pass  # the group's own callers were told; closing goes on
-        self._closing = True
         self.log.fail(Unavailable(f"{self.url}: the store is closed; open it again"))
         for head in self.nouns.heads():
             for signal in [*head.waiters, *head.fed]:
@@ -196,6 +202,8 @@ class EmbeddedBroker:
         """Return when everything done until now survives a crash."""
         if self.journal.instant:
             return
+        if self._ended:
+            raise self._failed or Unavailable(f"{self.url}: the store is closed; open it again")
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gathering.waiters.append(waiter)
         self._work.fire()
@@ -236,14 +244,17 @@ class EmbeddedBroker:
         self._failed = Unavailable(f"{self.url}: the store failed and is closed ({error}); start again to recover")
         self._failed.__cause__ = error
         self.log.fail(self._failed)
-        for waiter in [*waiters, *self.gathering.waiters]:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self.gathering.waiters.clear()
+        self._let_go(error, waiters)
         for head in self.nouns.heads():
             for signal in [*head.waiters, *head.fed]:
                 signal.fire()
         self._stopped.fire()
+
+    def _let_go(self, error: PipeflowError, waiters: Sequence[asyncio.Future[None]] = ()) -> None:
+        for waiter in [*waiters, *self.gathering.waiters]:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self.gathering.waiters.clear()
 
     async def _room(self) -> None:
         self.check_open()
@@ -270,6 +281,7 @@ class EmbeddedBroker:
             await self.log.room(stream)
         if topic_head.dedup.shed_upto:
             await self.inlet.recall(topic_head, batch, self.clock.now())
+        self.check_open()
         now = self.clock.now()
         results: list[Sent | Refused] = []
         for outgoing in batch:
@@ -286,11 +298,10 @@ class EmbeddedBroker:
         head = self.nouns.head(queue)
         if head.dedup.shed_upto:
             await self.inlet.recall(head, batch, self.clock.now())
+            self.check_open()
         now = self.clock.now()
         results = [self.inlet.send(head, outgoing, now) for outgoing in batch]
-        self.tending.arm(head)
-        if head.waiters:
-            head.wake()
+        self._after_intake((head,))
         await self.committed()
         return results
 
@@ -299,6 +310,9 @@ class EmbeddedBroker:
             self.tending.arm(head)
             if head.waiters:
                 head.wake()
+            if head.cold:
+                # Memory may hold only what is in flight: who waits for a message waits for the tail.
+                self.tending.feed(head)
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         self.check_open()
@@ -340,8 +354,12 @@ class EmbeddedBroker:
             self.tending.arm(head)
             self.tending.feed(head)
             if taken:
-                return await self._hand_out(head, taken, want)
-            if not head.cold or (head.state.ready and not head.spec.fifo):
+                deliveries = await self._hand_out(head, taken, want)
+                if deliveries:
+                    return deliveries
+                continue
+            if not head.cold or state.order.available():
+                # Nothing more is there, or what is there must wait: for room in flight, or to run alone.
                 return []
             if head.state.in_flight >= head.spec.max_in_flight:
                 return []
@@ -351,26 +369,27 @@ class EmbeddedBroker:
                 return []
 
     async def _hand_out(self, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:
-        if any(message.body is None for message in taken):
-            await self._reload(head, taken)
-            taken = [message for message in taken if message.body is not None]
-        deliveries = [self._delivery(head, message) for message in taken]
-        if want.durable or any(message.suspect for message in taken):
-            try:
+        receipts = [Receipt(message.place, message.boot, message.receives) for message in taken]
+        try:
+            if any(message.body is None for message in taken):
+                taken = await self._reload(head, taken)
+            deliveries = [self._delivery(head, message) for message in taken]
+            if want.durable or any(message.suspect for message in taken):
                 await self.committed()
-            except asyncio.CancelledError:
-                # Nobody will ever settle these: give them back unharmed.
-                self._release(head, deliveries)
-                raise
-        else:
-            self.written_behind()
+            else:
+                self.written_behind()
+        except asyncio.CancelledError:
+            # Nobody will ever settle these: give them back unharmed.
+            self._release(head, receipts)
+            raise
         for message in taken:
             head.drop_body(message)
         return deliveries
 
-    def _release(self, head: Head, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            head.state.settle(Release(delivery.receipt), self.clock.now(), self.boot)
+    def _release(self, head: Head, receipts: list[Receipt]) -> None:
+        # From last to first, each to the front: they stay in order.
+        for receipt in reversed(receipts):
+            head.state.settle(Release(receipt), self.clock.now(), self.boot)
         head.wake()
         self.written_behind()
 
@@ -402,19 +421,27 @@ class EmbeddedBroker:
             message.source,
         )
 
-    async def _reload(self, head: Head, taken: list[Stored]) -> None:
-        """Read bodies back that memory had no room for; a damaged one leaves its message out, counted."""
+    async def _reload(self, head: Head, taken: list[Stored]) -> list[Stored]:
+        """Read bodies back that memory had no room for; what can still be handed out then.
+
+        A damaged one leaves its message out, counted; so does a purge, and a newer receive.
+        """
+        receives = [message.receives for message in taken]
         absent = [message for message in taken if message.body is None]
         bodies = await self.journal.bodies([(message.row, message.shared) for message in absent])
         for message, body in zip(absent, bodies, strict=True):
+            if message.state == GONE or message.body is not None:
+                continue
             if body is not None:
                 message.body = body
                 head.bytes += message.size
             else:
-                head.counters.quarantined += 1
-                head.counters.rows -= 1
-                head.state.forget(message)
-                head.touch()
+                head.lose(message)
+        return [
+            message
+            for message, receive in zip(taken, receives, strict=True)
+            if message.state != GONE and message.receives == receive
+        ]
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
         self.check_open()
@@ -422,6 +449,7 @@ class EmbeddedBroker:
         emits = [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits]
         for stream in self.nouns.streams_fed_by(emits):
             await self.log.room(stream)
+            self.check_open()
         now = self.clock.now()
         head.tick(now)
         results: list[Settled | Stale | Refused] = []
@@ -442,13 +470,10 @@ class EmbeddedBroker:
                     self.inlet.emit(emit, now, touched)
             results.append(result)
         head.touch()
+        head.shed()
         if state.buried:
             self._bury(head, now)
-        for each in touched:
-            self.tending.arm(each)
-            self.tending.feed(each)
-            if each.waiters:
-                each.wake()
+        self._after_intake(touched)
         await self.committed()
         return results
 
@@ -463,8 +488,8 @@ class EmbeddedBroker:
         state.buried.clear()
         head.touch()
         if head.dead is not None:
-            self.tending.arm(head.dead)
-            head.dead.wake()
+            self._after_intake((head.dead,))
+        self.written_behind()
 
     async def position(self, source: str) -> bytes | None:
         self.check_open()
@@ -478,6 +503,7 @@ class EmbeddedBroker:
             return await self.log.append(stream, batch)
         # A position goes with its record, never before it: first the room, then both in one group.
         await self.log.room(stream)
+        self.check_open()
         refused = ((n, why) for n, each in enumerate(batch) if (why := self.log.check(stream, each)) is not None)
         first, why = next(refused, (len(batch), None))
         results = list(self.log.append_in_group(stream, batch[:first]))

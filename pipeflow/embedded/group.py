@@ -13,7 +13,16 @@ from zlib import crc32
 
 import msgspec
 
-from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, Declared, FrozenGroup, Known, Row, TopicCounters
+from pipeflow.embedded.journal import (
+    DELAYED_BIT,
+    PLACE_BITS,
+    PLACE_MASK,
+    Declared,
+    FrozenGroup,
+    Known,
+    Row,
+    TopicCounters,
+)
 from pipeflow.state.queue import DELAYED, IN_FLIGHT, Stored
 
 if TYPE_CHECKING:
@@ -34,12 +43,16 @@ class Gathering:
         "sources",
         "streams",
         "declared",
+        "damaged",
         "sync",
         "size",
         "waiters",
+        "owners",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, owners: dict[int, Head] | None = None) -> None:
+        self.owners: dict[int, Head] = owners if owners is not None else {}
+        """Every queue by number: a row is counted by the queue whose number is in its key."""
         self.heads: list[Head] = []
         """Queues that something happened to; each knows which of its messages."""
         self.topics: dict[int, TopicCounters] = {}
@@ -50,6 +63,8 @@ class Gathering:
         self.streams: list[Any] = []
         """Changes of the record log, in order; `embedded.log` makes them, its journal half understands them."""
         self.declared: list[Declared] = []
+        self.damaged: list[int] = []
+        """Rows whose checksum did not hold, to be set aside."""
         self.sync = False
         self.size = 0
         """Bytes of bodies gathered: callers wait when it is past the group's bound."""
@@ -67,7 +82,15 @@ class Gathering:
             or self.sources
             or self.known
             or self.declared
+            or self.damaged
         )
+
+    def uncount(self, row: int) -> None:
+        """A row leaves the disk or its key; a purge has uncounted all up to its place at once."""
+        owner = self.owners[row >> PLACE_BITS]
+        if row & PLACE_MASK > owner.counters.purged_upto:
+            _count(owner.counters, row, -1)
+            owner.touch()
 
     def freeze(self, clock: float) -> tuple[FrozenGroup, list[asyncio.Future[None]]]:
         """Encode everything as it is now and start anew."""
@@ -83,60 +106,60 @@ class Gathering:
             sources=self.sources,
             streams=self.streams,
             declared=self.declared,
+            damaged=self.damaged,
             clock=clock,
             sync=self.sync,
         )
         for head in self.heads:
             if head.dirty:
-                _freeze_rows(head, frozen)
+                self._freeze_rows(head, frozen)
                 head.dirty = {}
+        for head in self.heads:
             frozen.queues.append((head.number, _encode(head.counters)))
             head.touched = False
         waiters = self.waiters
-        self.__init__()  # type: ignore[misc]  # the same object goes on: heads hold it
+        self.__init__(self.owners)  # type: ignore[misc]  # the same object goes on: heads hold it
         return frozen, waiters
 
-
-def _freeze_rows(head: Head, frozen: FrozenGroup) -> None:
-    base = head.number << PLACE_BITS
-    fifo = head.spec.fifo
-    counters = head.counters
-    inserts = frozen.inserts
-    for message in head.dirty.values():
-        delayed = message.state == DELAYED
-        key = base | message.place
-        if delayed and not fifo:
-            key |= DELAYED_BIT
-        due = message.until if delayed else None
-        held = message.until if message.durable and message.state == IN_FLIGHT else None
-        if message.row:
-            row = encode_row(message, crc_of(message))
-            frozen.updates.append((key, due, held, row, row_crc(key, row), message.row))
-            if message.row >> PLACE_BITS == head.number:
-                _count(counters, message.row, -1)
-        else:
-            body = message.body
-            assert body is not None
-            body_crc = crc32(body)
-            message.body_crc = body_crc
-            row = encode_row(message, body_crc)
-            if message.shared:
-                held_by = frozen.bodies.get(message.shared)
-                frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
-                inserts += (
-                    key,
-                    due,
-                    message.group if fifo else None,
-                    held,
-                    row,
-                    row_crc(key, row),
-                    None,
-                    message.shared,
-                )
+    def _freeze_rows(self, head: Head, frozen: FrozenGroup) -> None:
+        base = head.number << PLACE_BITS
+        fifo = head.spec.fifo
+        counters = head.counters
+        inserts = frozen.inserts
+        for message in head.dirty.values():
+            delayed = message.state == DELAYED
+            key = base | message.place
+            if delayed and not fifo:
+                key |= DELAYED_BIT
+            due = message.until if delayed else None
+            held = message.until if message.durable and message.state == IN_FLIGHT else None
+            if message.row:
+                row = encode_row(message, crc_of(message))
+                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row))
+                self.uncount(message.row)
             else:
-                inserts += (key, due, message.group if fifo else None, held, row, row_crc(key, row), body, None)
-        _count(counters, key, 1)
-        message.row = key
+                body = message.body
+                assert body is not None
+                body_crc = crc32(body)
+                message.body_crc = body_crc
+                row = encode_row(message, body_crc)
+                if message.shared:
+                    held_by = frozen.bodies.get(message.shared)
+                    frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
+                    inserts += (
+                        key,
+                        due,
+                        message.group if fifo else None,
+                        held,
+                        row,
+                        row_crc(key, row),
+                        None,
+                        message.shared,
+                    )
+                else:
+                    inserts += (key, due, message.group if fifo else None, held, row, row_crc(key, row), body, None)
+            _count(counters, key, 1)
+            message.row = key
 
 
 def _count(counters: Any, key: int, by: int) -> None:

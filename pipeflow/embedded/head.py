@@ -8,13 +8,14 @@ blocked group hides no other (SQS: Q80). Delayed messages beyond the bound wait 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from math import inf
 
 from msgspec.structs import replace
 
 from pipeflow.clock import Signal
 from pipeflow.embedded.group import Gathering, crc_of
-from pipeflow.embedded.journal import DELAYED_BIT, Counters, Journal, Loaded
+from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Counters, Journal, Loaded
 from pipeflow.specs import QueueSpec
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.groups import Groups
@@ -62,6 +63,7 @@ class Head:
         "fed",
         "late",
         "left",
+        "damaged",
         "suspect_upto",
         "dead",
         "_gathering",
@@ -98,10 +100,13 @@ class Head:
         """Delayed messages accepted while a load of delayed ones runs: it may not have seen them."""
         self.left: set[int] | None = None
         """Places that left the queue since before the commit a load waits for: what it reads of them is outdated."""
+        self.damaged: set[int] = set()
+        """Keys of rows that were found damaged: each is counted once, however often it is met until it is set aside."""
         self.suspect_upto = 0
         self.dead: Head | None = None
         self.dedup = Dedup()
         self._gathering = gathering
+        gathering.owners[number] = self
         self._journal = journal
         self._groups = Groups() if spec.fifo else None
         self.state = QueueState(spec, self._groups or Line(), NoChanges() if journal.instant else self)
@@ -131,11 +136,6 @@ class Head:
         if not self.touched:
             self.touched = True
             self._gathering.heads.append(self)
-        if message.row:
-            if message.row & DELAYED_BIT:
-                self.counters.delayed_rows -= 1
-            else:
-                self.counters.rows -= 1
         if message.body is not None:
             self.bytes -= message.size
 
@@ -144,6 +144,7 @@ class Head:
         if message.row:
             gathering = self._gathering
             gathering.deletes.append(message.row)
+            gathering.uncount(message.row)
             if message.shared:
                 gathering.releases[message.shared] = gathering.releases.get(message.shared, 0) + 1
             message.row = 0
@@ -164,13 +165,18 @@ class Head:
             if (now + delay, message.place) >= self.horizon:
                 self._add_cold_delayed(message, now + delay)
                 return
-        elif self.cold or self.bytes >= HOT_BYTES or state.ready + state.in_flight >= self.limit:
+        elif self.cold or self.bytes >= HOT_BYTES or self._hot + state.in_flight >= self.limit:
             self._add_cold(message, now, delay)
             return
-        self.bytes += message.size
+        if message.body is not None:
+            self.bytes += message.size
         state.add(message, now, delay)
-        if state.delayed > self.limit and not self.spec.fifo and self.late is None:
-            self._shed_delayed()
+        self.shed()
+
+    @property
+    def _hot(self) -> int:
+        # Only standard queues keep their delayed messages apart, behind a bound of their own.
+        return self.state.ready + (self.state.delayed if self.spec.fifo else 0)
 
     def _add_cold(self, message: Stored, now: float, delay: float) -> None:
         if delay > 0:
@@ -191,8 +197,10 @@ class Head:
         if self.late is not None:
             self.late.append(message)
 
-    def _shed_delayed(self) -> None:
-        """Let the half of the delayed messages that come due last leave memory."""
+    def shed(self) -> None:
+        """Let the half of the delayed messages that come due last leave memory, when there are too many."""
+        if self.state.delayed <= self.limit or self.spec.fifo or self.late is not None or self._journal.instant:
+            return
         for message in self.state.later_half():
             if self.horizon > (message.until, message.place):
                 self.horizon = (message.until, message.place)
@@ -202,6 +210,7 @@ class Head:
             self.bytes -= message.size if message.body is not None else 0
             self.state.forget(message)
             self.cold_delayed += 1
+        self.state.compact_waiting()
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -219,6 +228,10 @@ class Head:
 
     def _to_tail(self, message: Stored) -> None:
         self.dirty.pop(message.place, None)
+        if self.left is not None:
+            self.left.add(message.place)
+        # A twin: who still looks at the old one finds it gone.
+        message = replace(message)
         self.counters.last_place += 1
         message.place = self.counters.last_place
         message.state = READY
@@ -245,11 +258,21 @@ class Head:
     @property
     def hungry(self) -> bool:
         """Whether a load would bring something into memory that has room there."""
-        return bool(self.cold) and self.state.ready < self.limit // 2 and self.bytes < HOT_BYTES
+        return bool(self.cold) and self._hot < max(1, self.limit // 2) and self.bytes < HOT_BYTES
 
     def delayed_due(self, now: float) -> bool:
         """Whether delayed messages on disk may be due."""
         return self.cold_delayed > 0 and self.horizon[0] <= now
+
+    def begin_load(self) -> None:
+        """A load is about to wait for the open group: from now on it is noted what its read may not see right."""
+        self.left = set()
+        self.late = []
+
+    def end_load(self) -> None:
+        """The load has ended."""
+        self.left = None
+        self.late = None
 
     async def load(self, now: float) -> int:
         """Bring the next part of the tail into memory; how many rows it found. One load at a time.
@@ -277,7 +300,7 @@ class Head:
         skip = groups.names()
         count = max(1, limit // GROUP_HEAD)
         for start in (self.group_cursor, "") if self.group_cursor else ("",):
-            loaded = await self._journal.load_groups(self.number, start, skip, count, min(GROUP_HEAD, limit))
+            loaded = await self._journal.load_groups(self.number, start, skip, upto, count, min(GROUP_HEAD, limit))
             found += self._take_in(loaded, now)
             if loaded.messages:
                 self.group_cursor = loaded.messages[-1].group or ""
@@ -286,25 +309,45 @@ class Head:
         return found
 
     def _take_in(self, loaded: Loaded, now: float) -> int:
-        counters = self.counters
-        if loaded.damaged and self.cold:
-            counters.quarantined += loaded.damaged
-            counters.rows -= loaded.damaged
-            self.cold -= min(self.cold, loaded.damaged)
-            self.touch()
+        found = self._set_aside(loaded.damaged)
         expired_before = now - self.spec.retention
-        found = loaded.damaged
         for message in loaded.messages:
-            if self._is_elsewhere(message):
+            if self._is_elsewhere(message.place):
                 continue
             found += 1
             self.cold -= 1
             self._settle_in(message, now, expired_before)
         return found
 
-    def _is_elsewhere(self, message: Stored) -> bool:
+    def _set_aside(self, keys: Sequence[int]) -> int:
+        """Have damaged rows of the tail moved out of it, whole, and count them; how many were new."""
+        new = 0
+        for key in keys:
+            if key in self.damaged or self._is_elsewhere(key & PLACE_MASK):
+                continue
+            self._count_damage(key)
+            if key & DELAYED_BIT:
+                self.cold_delayed -= 1
+            else:
+                self.cold -= 1
+            new += 1
+        return new
+
+    def _count_damage(self, key: int) -> None:
+        self.damaged.add(key)
+        self.counters.quarantined += 1
+        self._gathering.damaged.append(key)
+        self._gathering.uncount(key)
+        self.touch()
+
+    def lose(self, message: Stored) -> None:
+        """The body of a message in memory cannot be read back: set its row aside."""
+        self.state.forget(message)
+        self.dirty.pop(message.place, None)
+        self._count_damage(message.row)
+
+    def _is_elsewhere(self, place: int) -> bool:
         """Whether what was read of a message is out of date: it is here already, or left while the load ran."""
-        place = message.place
         left = self.left
         return place <= self.counters.purged_upto or place in self.state.known or (left is not None and place in left)
 
@@ -332,26 +375,23 @@ class Head:
         """Bring delayed messages that come due next into memory."""
         limit = max(1, self.limit // 2)
         due, place = self.horizon
-        late = self.late = []
-        try:
-            loaded = await self._journal.load_delayed(self.number, due, place, limit)
-            self._take_in_delayed(loaded, late, full=len(loaded.messages) + loaded.damaged >= limit, now=now)
-        finally:
-            self.late = None
+        purged_upto = self.counters.purged_upto
+        loaded = await self._journal.load_delayed(self.number, due, place, limit)
+        if self.counters.purged_upto == purged_upto:
+            # Else a purge has set the horizon anew, and nothing that was read is there any more.
+            full = len(loaded.messages) + len(loaded.damaged) >= limit
+            self._take_in_delayed(loaded, self.late or [], full, now)
         self.tick(now)
 
     def _take_in_delayed(self, loaded: Loaded, late: list[Stored], full: bool, now: float) -> None:
-        counters = self.counters
-        counters.quarantined += loaded.damaged
-        counters.delayed_rows -= loaded.damaged
-        self.cold_delayed -= min(self.cold_delayed, loaded.damaged)
+        self._set_aside(loaded.damaged)
         last = loaded.messages[-1] if loaded.messages else None
         self.horizon = (last.until, last.place + 1) if full and last is not None else (inf, 0)
         unseen = {message.place for message in late}
         seen = [message for message in loaded.messages if message.place not in unseen]
         expired_before = now - self.spec.retention
         for message in [*seen, *(m for m in late if (m.until, m.place) < self.horizon)]:
-            if not self._is_elsewhere(message):
+            if not self._is_elsewhere(message.place):
                 self.cold_delayed -= 1
                 self._settle_in(message, now, expired_before)
 
@@ -365,7 +405,7 @@ class Head:
 
     def is_cold(self, message: Stored) -> bool:
         """Whether a message read from the disk is not in memory too."""
-        if message.place in self.state.known:
+        if message.place in self.state.known or message.place <= self.counters.purged_upto:
             return False
         if message.state == DELAYED and self._groups is None:
             return (message.until, message.place) >= self.horizon
@@ -407,6 +447,9 @@ class Head:
     def purge(self) -> int:
         """Forget everything; rows that only the disk has are swept later, and passed over until then."""
         count = self.cold + self.cold_delayed + self.state.purge()
+        for message in self.dirty.values():
+            # Its row may lie under the key of the queue it came from, where no sweep of this queue finds it.
+            self.discard(message)
         counters = self.counters
         counters.purged += count
         counters.purged_upto = counters.last_place

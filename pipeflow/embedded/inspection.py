@@ -16,7 +16,7 @@ from pipeflow.errors import NotFound
 from pipeflow.filters import compile_filter, view
 from pipeflow.protocols import Peeked, QueueStats, Redrive, Redriven, StoreStats, TopicStats
 from pipeflow.specs import FilterPolicy
-from pipeflow.state.queue import DELAYED, IN_FLIGHT, READY, Stored
+from pipeflow.state.queue import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
@@ -53,12 +53,13 @@ def matcher(where: FilterPolicy | None, now: float) -> Matches:
 async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
     """Every message of a queue, first those in memory, then those only on disk, in chunks."""
     hot = list(head.state.all())
+    seen = {message.place for message in hot}
     for start in range(0, len(hot), CHUNK):
         chunk = [message for message in hot[start : start + CHUNK] if message.place]
         absent = [message for message in chunk if message.body is None]
         bodies = await journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
         for message, body in zip(absent, bodies, strict=True):
-            if body is not None and message.body is None:
+            if body is not None and message.body is None and message.state != GONE:
                 message.body = body
                 head.bytes += message.size
         yield [message for message in chunk if message.body is not None and message.state in _STATES]
@@ -68,18 +69,24 @@ async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
         if not loaded.last:
             break
         after = loaded.last
-        cold = [message for message in loaded.messages if head.is_cold(message)]
-        if cold:
-            yield cold
+        yield _as_it_is(head, loaded.messages, seen)
     due = (0.0, 0)
     while head.cold_delayed:
         loaded = await journal.load_delayed(head.number, *due, CHUNK)
         if not loaded.messages:
             break
         due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)
-        cold = [message for message in loaded.messages if head.is_cold(message)]
-        if cold:
-            yield cold
+        yield _as_it_is(head, loaded.messages, seen)
+
+
+def _as_it_is(head: Head, read: list[Stored], seen: set[int]) -> list[Stored]:
+    """What was read of the tail, as it is now: a load may have brought some of it into memory meanwhile."""
+    unseen = [message for message in read if message.place not in seen]
+    if all(head.is_cold(message) for message in unseen):
+        return unseen
+    hot = {message.place: message for message in head.state.all() if message.body is not None}
+    now = (message if head.is_cold(message) else hot.get(message.place) for message in unseen)
+    return [message for message in now if message is not None]
 
 
 def look(head: Head, message: Stored) -> Peeked:
@@ -103,6 +110,12 @@ def look(head: Head, message: Stored) -> Peeked:
 
 async def redrive(broker: EmbeddedBroker, request: Redrive) -> Redriven:
     """Move matching dead letters of a queue back to it, or to another, oldest first."""
+    async with broker.redriving:
+        # One at a time: what one has read of a tail, another must not have moved.
+        return await _redrive(broker, request)
+
+
+async def _redrive(broker: EmbeddedBroker, request: Redrive) -> Redriven:
     nouns = broker.nouns
     dead = nouns.dead_of(request.queue)
     to = nouns.head(request.to) if request.to is not None else None

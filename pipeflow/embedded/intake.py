@@ -51,6 +51,8 @@ class Intake:
             window = windows.get(known.scope)
             if window is not None:
                 window.add(known.key, known.at, known.id, known.sequence)
+        for window in windows.values():
+            window.shed_upto = recovered.known_upto
 
     # -- one queue -----------------------------------------------------------------------------------------------
 
@@ -319,7 +321,7 @@ class Intake:
                 continue
             known = await self._journal.known(_scope(head), key, now - WINDOW)
             if known is not None:
-                head.dedup.add(key, now, known[0], known[1])
+                head.dedup.add(key, known.at, known.id, known.sequence, seen=now)
 
     def _remember(self, head: Head | TopicHead, key: bytes, at: float, id: str, sequence: int) -> None:
         head.dedup.add(key, at, id, sequence)

@@ -115,6 +115,8 @@ class FrozenGroup(Struct):
     sources: dict[str, bytes]
     streams: list[Any]
     declared: list[Declared]
+    damaged: list[int]
+    """Keys of damaged rows, to be set aside whole."""
     clock: float
     sync: bool
     """Sync to disk even where the durability is `normal`."""
@@ -132,6 +134,7 @@ class FrozenGroup(Struct):
             or self.streams
             or self.declared
             or self.releases
+            or self.damaged
         )
 
 
@@ -167,6 +170,9 @@ class Recovered(Struct):
     held: list[tuple[int, Stored]]
     """(queue number, message) held by consumers outside the process when the store was last open."""
     known: list[Known]
+    """The newest accepted deduplication ids, oldest first."""
+    known_upto: float
+    """Ids accepted up to here were too many to bring along; 0 when all of the window are here."""
     sources: dict[str, bytes]
     log: Any
     """What `embedded.log` needs of its own tables."""
@@ -178,8 +184,8 @@ class Loaded(Struct):
     messages: list[Stored]
     last: int = 0
     """The last place looked at, damaged rows included; 0 when there was no row."""
-    damaged: int = 0
-    """Rows whose CRC did not hold: set aside, counted, never delivered."""
+    damaged: list[int] = []
+    """Keys of rows whose CRC did not hold: never delivered. The caller has them set aside, and counts them."""
 
 
 class Journal(Protocol):
@@ -208,8 +214,10 @@ class Journal(Protocol):
         """Delayed messages of a standard queue from (due, place) on, in order of due time."""
         ...
 
-    async def load_groups(self, queue: int, after: str, skip: Sequence[str], groups: int, limit: int) -> Loaded:
-        """The first `limit` messages of each of up to `groups` FIFO groups behind a group name."""
+    async def load_groups(
+        self, queue: int, after: str, skip: Sequence[str], upto: int, groups: int, limit: int
+    ) -> Loaded:
+        """The first `limit` messages behind place `upto` of each of up to `groups` FIFO groups behind a group name."""
         ...
 
     async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
@@ -220,8 +228,8 @@ class Journal(Protocol):
         """Bodies of (row, shared body) pairs; None where the row is damaged or gone."""
         ...
 
-    async def known(self, scope: int, key: bytes, since: float) -> tuple[str, int] | None:
-        """(id, sequence) of a deduplication id accepted since then that memory let go."""
+    async def known(self, scope: int, key: bytes, since: float) -> Known | None:
+        """A deduplication id accepted since then that memory let go."""
         ...
 
     async def sweep(self, queue: int, upto: int, limit: int) -> int:
@@ -261,6 +269,7 @@ class Forget:
             streams=[],
             held=[],
             known=[],
+            known_upto=0.0,
             sources={},
             log=None,
         )
@@ -274,7 +283,9 @@ class Forget:
     async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
         return Loaded([])
 
-    async def load_groups(self, queue: int, after: str, skip: Sequence[str], groups: int, limit: int) -> Loaded:
+    async def load_groups(
+        self, queue: int, after: str, skip: Sequence[str], upto: int, groups: int, limit: int
+    ) -> Loaded:
         return Loaded([])
 
     async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
@@ -283,7 +294,7 @@ class Forget:
     async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
         return [None for _ in messages]
 
-    async def known(self, scope: int, key: bytes, since: float) -> tuple[str, int] | None:
+    async def known(self, scope: int, key: bytes, since: float) -> Known | None:
         return None
 
     async def sweep(self, queue: int, upto: int, limit: int) -> int:

@@ -7,7 +7,7 @@ nothing; one task reads tails, one queue at a time.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Protocol
 
@@ -47,9 +47,13 @@ class Tending:
         self._agenda: list[tuple[float, int, Head]] = []
         self._agenda_changed = Signal()
         self._agenda_count = 0
+        self._heads: dict[int, Head] = {}
+        """Every queue that was ever armed."""
         self._hungry: dict[int, Head] = {}
         self._hunger = Signal()
         self._sweeps: dict[int, Head] = {}
+        self._unswept: set[int] = set()
+        """Queues purged since their last sweep began."""
 
     def arm(self, head: Head) -> None:
         """See to it that time reaches this queue when it next changes something there."""
@@ -58,8 +62,17 @@ class Tending:
             head.armed = due
             self._agenda_count += 1
             heappush(self._agenda, (due, self._agenda_count, head))
+            self._heads[head.number] = head
+            if len(self._agenda) > 4 * len(self._heads) + 1024:
+                self._tidy()
             if self._agenda[0][2] is head:
                 self._agenda_changed.fire()
+
+    def _tidy(self) -> None:
+        # Far deadlines that nearer ones took the place of would gather for as long as they are far.
+        current = {head.number: (due, count, head) for due, count, head in self._agenda if due == head.armed}
+        self._agenda[:] = current.values()
+        heapify(self._agenda)
 
     async def keep_time(self) -> None:
         """Let every deadline have its effect when it comes."""
@@ -111,7 +124,8 @@ class Tending:
     async def _load(self, head: Head) -> None:
         # Who asks from now on may have sent what this load does not see: the next load is theirs.
         fed, head.fed = head.fed, []
-        head.left = set()
+        before, found = head.progress, 0
+        head.begin_load()
         try:
             # What is on disk must be what this process did until now: rows deleted in the open group are gone.
             await self._broker.committed()
@@ -119,24 +133,31 @@ class Tending:
             if head.delayed_due(now):
                 await head.load_delayed(now)
             if head.cold:
-                await head.load(now)
+                found = await head.load(now)
         finally:
-            head.left = None
+            head.end_load()
             for signal in fed:
                 signal.fire()
         self.arm(head)
         head.wake()
         self._broker.written_behind()
-        self.feed(head)
+        if found or head.progress != before:
+            # A load that met nothing will meet nothing: whoever changes that asks again.
+            self.feed(head)
 
     async def _sweep(self, head: Head) -> None:
+        if head.number in self._unswept:
+            self._unswept.discard(head.number)
+            # Rows may still be on their way to another queue, and the purge itself is not on disk yet.
+            await self._broker.committed()
         swept = await self._broker.journal.sweep(head.number, head.counters.purged_upto, SWEEP_ROWS)
-        if not swept:
+        if not swept and head.number not in self._unswept:
             self._sweeps.pop(head.number, None)
 
     def sweep(self, head: Head) -> None:
         """Delete the rows of a purged queue from the disk, in chunks, when nothing else is to be done."""
         self._sweeps[head.number] = head
+        self._unswept.add(head.number)
         self._hunger.fire()
 
     async def guarded(self, work: Awaitable[None]) -> bool:

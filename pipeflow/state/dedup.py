@@ -34,9 +34,10 @@ class Dedup:
                 return known[1], known[2]
         return None
 
-    def add(self, key: bytes, at: float, id: str, sequence: int) -> None:
-        """Remember an accepted message."""
-        start = at - at % BUCKET
+    def add(self, key: bytes, at: float, id: str, sequence: int, seen: float | None = None) -> None:
+        """Remember a message accepted `at`; one that memory had let go goes to what was `seen` last."""
+        moment = at if seen is None else seen
+        start = moment - moment % BUCKET
         if not self._buckets or self._buckets[-1][0] != start:
             self._buckets.append((start, {}))
         self._buckets[-1][1][key] = (at, id, sequence)

@@ -443,6 +443,11 @@ class QueueState:
                 due.append(message)
         return due
 
+    def compact_waiting(self) -> None:
+        """Let go of messages that left before they came due."""
+        self._waiting = [e for e in self._waiting if e[2].state == DELAYED and e[2].until == e[0]]
+        heapify(self._waiting)
+
     def forget(self, message: Stored) -> None:
         """Stop holding a message in memory, nothing of it being changed: the disk has it."""
         self._leave(message)
@@ -503,6 +508,7 @@ class QueueState:
         self.changes.changed(message)
 
     def _extend(self, message: Stored, timeout: float, now: float) -> Settled:
+        durable = message.durable
         if timeout <= 0:
             self._take_back(message)
             self._make_ready(message, front=False)
@@ -511,7 +517,7 @@ class QueueState:
             message.until = now + timeout
             if shorter:
                 self._hold(message)
-        if message.durable:
+        if durable:
             self.changes.changed(message)
         return _SETTLED
 

@@ -7,6 +7,7 @@ acknowledged after it, and no fsync is tried again and called a success.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from pipeflow.clock import Clock
-from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, FrozenGroup, Loaded, Recovered
+from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, FrozenGroup, Known, Loaded, Recovered
 from pipeflow.embedded.sqlite import recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
@@ -113,8 +114,7 @@ class SqliteJournal:
 
     def _open(self, connection: sqlite3.Connection, created: bool) -> Recovered:
         try:
-            recovery.prepare(connection, self.path, created)
-            recovered = recovery.recover(connection, self.path)
+            recovered = self._with_ballast(lambda: self._prepared(connection, created))
         except sqlite3.DatabaseError as error:
             raise _translated(self.path, error) from error
         self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -123,6 +123,10 @@ class SqliteJournal:
             connection.execute("PRAGMA synchronous = NORMAL")
         self._look_at_space()
         return recovered
+
+    def _prepared(self, connection: sqlite3.Connection, created: bool) -> Recovered:
+        recovery.prepare(connection, self.path, created)
+        return recovery.recover(connection, self.path)
 
     async def close(self, clean: bool) -> None:
         if self._connection is None:
@@ -136,11 +140,9 @@ class SqliteJournal:
 
     def _close_clean(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(statements.BEGIN)
-        connection.execute(statements.PUT_FACT, ("clean", 1))
-        connection.execute(statements.PUT_FACT, ("clock", self._clock.now()))
-        connection.execute(statements.COMMIT)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        facts = [("clean", 1), ("clock", self._clock.now())]
+        self._transact(connection, lambda: connection.executemany(statements.PUT_FACT, facts))
+        self._with_ballast(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -186,33 +188,40 @@ class SqliteJournal:
         sync = self.durability == "normal" and (group.sync or now >= self.idle_at)
         if sync:
             execute("PRAGMA synchronous = FULL")
-        try:
-            self._transact(connection, group, now)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._release_ballast():
-                raise
-            # Rolled back, so nothing of it was stored: with the ballast's room it is a first try.
-            self._transact(connection, group, now)
+        self._transact(connection, lambda: self._write(connection, group, now))
         if sync:
             execute("PRAGMA synchronous = NORMAL")
         if sync or self.durability == "full":
             self.idle_at = inf
         elif self.idle_at == inf:
             self.idle_at = now + SYNC_INTERVAL
-        if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) >= CHECKPOINT_FRAMES:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._checkpoint_when_long(connection)
         if self._written >= SPACE_CHECK_BYTES or self.full:
             self._look_at_space()
 
-    def _transact(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
-        connection.execute(statements.BEGIN)
+    def _transact(self, connection: sqlite3.Connection, work: Callable[[], T]) -> T:
+        """One transaction. On a full disk it is tried once more in the ballast's room: rolled back, it left nothing."""
+        return self._with_ballast(lambda: recovery.transact(connection, work))
+
+    def _with_ballast(self, work: Callable[[], T]) -> T:
         try:
-            self._write(connection, group, now)
-            connection.execute(statements.COMMIT)
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute(statements.ROLLBACK)
-            raise
+            return work()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._release_ballast():
+                raise
+        return work()
+
+    def _checkpoint_when_long(self, connection: sqlite3.Connection) -> None:
+        if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) < CHECKPOINT_FRAMES:
+            return
+        try:
+            self._with_ballast(lambda: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+        except sqlite3.OperationalError as error:
+            # No room in the file for what the log holds: all of it is safe in the log, which goes on growing until
+            # there is room, or none for the log either.
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            self.full = True
 
     def _write(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
         execute, executemany = connection.execute, connection.executemany
@@ -221,6 +230,10 @@ class SqliteJournal:
                 execute(statements.DROP_NOUN, (noun.kind, noun.name))
             else:
                 execute(statements.PUT_NOUN, (noun.kind, noun.name, noun.number, noun.spec, crc32(noun.spec)))
+        if group.damaged:
+            # Before anything is changed or deleted: as it was found.
+            executemany(statements.SET_ASIDE, [(key,) for key in group.damaged])
+            self._delete(connection, group.damaged)
         for number, (body, refs) in group.bodies.items():
             execute(statements.HOLD_BODY, (number, refs, body))
             self._written += len(body)
@@ -277,18 +290,20 @@ class SqliteJournal:
         self._written = 0
         space = os.statvfs(self.path.parent)
         free = space.f_bavail * space.f_frsize
-        self.full = free < self._min_free
-        if not self.full:
+        laid = self._ballast.exists()
+        # Room that a missing ballast will take is not free: else giving it up would let new messages eat it.
+        self.full = free - (0 if laid else BALLAST) < self._min_free
+        if not self.full and not laid:
             self._lay_ballast()
-        elif free < BALLAST:
-            self._release_ballast()
 
     def _lay_ballast(self) -> None:
-        if self._ballast.exists():
-            return
         fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(fd, 0, BALLAST)
+        except OSError as error:
+            # Somebody else was faster, or no file may be that large: then it goes without.
+            self.full = error.errno != errno.EFBIG
+            self._ballast.unlink()
         finally:
             os.close(fd)
 
@@ -324,11 +339,13 @@ class SqliteJournal:
         values = (queue, group, (queue << PLACE_BITS) | after, limit)
         return await self._read(lambda connection: _loaded(connection, statements.LOAD_GROUP, values))
 
-    async def load_groups(self, queue: int, after: str, skip: Sequence[str], groups: int, limit: int) -> Loaded:
+    async def load_groups(
+        self, queue: int, after: str, skip: Sequence[str], upto: int, groups: int, limit: int
+    ) -> Loaded:
         passed_over = frozenset(skip)
 
         def read(connection: sqlite3.Connection) -> Loaded:
-            found = Loaded([])
+            found = Loaded([], damaged=[])
             group, count = after, 0
             while count < groups:
                 row = connection.execute(statements.NEXT_GROUP, (queue, group)).fetchone()
@@ -338,7 +355,7 @@ class SqliteJournal:
                 if group in passed_over:
                     continue
                 count += 1
-                more = _loaded(connection, statements.LOAD_GROUP, (queue, group, queue << PLACE_BITS, limit))
+                more = _loaded(connection, statements.LOAD_GROUP, (queue, group, queue << PLACE_BITS | upto, limit))
                 found.messages += more.messages
                 found.damaged += more.damaged
             return found
@@ -356,10 +373,10 @@ class SqliteJournal:
 
         return await self._read(read)
 
-    async def known(self, scope: int, key: bytes, since: float) -> tuple[str, int] | None:
-        def read(connection: sqlite3.Connection) -> tuple[str, int] | None:
+    async def known(self, scope: int, key: bytes, since: float) -> Known | None:
+        def read(connection: sqlite3.Connection) -> Known | None:
             row = connection.execute(statements.FIND_KNOWN, (scope, key, since)).fetchone()
-            return (row[0], row[1]) if row is not None else None
+            return Known(*row) if row is not None else None
 
         return await self._read(read)
 
@@ -368,22 +385,21 @@ class SqliteJournal:
 
         def sweep(connection: sqlite3.Connection) -> int:
             swept = 0
-            connection.execute(statements.BEGIN)
-            try:
-                for region in (base, base | DELAYED_BIT):
-                    rows = connection.execute(statements.SWEEP_SHARED, (region, region | upto, limit)).fetchall()
-                    self._delete(connection, [key for key, _ in rows])
-                    shared = [(1, number) for _, number in rows if number is not None]
-                    connection.executemany(statements.RELEASE_BODY, shared)
-                    connection.executemany(statements.DELETE_BODY, [(number,) for _, number in shared])
-                    swept += len(rows)
-                connection.execute(statements.COMMIT)
-            except BaseException:
-                connection.execute(statements.ROLLBACK)
-                raise
+            for region in (base, base | DELAYED_BIT):
+                rows = connection.execute(statements.SWEEP_SHARED, (region, region | upto, limit)).fetchall()
+                self._delete(connection, [key for key, _ in rows])
+                shared = [(1, number) for _, number in rows if number is not None]
+                connection.executemany(statements.RELEASE_BODY, shared)
+                connection.executemany(statements.DELETE_BODY, [(number,) for _, number in shared])
+                swept += len(rows)
             return swept
 
-        return await self._read(sweep)
+        def transact(connection: sqlite3.Connection) -> int:
+            swept = self._transact(connection, lambda: sweep(connection))
+            self._checkpoint_when_long(connection)
+            return swept
+
+        return await self._read(transact)
 
     async def check(self) -> list[str]:
         """What SQLite's own quick check finds wrong; empty when nothing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
@@ -63,7 +64,7 @@ def prepare(connection: sqlite3.Connection, path: Path, created: bool) -> None:
     ):
         execute(f"PRAGMA {pragma}")
     if empty:
-        _transaction(connection, (*schema.TABLES, *streams.TABLES, *_stamps(schema.VERSION)))
+        _steps(connection, (*schema.TABLES, *streams.TABLES, *_stamps(schema.VERSION)))
     elif version < schema.VERSION:
         _migrate(connection, path, version)
 
@@ -72,22 +73,43 @@ def _stamps(version: int) -> tuple[str, ...]:
     return (f"PRAGMA application_id = {schema.APPLICATION_ID}", f"PRAGMA user_version = {version}")
 
 
-def _transaction(connection: sqlite3.Connection, steps: tuple[str, ...]) -> None:
-    connection.execute(statements.BEGIN)
-    try:
+def _steps(connection: sqlite3.Connection, steps: tuple[str, ...]) -> None:
+    def take() -> None:
         for step in steps:
             connection.execute(step)
+
+    transact(connection, take)
+
+
+def transact(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
+    """All of it or nothing of it."""
+    connection.execute(statements.BEGIN)
+    try:
+        result = work()
+        connection.execute(statements.COMMIT)
     except BaseException:
-        connection.execute(statements.ROLLBACK)
+        # SQLite has rolled back by itself after some errors.
+        if connection.in_transaction:
+            connection.execute(statements.ROLLBACK)
         raise
-    connection.execute(statements.COMMIT)
+    return result
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    """Make durable what the dead process wrote without syncing, before anything new is acknowledged."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.OperationalError as error:
+        # No room in the file: then it stays in the log, and the next commit's sync of the log covers it.
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            raise
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy2(path, path.with_name(f"{path.name}.v{version}.backup"))
     for step in range(version, schema.VERSION):
-        _transaction(connection, (*schema.MIGRATIONS[step], *_stamps(step + 1)))
+        _steps(connection, (*schema.MIGRATIONS[step], *_stamps(step + 1)))
 
 
 def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
@@ -96,15 +118,12 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
     facts: dict[str, Any] = dict(execute(statements.ALL_FACTS).fetchall())
     clean = bool(facts.get("clean", 1))
     if not clean:
-        # What the dead process wrote without syncing is made durable before anything new is acknowledged.
-        execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _checkpoint(connection)
     boot = int(facts.get("boot", 0)) + 1
     store_id = str(facts.get("store_id") or new_secret(6).hex())
     key = facts.get("receipt_key") or new_secret()
-    connection.execute(statements.BEGIN)
     put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
-    connection.executemany(statements.PUT_FACT, put)
-    connection.execute(statements.COMMIT)
+    transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
     queues, topics, subscriptions, stream_specs = _nouns(connection, path)
     recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
@@ -127,6 +146,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
         streams=stream_specs,
         held=[(message.queue, message) for message in held],
         known=[Known(*row) for row in reversed(recent)],
+        known_upto=recent[-1][2] if len(recent) >= KNOWN_KEPT else 0.0,
         sources=sources,
         log=streams.recover(connection),
     )
@@ -170,14 +190,14 @@ def _damaged(path: Path, what: str) -> StoreCorrupt:
     return StoreCorrupt(f"{path}: {what} is damaged; restore a backup, or move the file aside. Nothing was changed")
 
 
-def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list[Stored], int]:
-    """(messages, how many rows were damaged). A damaged row stays where it is and is never delivered (P7)."""
+def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list[Stored], list[int]]:
+    """(messages, keys of damaged rows). A damaged row is never delivered, and never thrown away (P7)."""
     messages: list[Stored] = []
-    damaged = 0
+    damaged: list[int] = []
     for key, head, crc, body, shared in rows:
         message = _read(connection, key, head, crc, body, shared)
         if message is None:
-            damaged += 1
+            damaged.append(key)
         else:
             messages.append(message)
     return messages, damaged

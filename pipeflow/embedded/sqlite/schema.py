@@ -59,6 +59,16 @@ TABLES: Final = (
     "CREATE INDEX messages_due ON messages (key >> 43, due, key) WHERE due IS NOT NULL",
     "CREATE INDEX messages_group ON messages (key >> 43, grp, key) WHERE grp IS NOT NULL",
     "CREATE INDEX messages_held ON messages (key) WHERE held IS NOT NULL",
+    # Damaged rows as they were found, for whoever repairs them; nothing ever deletes them.
+    """
+    CREATE TABLE quarantine (
+        key INTEGER PRIMARY KEY,
+        head BLOB NOT NULL,
+        crc INTEGER NOT NULL,
+        body BLOB,
+        shared INTEGER
+    )
+    """,
     """
     CREATE TABLE bodies (
         number INTEGER PRIMARY KEY,

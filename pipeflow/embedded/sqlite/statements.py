@@ -69,8 +69,13 @@ PUT_QUEUE_COUNTERS: Final = "INSERT OR REPLACE INTO queue_counters (number, coun
 PUT_TOPIC_COUNTERS: Final = "INSERT OR REPLACE INTO topic_counters (number, counters, crc) VALUES (?, ?, ?)"
 PUT_KNOWN: Final = "INSERT OR REPLACE INTO known (scope, digest, at, id, sequence) VALUES (?, ?, ?, ?, ?)"
 PRUNE_KNOWN: Final = "DELETE FROM known WHERE at < ?"
-FIND_KNOWN: Final = "SELECT id, sequence FROM known WHERE scope = ? AND digest = ? AND at > ?"
+FIND_KNOWN: Final = "SELECT scope, digest, at, id, sequence FROM known WHERE scope = ? AND digest = ? AND at > ?"
 PUT_SOURCE: Final = "INSERT OR REPLACE INTO sources (name, position, crc) VALUES (?, ?, ?)"
+SET_ASIDE: Final = """
+    INSERT OR REPLACE INTO quarantine (key, head, crc, body, shared)
+    SELECT key, head, crc, body, shared FROM messages
+    WHERE key = ?
+"""
 PUT_FACT: Final = "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)"
 DROP_NOUN: Final = "DELETE FROM nouns WHERE kind = ? AND name = ?"
 PUT_NOUN: Final = "INSERT OR REPLACE INTO nouns (kind, name, number, spec, crc) VALUES (?, ?, ?, ?, ?)"

@@ -1,0 +1,567 @@
+"""What happens between two awaits: commits, loads, sweeps and callers in every unlucky order.
+
+A `Gate` holds one of the journal's verbs back, so that the order is the test's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeflow.clock import VirtualClock
+from pipeflow.embedded import head as head_module
+from pipeflow.embedded import intake
+from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.sqlite import recovery
+from pipeflow.errors import Unavailable
+from pipeflow.messages import Ack, Bury, Defer, Delivery, Extend, Outgoing, Sent, Settled, Want
+from pipeflow.protocols import QueueStats, Redrive
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
+
+SMALL = "?hot_messages=3"
+TOPOLOGY = Topology(
+    queues=(
+        QueueSpec("work", dead_letters="dead", max_receives=50),
+        QueueSpec("groups", fifo=True, max_receives=None),
+        QueueSpec("late", fifo=True, max_receives=None, delay=60.0),
+    )
+)
+
+
+class Gate:
+    """One verb of the journal, held back while the gate is closed."""
+
+    def __init__(self, store: Kept, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self._open = asyncio.Event()
+        self._open.set()
+        self._came = asyncio.Event()
+        through: Callable[..., Awaitable[Any]] = getattr(store.journal, verb)
+
+        async def held(*arguments: Any) -> Any:
+            self.calls += 1
+            self._came.set()
+            gate = self._open  # the event that was the gate when it came
+            await gate.wait()
+            return await through(*arguments)
+
+        monkeypatch.setattr(store.journal, verb, held)
+
+    def close(self) -> None:
+        self._open.clear()
+        self._came.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def step(self) -> None:
+        """Let through who stands before the gate, and nobody else."""
+        self._open.set()
+        self._open = asyncio.Event()
+        self._came.clear()
+
+    async def reached(self) -> None:
+        """Return when somebody stands before the gate."""
+        await self._came.wait()
+
+
+async def opened(path: Path, clock: VirtualClock, options: str = SMALL) -> Kept:
+    store = await open_store(f"sqlite:///{path}{options}", clock=clock)
+    assert isinstance(store, Kept)
+    await store.declare(TOPOLOGY)
+    return store
+
+
+def killed(path: Path, name: str) -> Path:
+    """The files of an open store, as a kill would leave them."""
+    copy = path.with_name(name)
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    return copy
+
+
+async def turns(store: Kept) -> None:
+    """Let everything that can run, run, also on the journal's thread; a task before a gate cannot."""
+    for _ in range(3):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await store.journal.check()  # type: ignore[attr-defined]
+
+
+async def take(store: Kept, queue: str, limit: int = 10, **want: Any) -> Sequence[Delivery]:
+    return await store.receive(queue, Want(limit, **want))
+
+
+async def drain(store: Kept, queue: str) -> list[bytes]:
+    out: list[bytes] = []
+    while deliveries := await take(store, queue):
+        await store.settle(queue, [Ack(delivery.receipt) for delivery in deliveries])
+        out += [delivery.body for delivery in deliveries]
+    return out
+
+
+async def counted(store: Kept, name: str) -> QueueStats:
+    return next(queue for queue in (await store.stats()).queues if queue.name == name)
+
+
+async def rows_of(store: Kept, name: str) -> tuple[int, int, int]:
+    """(rows that the queue counts, rows there are, delayed ones among them), everything committed."""
+    await store.committed()
+    head = store.nouns.head(name)
+    keys = await store.journal._read(lambda c: c.execute("SELECT key FROM messages").fetchall())  # type: ignore[attr-defined]
+    mine = [key for (key,) in keys if key >> 43 == head.number]
+    return head.counters.rows + head.counters.delayed_rows, len(mine), sum(key >> 42 & 1 for key in mine)
+
+
+def messages(*bodies: str, **each: Any) -> list[Outgoing]:
+    return [Outgoing(body.encode(), **each) for body in bodies]
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock(1000.0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+async def store(path: Path, clock: VirtualClock) -> AsyncIterator[Kept]:
+    store = await opened(path, clock)
+    yield store
+    await store.close()
+
+
+# -- waking and loading -----------------------------------------------------------------------------------------------
+
+
+async def test_a_long_group_that_needs_no_loading_leaves_the_store_idle(path: Path, clock: VirtualClock) -> None:
+    """Memory has room, the group has enough in memory: nobody reads the tail again and again for nothing."""
+    store = await opened(path, clock, "?hot_messages=200")
+    await store.send("groups", messages(*(f"{n}" for n in range(400)), group="a"))
+    for _ in range(130):
+        await store.settle("groups", [Ack(each.receipt) for each in await take(store, "groups", 1)])
+    async with asyncio.timeout(10):
+        await clock.settle()
+    assert await drain(store, "groups") == [b"%d" % n for n in range(130, 400)]
+    await store.close()
+
+
+async def test_q48_who_waits_gets_what_is_sent_while_memory_is_full_of_what_is_in_flight(
+    store: Kept, clock: VirtualClock
+) -> None:
+    await store.send("work", messages("a", "b", "c"))
+    assert len(await take(store, "work")) == 3
+    waiting = asyncio.create_task(take(store, "work", wait=20.0))
+    await turns(store)
+    await store.send("work", messages("d"))
+    async with asyncio.timeout(10):
+        assert [each.body for each in await waiting] == [b"d"]
+
+
+async def test_a_delayed_message_sent_while_a_load_waits_for_its_commit_comes_due(
+    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes to disk after the commit a load waits for is not in what it reads."""
+    head = store.nouns.head("work")
+    head.limit = 1
+    await store.send("work", messages("a", "b", "c", "d", delay=10.0))
+    assert head.cold_delayed
+    head.limit = 100  # the next load reads to the end
+    gate = Gate(store, "commit", monkeypatch)
+    gate.close()
+    advancing = asyncio.create_task(clock.advance(10.0))
+    await gate.reached()
+    await turns(store)
+    if store.gathering.waiters:
+        gate.step()
+        await gate.reached()
+    # Now the commit that stands before the gate is the one that the load waits for.
+    sending = asyncio.create_task(store.send("work", messages("late", delay=5.0)))
+    await turns(store)
+    gate.open()
+    await sending
+    await advancing
+    await clock.advance(5.0)
+    assert sorted(await drain(store, "work")) == [b"a", b"b", b"c", b"d", b"late"]
+    stats = await counted(store, "work")
+    assert (stats.ready, stats.delayed) == (0, 0)
+
+
+async def test_q68_a_purge_while_delayed_messages_are_read_leaves_no_second_copy_of_what_is_sent_next(
+    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.send("work", messages(*(f"{n}" for n in range(8)), delay=10.0))
+    gate = Gate(store, "load_delayed", monkeypatch)
+    gate.close()
+    advancing = asyncio.create_task(clock.advance(10.0))
+    await gate.reached()
+    assert await store.purge("work") == 8
+    await store.send("work", messages("x", delay=30.0))
+    gate.open()
+    await advancing
+    await store.send("work", messages("y", "z", delay=40.0))
+    await clock.advance(60.0)
+    assert sorted(await drain(store, "work")) == [b"x", b"y", b"z"]
+    stats = await counted(store, "work")
+    assert (stats.ready, stats.delayed) == (0, 0)
+
+
+async def test_q75_a_purge_before_a_kill_hides_nothing_sent_after_it(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of a purge that was not swept lie in front of a group's later messages."""
+    store = await opened(path, clock)
+    gate = Gate(store, "sweep", monkeypatch)
+    gate.close()
+    await store.send("groups", messages(*(f"old{n}" for n in range(30)), group="a"))
+    await store.purge("groups")
+    await store.send("groups", messages(*(f"{n}" for n in range(10)), group="a"))
+    again = await opened(killed(path, "killed.db"), clock)
+    async with asyncio.timeout(10):
+        assert await drain(again, "groups") == [b"%d" % n for n in range(10)]
+    await again.close()
+    gate.open()
+    await store.close()
+
+
+async def test_a_fifo_queue_with_a_delay_keeps_its_backlog_on_disk(store: Kept, clock: VirtualClock) -> None:
+    for n in range(40):
+        await store.send("late", messages(f"{n}", group="a"))
+    state = store.nouns.head("late").state
+    assert state.delayed + state.ready <= 4
+    await clock.advance(60.0)
+    assert await drain(store, "late") == [b"%d" % n for n in range(40)]
+
+
+async def test_deferred_messages_beyond_the_bound_leave_memory(store: Kept, clock: VirtualClock) -> None:
+    """An outage that defers a whole backlog for an hour does not gather it in memory."""
+    await store.send("work", messages(*(f"{n}" for n in range(60))))
+    while deliveries := await take(store, "work", 5):
+        await store.settle("work", [Defer(each.receipt, 3600.0) for each in deliveries])
+    state = store.nouns.head("work").state
+    assert state.delayed <= 10
+    assert len(state._waiting) <= 20
+    assert (await counted(store, "work")).delayed == 60
+    await clock.advance(3600.0)
+    assert sorted(await drain(store, "work")) == sorted(b"%d" % n for n in range(60))
+
+
+async def test_far_deadlines_do_not_gather_in_the_agenda(clock: VirtualClock) -> None:
+    store = await open_store("memory://agenda", clock=clock)
+    assert isinstance(store, Kept)
+    await store.declare(TOPOLOGY)
+    for _ in range(1500):
+        await store.send("work", messages("one", "two"))
+        await take(store, "work", 1, visibility_timeout=1.0)
+        await clock.advance(1.0)
+        await store.purge("work")
+    assert len(store.tending._agenda) < 1200
+    await store.close()
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+
+async def test_p27_a_dead_letter_that_comes_and_goes_in_one_commit_is_counted_once(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(path, clock)
+    await store.send("work", messages("poison"))
+    (poison,) = await take(store, "work")
+    gate = Gate(store, "commit", monkeypatch)
+    gate.close()
+    burying = asyncio.create_task(store.settle("work", [Bury(poison.receipt)]))
+    await turns(store)
+    (letter,) = await take(store, "dead")
+    acking = asyncio.create_task(store.settle("dead", [Ack(letter.receipt)]))
+    await turns(store)
+    gate.open()
+    assert await burying == await acking == [Settled()]
+    assert await rows_of(store, "work") == (0, 0, 0)
+    assert await rows_of(store, "dead") == (0, 0, 0)
+    await store.close()
+
+
+async def test_p27_a_dead_letter_redriven_in_the_commit_that_buried_it_is_counted_once(store: Kept) -> None:
+    await store.send("work", messages("poison"))
+    (poison,) = await take(store, "work")
+    await store.committed()
+    now = store.clock.now()
+    head, dead = store.nouns.head("work"), store.nouns.head("dead")
+    head.state.settle(Bury(poison.receipt), now, store.boot)
+    store._bury(head, now)
+    (letter,) = dead.state.all()
+    dead.state.move_out(letter)
+    store.inlet.redrive(dead, head, letter, now)
+    assert await rows_of(store, "work") == (1, 1, 0)
+    assert await rows_of(store, "dead") == (0, 0, 0)
+    assert await drain(store, "work") == [b"poison"]
+    assert await rows_of(store, "work") == (0, 0, 0)
+
+
+async def test_p7_a_damaged_row_is_counted_once_however_often_the_store_is_opened(
+    path: Path, clock: VirtualClock
+) -> None:
+    store = await opened(path, clock)
+    await store.send("work", messages("good one", "bad apple", "good two"))
+    await store.close()
+    path.write_bytes(path.read_bytes().replace(b"bad apple", b"bad orple"))
+    for _ in range(3):
+        store = await opened(path, clock, "?hot_messages=100")
+        assert len(await take(store, "work", visibility_timeout=0)) == 2
+        stats = await counted(store, "work")
+        assert (stats.ready, stats.quarantined, store.nouns.head("work").cold) == (2, 1, 0)
+        assert await rows_of(store, "work") == (2, 2, 0)
+        await store.close()
+    assert b"bad orple" in path.read_bytes(), "set aside, not thrown away"
+
+
+async def test_p7_a_body_damaged_under_a_running_store_hides_no_other_message(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "HOT_BYTES", 0)
+    store = await opened(path, clock, "?hot_messages=100")
+    await store.send("work", messages("bad apple", "good one"))
+    assert len(await take(store, "work", visibility_timeout=0)) == 2  # their bodies leave memory
+    await store.journal._read(  # type: ignore[attr-defined]
+        lambda c: c.execute("UPDATE messages SET body = ? WHERE body = ?", (b"bad orple", b"bad apple"))
+    )
+    assert [each.body for each in await take(store, "work", 1)] == [b"good one"]
+    assert (await counted(store, "work")).quarantined == 1
+    assert await rows_of(store, "work") == (1, 1, 0)
+    await store.close()
+
+
+async def test_bytes_in_memory_are_counted_right_when_a_message_moves_without_its_body(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "HOT_BYTES", 1)
+    store = await opened(path, clock, "?hot_messages=100")
+    await store.send("work", messages("poison"))
+    (poison,) = await take(store, "work")
+    await store.settle("work", [Bury(poison.receipt)])
+    assert await drain(store, "dead") == [b"poison"]
+    assert (store.nouns.head("work").bytes, store.nouns.head("dead").bytes) == (0, 0)
+    await store.close()
+
+
+# -- purging and moving -----------------------------------------------------------------------------------------------
+
+
+async def test_q68_nothing_is_swept_before_the_purge_itself_is_on_disk(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(path, clock)
+    await store.send("work", messages(*(f"{n}" for n in range(20))))
+    (first,) = await take(store, "work", 1)
+    gate = Gate(store, "commit", monkeypatch)
+    gate.close()
+    burying = asyncio.create_task(store.settle("work", [Bury(first.receipt)]))
+    purging = asyncio.create_task(store.purge("work"))
+    await turns(store)
+    again = await opened(killed(path, "killed.db"), clock)
+    assert len(await drain(again, "work")) == 20, "nobody was told that the queue was purged"
+    stats = await counted(again, "work")
+    assert (stats.ready, again.nouns.head("work").cold) == (0, 0)
+    await again.close()
+    gate.open()
+    await burying
+    await purging
+    await clock.settle()
+    after = await opened(killed(path, "after.db"), clock)
+    assert (await drain(after, "work"), await drain(after, "dead")) == ([], [b"0"])
+    await after.close()
+    await store.close()
+
+
+async def test_q68_a_dead_letter_purged_in_the_commit_that_moved_it_does_not_come_back_where_it_came_from(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(path, clock)
+    await store.send("work", messages(*(f"{n}" for n in range(10))))
+    deliveries = list(await take(store, "work")) + list(await take(store, "work"))
+    while more := await take(store, "work"):
+        deliveries += more
+    gate = Gate(store, "commit", monkeypatch)
+    gate.close()
+    burying = asyncio.create_task(store.settle("work", [Bury(each.receipt) for each in deliveries]))
+    await turns(store)
+    assert store.nouns.head("dead").cold
+    purging = asyncio.create_task(store.purge("dead"))
+    await turns(store)
+    gate.open()
+    await burying
+    assert await purging == 10
+    assert await rows_of(store, "work") == (0, 0, 0)
+    assert await rows_of(store, "dead") == (0, 0, 0)
+    again = await opened(killed(path, "killed.db"), clock)
+    assert (await drain(again, "work"), await drain(again, "dead")) == ([], [])
+    await again.close()
+    await store.close()
+
+
+async def bury_many(store: Kept, queue: str, count: int, **each: Any) -> None:
+    await store.send(queue, messages(*(f"{n}" for n in range(count)), **each))
+    buried = 0
+    while buried < count:
+        deliveries = await take(store, queue)
+        await store.settle(queue, [Bury(each.receipt) for each in deliveries])
+        buried += len(deliveries)
+
+
+async def test_q99_a_redrive_takes_every_dead_letter_along_while_receivers_read_the_tail(store: Kept) -> None:
+    await bury_many(store, "work", 600)
+    stolen: list[bytes] = []
+
+    async def receiver() -> None:
+        for _ in range(30):
+            for each in await take(store, "dead", 2):
+                stolen.append(each.body)
+                await store.settle("dead", [Ack(each.receipt)])
+
+    await asyncio.gather(store.redrive(Redrive("work")), receiver(), store.redrive(Redrive("work")))
+    left = await drain(store, "dead")
+    back = await drain(store, "work")
+    assert sorted([*stolen, *left, *back]) == sorted(b"%d" % n for n in range(600))
+    assert left == []
+    stats = await counted(store, "work")
+    assert (stats.ready, stats.dead, stats.redriven) == (0, 0, len(back))
+    assert await rows_of(store, "dead") == (0, 0, 0)
+
+
+# -- leases -----------------------------------------------------------------------------------------------------------
+
+
+async def test_p9_a_receive_that_waited_for_a_body_too_long_does_not_share_its_receipt(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "HOT_BYTES", 0)
+    store = await opened(path, clock, "?hot_messages=100")
+    await store.send("work", messages("one"))
+    await take(store, "work", visibility_timeout=0)  # its body leaves memory
+    gate = Gate(store, "bodies", monkeypatch)
+    gate.close()
+    slow = asyncio.create_task(take(store, "work", visibility_timeout=1.0))
+    await gate.reached()
+    await clock.advance(1.0)
+    newer = asyncio.create_task(take(store, "work"))
+    await turns(store)
+    gate.open()
+    assert await slow == []
+    assert [each.receives for each in await newer] == [3]
+    await store.close()
+
+
+async def test_a_receive_cancelled_while_it_waits_for_a_body_gives_its_message_back(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "HOT_BYTES", 0)
+    store = await opened(path, clock, "?hot_messages=100")
+    await store.send("work", messages("one", "two", "three"))
+    await take(store, "work", visibility_timeout=0)
+    gate = Gate(store, "bodies", monkeypatch)
+    gate.close()
+    cancelled = asyncio.create_task(take(store, "work"))
+    await gate.reached()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    gate.open()
+    assert [(each.body, each.attempt) for each in await take(store, "work")] == [
+        (b"one", 2),
+        (b"two", 2),
+        (b"three", 2),
+    ]
+    await store.close()
+
+
+async def test_q62_a_lease_ended_by_its_holder_does_not_come_back_after_a_kill(path: Path, clock: VirtualClock) -> None:
+    store = await opened(path, clock)
+    await store.send("groups", messages("one", group="a"))
+    (one,) = await take(store, "groups", durable=True, visibility_timeout=1000.0)
+    await store.settle("groups", [Extend(one.receipt, 0)])
+    again = await opened(killed(path, "killed.db"), clock)
+    assert [each.body for each in await take(again, "groups")] == [b"one"]
+    await again.close()
+    await store.close()
+
+
+# -- deduplication ----------------------------------------------------------------------------------------------------
+
+
+async def send_one(store: Kept, dedup_id: str) -> Sent:
+    (sent,) = await store.send("groups", [Outgoing(dedup_id.encode(), group="a", dedup_id=dedup_id)])
+    assert isinstance(sent, Sent)
+    return sent
+
+
+async def test_q71_a_duplicate_that_only_the_disk_remembered_does_not_extend_the_window(
+    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "DEDUP_IN_MEMORY", 2)
+    original = await send_one(store, "x")
+    for n in range(4):
+        await clock.advance(31.0)
+        await send_one(store, f"{n}")
+    await clock.advance(100.0)
+    again = await send_one(store, "x")
+    assert (again.id, again.duplicate) == (original.id, True)
+    await clock.advance(80.0)  # 304 s after the original, 80 s after the duplicate
+    assert not (await send_one(store, "x")).duplicate
+
+
+async def test_q71_ids_of_the_window_beyond_what_a_start_brings_along_are_still_known(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "KNOWN_KEPT", 2)
+    store = await opened(path, clock)
+    first = await send_one(store, "0")
+    for n in range(1, 6):
+        await clock.advance(1.0)
+        await send_one(store, f"{n}")
+    await store.close()
+    store = await opened(path, clock)
+    again = await send_one(store, "0")
+    assert (again.id, again.duplicate) == (first.id, True)
+    await store.close()
+
+
+# -- closing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_closing_answers_the_calls_that_are_in_flight_and_ends_clean(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(path, clock)
+    gate = Gate(store, "commit", monkeypatch)
+    gate.close()
+    calls = [asyncio.create_task(store.send("work", messages("first")))]
+    await gate.reached()
+    calls.append(asyncio.create_task(store.send("work", messages("second"))))
+    await turns(store)
+    closing = asyncio.create_task(store.close())
+    await turns(store)
+    gate.step()
+    await gate.reached()
+    calls.append(asyncio.create_task(store.send("work", messages("third"))))
+    await turns(store)
+    gate.open()
+    async with asyncio.timeout(10):
+        await closing
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    accepted = [n for n, answer in enumerate(answers) if isinstance(answer, list)]
+    assert accepted == [0, 1]
+    assert isinstance(answers[2], Unavailable)
+    store = await opened(path, clock)
+    assert store.nouns.head("work").suspect_upto == 0, "it was closed clean"
+    assert len(await drain(store, "work")) == len(accepted), "a refusal has no effect"
+    await store.close()
