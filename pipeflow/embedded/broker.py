@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
 from pipeflow.embedded.group import Gathering
+from pipeflow.embedded.handout import delivery, reload
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
@@ -47,7 +48,7 @@ from pipeflow.messages import (
 from pipeflow.names import IdPool
 from pipeflow.protocols import Features, Lane, Peeked, Redrive, Redriven, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
-from pipeflow.state.queue import GONE, Stored
+from pipeflow.state.queue import Stored
 
 logger = logging.getLogger("pipeflow")
 
@@ -372,8 +373,8 @@ class EmbeddedBroker:
         receipts = [Receipt(message.place, message.boot, message.receives) for message in taken]
         try:
             if any(message.body is None for message in taken):
-                taken = await self._reload(head, taken)
-            deliveries = [self._delivery(head, message) for message in taken]
+                taken = await reload(head, taken, self.journal)
+            deliveries = [delivery(head, message, self.inlet) for message in taken]
             if want.durable or any(message.suspect for message in taken):
                 await self.committed()
             else:
@@ -392,56 +393,6 @@ class EmbeddedBroker:
             head.state.settle(Release(receipt), self.clock.now(), self.boot)
         head.wake()
         self.written_behind()
-
-    def _delivery(self, head: Head, message: Stored) -> Delivery:
-        body = message.body
-        assert body is not None
-        attributes = message.attributes
-        headers = message.headers
-        if message.envelope is not None:
-            body = self.inlet.envelope(message, body)
-            attributes = None
-        return Delivery(
-            message.id,
-            head.spec.name,
-            body,
-            Receipt(message.place, message.boot, message.receives),
-            message.receives - message.releases,
-            message.sent_at,
-            message.until,
-            message.place,
-            attributes or {},
-            headers or {},
-            message.group,
-            message.dedup_id,
-            message.receives,
-            message.first_received_at,
-            message.stops >= 2,
-            message.failures or [],
-            message.source,
-        )
-
-    async def _reload(self, head: Head, taken: list[Stored]) -> list[Stored]:
-        """Read bodies back that memory had no room for; what can still be handed out then.
-
-        A damaged one leaves its message out, counted; so does a purge, and a newer receive.
-        """
-        receives = [message.receives for message in taken]
-        absent = [message for message in taken if message.body is None]
-        bodies = await self.journal.bodies([(message.row, message.shared) for message in absent])
-        for message, body in zip(absent, bodies, strict=True):
-            if message.state == GONE or message.body is not None:
-                continue
-            if body is not None:
-                message.body = body
-                head.bytes += message.size
-            else:
-                head.lose(message)
-        return [
-            message
-            for message, receive in zip(taken, receives, strict=True)
-            if message.state != GONE and message.receives == receive
-        ]
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
         self.check_open()
