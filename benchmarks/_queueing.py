@@ -8,13 +8,13 @@ index for the claim, and the same `PRAGMA synchronous`. A batch is one statement
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiosqlite
 
-from pipeflow.messages import Ack, Outgoing, Receipt, Want
+from pipeflow.messages import Ack, Delivery, Outgoing, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
@@ -39,11 +39,11 @@ class Queueing(Protocol):
 
     async def fill(self, count: int) -> None: ...
 
-    async def send(self, count: int) -> None: ...
+    def send(self, count: int) -> Awaitable[object]: ...
 
-    async def take(self, limit: int) -> Sequence[object]: ...
+    def take(self, limit: int) -> Awaitable[Sequence[Any]]: ...
 
-    async def ack(self, taken: Sequence[object]) -> None: ...
+    def ack(self, taken: Sequence[Any]) -> Awaitable[object]: ...
 
     async def close(self) -> None: ...
 
@@ -64,14 +64,14 @@ class Pipeflow:
         for start in range(0, count, FILL):
             await self._send("q", [Outgoing(BODY)] * min(FILL, count - start))
 
-    async def send(self, count: int) -> None:
-        await self._send("q", [Outgoing(BODY)] * count)
+    def send(self, count: int) -> Awaitable[object]:
+        return self._send("q", [Outgoing(BODY)] * count)
 
-    async def take(self, limit: int) -> Sequence[Receipt]:
-        return [delivery.receipt for delivery in await self._receive("q", Want(limit, wait=0.2))]
+    def take(self, limit: int) -> Awaitable[Sequence[Delivery]]:
+        return self._receive("q", Want(limit, wait=0.2))
 
-    async def ack(self, taken: Sequence[Receipt]) -> None:  # type: ignore[override]  # what `take` gave
-        await self._settle("q", [Ack(receipt) for receipt in taken])
+    def ack(self, taken: Sequence[Delivery]) -> Awaitable[object]:
+        return self._settle("q", [Ack(delivery.receipt) for delivery in taken])
 
     async def close(self) -> None:
         await self.store.close()
@@ -94,9 +94,9 @@ class Plain:
             (count, BODY),
         )
 
-    async def send(self, count: int) -> None:
+    def send(self, count: int) -> Awaitable[object]:
         rows = ", ".join(["(0, ?)"] * count)
-        await self._execute(f"INSERT INTO jobs (state, body) VALUES {rows}", [BODY] * count)  # noqa: S608  # placeholders
+        return self._execute(f"INSERT INTO jobs (state, body) VALUES {rows}", [BODY] * count)  # noqa: S608  # placeholders
 
     async def take(self, limit: int) -> Sequence[int]:
         rows = await self._execute(
@@ -106,9 +106,9 @@ class Plain:
         )
         return [row[0] for row in rows]
 
-    async def ack(self, taken: Sequence[int]) -> None:  # type: ignore[override]  # what `take` gave
+    def ack(self, taken: Sequence[int]) -> Awaitable[object]:
         marks = ", ".join(["?"] * len(taken))
-        await self._execute(f"DELETE FROM jobs WHERE id IN ({marks})", list(taken))  # noqa: S608  # placeholders
+        return self._execute(f"DELETE FROM jobs WHERE id IN ({marks})", list(taken))  # noqa: S608  # placeholders
 
     async def close(self) -> None:
         await self._connection.close()

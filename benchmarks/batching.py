@@ -245,7 +245,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=128, help="how much each way puts in each round")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1024], help="bytes of a record")
+    parser.add_argument("--quick", action="store_true", help="a second of everything: to test the benchmark")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.megabytes = 1, 1
     new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     try:
         import uvloop

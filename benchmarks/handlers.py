@@ -164,7 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--quick", action="store_true", help="a second of everything: to test the benchmark")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.count = 1, 500
     uvloop = find_spec("uvloop") is not None
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if uvloop:

@@ -1,9 +1,9 @@
 """Runs the benchmarks beside it and collects what they print: one JSON object per line and result.
 
-    scripts/bench [--rounds N] [--out FILE] [--list] [name ...]
+    scripts/bench [--rounds N] [--quick] [--out FILE] [--list] [name ...]
 
-A benchmark is a script that takes `--rounds N`, interleaves what it compares, and prints one JSON object a line; every
-other line goes to stderr. The collected file has the machine and the versions on its first line.
+A benchmark is a script that takes `--rounds N` and `--quick`, interleaves what it compares, and prints one JSON object
+a line; every other line goes to stderr. The collected file has the machine and the versions on its first line.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def installed(package: str) -> str | None:
         return None
 
 
-def run(name: str, rounds: int) -> tuple[list[dict[str, object]], bool]:
+def run(name: str, rounds: int, quick: bool) -> tuple[list[dict[str, object]], bool]:
     """The results of one benchmark, as they are printed, and whether it ended well."""
     process = subprocess.Popen(
-        [sys.executable, str(HERE / f"{name}.py"), "--rounds", str(rounds)],
+        [sys.executable, str(HERE / f"{name}.py"), "--rounds", str(rounds), *(["--quick"] if quick else [])],
         stdout=subprocess.PIPE,
         text=True,
         cwd=HERE.parent,
@@ -68,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run the benchmarks and collect their results")
     parser.add_argument("names", nargs="*", metavar="name", help=f"one of: {', '.join(there)}; all without a name")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; the figures mean nothing")
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and end")
     options = parser.parse_args()
@@ -79,7 +80,7 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(there)}")
     collected, failed = [machine()], []
     for name in options.names or there:
-        results, well = run(name, options.rounds)
+        results, well = run(name, options.rounds, options.quick)
         collected += results
         failed += [] if well else [name]
     options.out.write_text("".join(json.dumps(result) + "\n" for result in collected))
