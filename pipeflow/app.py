@@ -23,7 +23,7 @@ from pipeflow.engine.runtime import Runtime
 from pipeflow.engine.scopes import task_scope
 from pipeflow.errors import ConfigurationError
 from pipeflow.events import Observer, Observers
-from pipeflow.middleware import composed
+from pipeflow.middleware import composed, composed_around_batches
 from pipeflow.names import chance_source
 from pipeflow.protocols import Middleware, Sink, Store
 from pipeflow.queue import Queue
@@ -295,15 +295,19 @@ def _handler_plan(queue: Queue[Any], layers: tuple[Middleware, ...], provided: P
     registration = queue.registration
     assert registration is not None
     job = _job(queue)
+    handle = handle_batch = None
+    if job.batch:
+        handle_batch = composed_around_batches(layers, batch_call(job, provided), fifo=queue.spec.fifo)
+    else:
+        handle = composed(layers, single_call(job, provided))
     default = ASYNC_CONCURRENCY if registration.function.kind == "coroutine" else THREADS
-    batching = registration.batching
     return HandlerPlan(
         queue.name,
         registration.function.name,
         RetryPolicy(queue.spec.max_receives, queue.backoff),
-        handle=composed(layers, single_call(job, provided)) if batching is None else None,
-        handle_batch=None if batching is None else batch_call(job, provided),
-        batching=batching or Batching(1),
+        handle=handle,
+        handle_batch=handle_batch,
+        batching=registration.batching or Batching(1),
         fifo=queue.spec.fifo,
         concurrency=registration.concurrency or default,
         timeout=registration.timeout,

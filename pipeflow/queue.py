@@ -195,7 +195,8 @@ class Queue(Generic[T]):
 
         The function takes `batch: Batch[Order]`. Messages named by `batch.fail` are tried again or dead-lettered alone,
         the others are acknowledged when it returns (H25); when it raises, the batch is split until single messages fail
-        alone. Middleware surrounds single messages and so does not surround batches.
+        alone. Middleware surrounds each message of the batch, again with each part of one that was split; `call_next`
+        returns None there, and raises what the message failed with.
         """
         place = declared_at()
         if size < 1 or linger < 0:

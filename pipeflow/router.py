@@ -215,7 +215,11 @@ class Router:
         return register
 
     def middleware(self, layer: M, /) -> M:
-        """Surround every handler of this router and of those it includes; the first declared is the outermost."""
+        """Surround every handler of this router and of those it includes; the first declared is the outermost.
+
+        Returning without `call_next` acknowledges the message; raising fails it. Around a batch handler it surrounds
+        each message: all that get to `call_next` are handled in one call, and each is told what became of it alone.
+        """
         self._check_open("middleware")
         self.layers.append(layer)
         return layer

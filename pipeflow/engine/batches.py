@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pipeflow.clock import Signal
+from pipeflow.engine.outcome import told_to_stop
 from pipeflow.engine.slot import Slot
 from pipeflow.errors import Retry
 from pipeflow.messages import Ack, Delivery
@@ -151,14 +152,11 @@ class Batches:
         started = consumer.clock.now()
         try:
             failures = await self._handle(part)
-        except Exception as error:
+        except BaseException as error:
+            if told_to_stop(error):
+                raise
             if slot.scope.cancel_called:
                 return
-            self._raised(slot, part, error)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
             self._raised(slot, part, error)
         else:
             if slot.scope.cancel_called:

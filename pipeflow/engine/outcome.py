@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import traceback
 from typing import TypeAlias, assert_never
@@ -13,7 +14,7 @@ from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Release
 from pipeflow.names import digest
 from pipeflow.specs import Backoff
 
-__all__ = ["Cancelled", "Raised", "Result", "RetryPolicy", "Returned", "decide", "describe"]
+__all__ = ["Cancelled", "Raised", "Result", "RetryPolicy", "Returned", "decide", "describe", "told_to_stop"]
 
 
 class Returned(Struct, frozen=True):
@@ -67,6 +68,17 @@ def decide(delivery: Delivery, result: Result, policy: RetryPolicy, roll: float,
         case Cancelled():
             return Release(delivery.receipt)
     assert_never(result)
+
+
+def told_to_stop(error: BaseException) -> bool:
+    """Whether this ends the program or the task that runs now, rather than being a failure of the user's function.
+
+    `sys.exit()` in a handler is its message's failure; so is the cancellation of something the handler awaited.
+    """
+    if isinstance(error, asyncio.CancelledError | BaseExceptionGroup) and not isinstance(error, Exception):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, KeyboardInterrupt | GeneratorExit)
 
 
 def describe(error: BaseException, delivery: Delivery, now: float) -> Failure:

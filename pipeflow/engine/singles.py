@@ -12,6 +12,7 @@ from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
 
+from pipeflow.engine.outcome import told_to_stop
 from pipeflow.engine.slot import Slot
 from pipeflow.errors import RefusedError
 from pipeflow.messages import Ack, Delivery, Refused
@@ -124,15 +125,12 @@ class Singles:
         started = consumer.clock.now() if watched else 0.0
         try:
             await self._handle(delivery)
-        except Exception as error:
+        except BaseException as error:
+            if told_to_stop(error):
+                raise
             if slot.scope.cancel_called:
                 return  # it was told to stop, and says so in its own words
             self._failed(slot, delivery, error)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            self._failed(slot, delivery, error)  # something the handler awaited was cancelled, not the handler
         else:
             if slot.scope.cancel_called:
                 return

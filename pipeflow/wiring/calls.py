@@ -236,6 +236,9 @@ def batch_call(job: Job, provisions: Provisions) -> HandleBatch:
         context = Context(slot, tuple(deliveries), None) if needs_context else None
         try:
             await run(Frame(batch, None, context, {}))
+        except BaseException:
+            slot.emits = []  # as above: middleware of a message that is alone may swallow the error
+            raise
         finally:
             if context is not None:
                 context.close()

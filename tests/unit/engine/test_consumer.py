@@ -8,7 +8,7 @@ import threading
 import msgspec
 import pytest
 
-from pipeflow import App, Context, Delivery, Handle, Message, Reject, Retry
+from pipeflow import App, Batch, Context, Delivery, Handle, Message, Reject, Retry
 from pipeflow.events import Buried, Handled, Lost, Refusal, Released, Retried
 from pipeflow.messages import Extend, Outgoing, Release, Want
 from pipeflow.testing import harness
@@ -235,6 +235,41 @@ async def test_something_cancelled_inside_a_handler_is_its_failure_and_not_the_e
         await h.settle()
         assert h.dead(work) == [Order(1)]
         assert h.queued(work) == h.in_flight(work) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(2), RecursionError("deep"), ExceptionGroup("all", [ValueError()]), type("Odd", (BaseException,), {})()],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("kind", ["coroutine", "thread", "batch"])
+async def test_whatever_a_handler_raises_is_its_messages_failure_and_not_the_end_of_the_program(
+    kind: str, error: BaseException
+) -> None:
+    app = App("shop")
+    work = app.queue("work", Order, max_receives=2)
+    if kind == "coroutine":
+
+        @work.handler
+        async def handle(order: Order) -> None:
+            raise error
+    elif kind == "thread":
+
+        @work.handler
+        def handle_in_thread(order: Order) -> None:
+            raise error
+    else:
+
+        @work.batch_handler()
+        async def handle_batch(batch: Batch[Order]) -> None:
+            raise error
+
+    async with harness(app) as h:
+        await work.send(Order(1))
+        await h.advance(100)
+        assert h.dead(work) == [Order(1)]
+        (dead,) = await h.runtime.store.peek("work", 1, True)
+        assert [failure.type for failure in dead.failures] == [type(error).__name__] * 2
 
 
 async def test_a_long_handler_keeps_its_message_by_heartbeats() -> None:
