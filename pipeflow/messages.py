@@ -243,6 +243,20 @@ class Records(Struct, frozen=True, gc=False, array_like=True):
     """Intake only: each time these were handed out the process died; they go to the error output underived."""
 
 
+class Column(Struct, frozen=True, array_like=True):
+    """One column of a csv or parquet object, or one field of a nested one."""
+
+    name: str
+    type: str
+    """bool, int8 to int64, uint8 to uint64, float32, float64, string, binary, date, timestamp, decimal(10,2), json; or
+    list, map and struct, whose parts are `fields`."""
+    required: bool = False
+    """A record in which it is missing or null does not fit."""
+    default: bytes = b""
+    """JSON of what a missing key means; none: null."""
+    fields: tuple[Column, ...] = ()
+
+
 class Segment(Struct, frozen=True, array_like=True):
     """A sealed buffer: everything its objects depend on, frozen and durable before anything is written."""
 
@@ -264,6 +278,10 @@ class Segment(Struct, frozen=True, array_like=True):
     format: str
     compression: str
     delimiter: bytes = b""
+    columns: tuple[Column, ...] = ()
+    """What csv and parquet make of its records."""
+    errors_name: str = ""
+    """Where the records go that do not fit these columns."""
 
 
 class ObjectFacts(Struct, frozen=True, array_like=True):
@@ -279,3 +297,5 @@ class Manifest(Struct, frozen=True, array_like=True):
     """Which objects a segment became."""
 
     objects: list[ObjectFacts]
+    failed: int = 0
+    """Records that lie in an error object, because they did not fit the format."""

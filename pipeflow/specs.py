@@ -10,13 +10,14 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from pipeflow.errors import ConfigurationError
+from pipeflow.messages import Column
 from pipeflow.names import queue_name, stream_name, topic_name
 
 DAY = 86_400.0
 YEAR = 366 * DAY
 
-Compression: TypeAlias = Literal["none", "gzip", "zstd"]
-Format: TypeAlias = Literal["jsonl", "raw"]
+Compression: TypeAlias = Literal["none", "gzip", "zstd", "snappy"]
+Format: TypeAlias = Literal["jsonl", "raw", "csv", "parquet"]
 FilterScope: TypeAlias = Literal["attributes", "body"]
 
 
@@ -132,9 +133,12 @@ class StreamSpec(Struct, frozen=True):
     max_record: int = 16 << 20
     max_buffered: int = 256 << 20
     """Bytes that may wait in buffers and sealed segments before `put` waits."""
+    columns: tuple[Column, ...] = ()
+    """What csv and parquet make of a record."""
 
     def __post_init__(self) -> None:
         stream_name(self.name)
+        self._check_format()
         Buffering(self.buffer_bytes, self.buffer_seconds)
         if "://" not in self.sink:
             raise ConfigurationError(f"{self.name}: sink {self.sink!r} is no URL; write file://./{self.sink}")
@@ -142,6 +146,21 @@ class StreamSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: max_partitions is {self.max_partitions}; use at least 1")
         if self.max_buffered < self.buffer_bytes:
             raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
+
+    def _check_format(self) -> None:
+        if self.compression == "snappy" and self.format != "parquet":
+            raise ConfigurationError(f"{self.name}: compression='snappy' is for format='parquet'; use gzip or zstd")
+        if self.format not in ("csv", "parquet"):
+            if self.columns:
+                raise ConfigurationError(f"{self.name}: format={self.format!r} has no columns; use csv or parquet")
+            return
+        if not self.columns:
+            raise ConfigurationError(f"{self.name}: format={self.format!r} needs at least one column")
+        if self.delimiter is not None:
+            raise ConfigurationError(f"{self.name}: format={self.format!r} ends its rows itself; leave delimiter off")
+        names = [column.name for column in self.columns]
+        if "" in names or len(set(names)) < len(names):
+            raise ConfigurationError(f"{self.name}: columns are {names}; give each a name of its own")
 
     @property
     def buffering(self) -> Buffering:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from math import inf
 from typing import Protocol
 
@@ -379,7 +380,8 @@ class Log:
             log.sealed_size -= segment.size
             counters = log.counters
             if segment.partition != ERRORS:
-                counters.delivered += segment.records
+                counters.delivered += segment.records - manifest.failed
+                counters.failed += manifest.failed
             counters.objects += len(manifest.objects)
             counters.object_bytes += sum(facts.size for facts in manifest.objects)
             if log.durable:
@@ -426,9 +428,9 @@ class Log:
 
     def _segment(self, log: Channel, chunk: Chunk) -> Segment:
         spec = log.spec
-        name = object_name(
+        names = partial(
+            object_name,
             spec.name,
-            chunk.partition,
             first=chunk.first,
             last=chunk.last,
             opened_at=chunk.opened_at,
@@ -449,10 +451,12 @@ class Log:
             opened_at=chunk.opened_at,
             sealed_at=self._clock.now(),
             reason=chunk.reason,
-            name=name,
+            name=names(chunk.partition),
             format="jsonl" if errors else spec.format,
-            compression=spec.compression,
+            compression="none" if errors and spec.format == "parquet" else spec.compression,
             delimiter=b"\n" if errors else spec.separator,
+            columns=() if errors else spec.columns,
+            errors_name=names(ERRORS) if spec.columns and not errors else "",
         )
 
     # Journaling

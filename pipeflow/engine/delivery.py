@@ -1,4 +1,4 @@
-"""One stream's way out: intake > transform > buffers > seal > encode and compress > sink > commit.
+"""One stream's way out: intake > transform > buffers > seal > convert and compress > sink > commit.
 
 A segment is written until the sink has it: what the sink cannot take now is tried again later and later, what it will
 never take is parked. Nothing here holds up a queue; the bound of the stream does that for whoever fills it.
@@ -21,11 +21,11 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.encode import compressor, encode
+from pipeflow.engine.convert import MESSAGE_LIMIT, Converted, convert, ready
 from pipeflow.engine.supervise import AGAIN, spawn
 from pipeflow.errors import ObjectRefused, SinkError, SinkUnavailable
 from pipeflow.events import Delivered, DeliveryFailed, Observers
-from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Segment
+from pipeflow.messages import Outgoing, Position, Records, Segment
 from pipeflow.names import Chance
 from pipeflow.protocols import Object, Sink, Store
 from pipeflow.sinks.objects import ERRORS, store_mark
@@ -48,9 +48,6 @@ BATCH = 1_000
 
 TURN = 64
 """Records after which the event loop gets its turn."""
-
-MESSAGE_LIMIT = 8_192
-"""Characters of an error that are kept with the record."""
 
 
 class DeliveryPlan(Struct, frozen=True):
@@ -80,10 +77,10 @@ class _ErrorRecord(Struct, frozen=True):
 
 
 class _Slot(Struct):
-    """A sealed segment on its way; `made` when it is encoded."""
+    """A sealed segment on its way; `made` when it is converted."""
 
     segment: Segment
-    made: tuple[Object, ObjectFacts] | None = None
+    made: Converted | None = None
 
 
 @runtime_checkable
@@ -103,7 +100,7 @@ class Delivery:
         self, plan: DeliveryPlan, *, store: Store, sink: Sink, clock: Clock, chance: Chance, observers: Observers
     ) -> None:
         # A missing package or a directory that cannot be written is told before the first record.
-        compressor(plan.spec.compression)
+        ready(plan.spec)
         if isinstance(sink, _Preparing):
             sink.prepare()
         self.plan = plan
@@ -245,7 +242,7 @@ class Delivery:
                 continue
             slot = _Slot(segment)
             self._line.append(slot)
-            if segment.size <= INLINE:
+            if _is_quick(segment):
                 await self._encode(slot)
             else:
                 spawn(self._tasks, self._clock, partial(self._encode, slot), f"stream {self.name}: encode")
@@ -264,10 +261,10 @@ class Delivery:
         blocks = [block async for block in self._store.read(segment)]
         # Sealed before this delivery began: an object of its name may be there already, and is its own.
         again = segment.sealed_at <= self._started_at
-        if segment.size <= INLINE:
-            slot.made = encode(segment, blocks, again)
+        if _is_quick(segment):
+            slot.made = convert(segment, blocks, again)
         else:
-            slot.made = await anyio.to_thread.run_sync(encode, segment, blocks, again, abandon_on_cancel=True)
+            slot.made = await anyio.to_thread.run_sync(convert, segment, blocks, again, abandon_on_cancel=True)
         self._filled.fire()
 
     async def _write(self) -> None:
@@ -275,30 +272,24 @@ class Delivery:
             while True:
                 while not self._line or self._line[0].made is None:
                     await self._clock.wait(self._filled)
-                await self._deliver(self._line[0].segment, *self._line[0].made)
+                await self._deliver(self._line[0].segment, self._line[0].made)
                 self._line.popleft()
                 self._emptied.fire()
         finally:
             for slot in self._line:
                 self._store.hand_back(slot.segment)
 
-    async def _deliver(self, segment: Segment, obj: Object, facts: ObjectFacts) -> None:
-        """Write one object until the sink has it, then forget its records."""
-        attempt = 0
-        while True:
-            try:
-                await self.sink.write(obj)
-                break
-            except SinkUnavailable as error:
-                attempt += 1
-                obj.replace = True  # this attempt may have got as far as the name
-                await self._pause(segment, error, attempt)
-            except ObjectRefused as error:
-                self._say_failed(segment, error, None)
-                logger.error("stream %s: %s is parked: %s", self.name, segment.name, error)
-                self._store.hand_back(segment, parked=True)
-                return
-        await self._store.commit(segment, Manifest([facts]))
+    async def _deliver(self, segment: Segment, made: Converted) -> None:
+        """Write the segment's objects until the sink has them, then forget its records."""
+        try:
+            for obj in made.objects:
+                await self._write_object(segment, obj)
+        except ObjectRefused as error:
+            self._say_failed(segment, error, None)
+            logger.error("stream %s: %s is parked: %s", self.name, segment.name, error)
+            self._store.hand_back(segment, parked=True)
+            return
+        await self._store.commit(segment, made.manifest)
         if self._observers:
             self._observers.emit(
                 Delivered(
@@ -308,10 +299,21 @@ class Delivery:
                     reason=segment.reason,
                     records=segment.records,
                     size=segment.size,
-                    objects=[facts],
+                    objects=made.manifest.objects,
                     seconds=self._clock.now() - segment.sealed_at,
                 )
             )
+
+    async def _write_object(self, segment: Segment, obj: Object) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self.sink.write(obj)
+                return
+            except SinkUnavailable as error:
+                attempt += 1
+                obj.replace = True  # this attempt may have got as far as the name
+                await self._pause(segment, error, attempt)
 
     async def _pause(self, segment: Segment, error: SinkUnavailable, attempt: int) -> None:
         if self._draining and self._durable:
@@ -325,3 +327,7 @@ class Delivery:
     def _say_failed(self, segment: Segment, error: SinkError, again_at: float | None) -> None:
         if self._observers:
             self._observers.emit(DeliveryFailed(self._clock.now(), self.name, segment.name, str(error), again_at))
+
+
+def _is_quick(segment: Segment) -> bool:
+    return segment.size <= INLINE and segment.format != "parquet"

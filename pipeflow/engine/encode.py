@@ -36,9 +36,12 @@ def encode(segment: Segment, blocks: Sequence[Records], replace: bool = True) ->
         bodies += block.bodies
     records = len(bodies)
     bodies.append(b"")  # the separator follows the last record too (Firehose: S23)
-    content = compressor(segment.compression)(segment.delimiter.join(bodies))
-    facts = ObjectFacts(segment.name, len(content), crc32(content), records)
-    return Object(segment.name, [content], records, replace), facts
+    return sealed(segment.name, compressor(segment.compression)(segment.delimiter.join(bodies)), records, replace)
+
+
+def sealed(name: str, content: bytes, records: int, replace: bool) -> tuple[Object, ObjectFacts]:
+    """Finished content as an object, and its facts."""
+    return Object(name, [content], records, replace), ObjectFacts(name, len(content), crc32(content), records)
 
 
 @cache

@@ -29,7 +29,7 @@ MAX_SEGMENT = 255
 MAX_NAME = 1024
 
 _EXTENSIONS = {"none": "", "gzip": ".gz", "zstd": ".zst"}
-_FORMATS = {"jsonl": ".jsonl", "raw": ""}
+_FORMATS = {"jsonl": ".jsonl", "raw": "", "csv": ".csv", "parquet": ".parquet"}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
@@ -89,8 +89,14 @@ def object_name(
     folder = "errors/" if partition == ERRORS else f"{partition}/" if partition else ""
     time = datetime.fromtimestamp(opened_at, UTC).strftime("%Y-%m-%d-%H-%M-%S")
     boots = "" if boot is None else f"b{boot}-"
-    extension = _FORMATS["jsonl" if partition == ERRORS else format] + _EXTENSIONS[compression]
+    extension = extension_of(format, compression, partition == ERRORS)
     return f"{folder}{stream}-{time}-{boots}{first:012d}-{last:012d}-{store_mark(store_id)}{extension}"
+
+
+def extension_of(format: str, compression: str, errors: bool = False) -> str:
+    """What names end in: Parquet is compressed inside its file, and the errors beside it not at all (Firehose: S47)."""
+    packed = "" if format == "parquet" else _EXTENSIONS[compression]
+    return _FORMATS["jsonl" if errors else format] + packed
 
 
 def store_mark(store_id: str) -> str:

@@ -1,0 +1,97 @@
+"""From a sealed segment to its objects: one as it came, or a csv or Parquet object and beside it what did not fit.
+
+Deterministic like `encode`: an error object tells the times of acceptance and of sealing, which are frozen with the
+segment, so a segment that is written again gives the same objects under the same names.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from pipeflow.engine.encode import compressor, encode, sealed
+from pipeflow.engine.rows import Reading
+from pipeflow.messages import Manifest, ObjectFacts, Records, Segment
+from pipeflow.protocols import Object
+from pipeflow.specs import StreamSpec
+
+MESSAGE_LIMIT = 8_192
+"""Characters of an error that are kept with the record."""
+
+
+class Converted(Struct):
+    """The objects of one segment in the order of their writing, and what the manifest will say of them."""
+
+    objects: list[Object]
+    manifest: Manifest
+
+
+class _Misfit(Struct, frozen=True):
+    """A record that did not fit, as it lies in the error object (Firehose: S62)."""
+
+    attemptsMade: int
+    arrivalTimestamp: int
+    lastErrorCode: str
+    lastErrorMessage: str
+    attemptEndingTimestamp: int
+    rawData: str
+    sequenceNumber: str
+    subSequenceNumber: None = None
+    dataCatalogTable: None = None
+
+
+def ready(spec: StreamSpec) -> None:
+    """MissingExtra when the package for the stream's format or compression is not installed."""
+    if spec.format == "parquet":
+        import pipeflow.engine.parquet  # noqa: F401  # takes its time once, and says what is missing
+    else:
+        compressor(spec.compression)
+
+
+def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -> Converted:
+    """The segment's objects. For worker threads: it takes its time."""
+    if segment.format not in ("csv", "parquet"):
+        obj, facts = encode(segment, blocks, replace)
+        return Converted([obj], Manifest([facts]))
+    reading = Reading(segment.columns, blocks)
+    content, rows = _content(segment, reading)
+    made: list[tuple[Object, ObjectFacts]] = []
+    if rows:
+        made.append(sealed(segment.name, content, rows, replace))
+    if reading.misfits:
+        made.append(sealed(segment.errors_name, _errors(segment, reading), len(reading.misfits), replace))
+    return Converted([obj for obj, _ in made], Manifest([facts for _, facts in made], len(reading.misfits)))
+
+
+def _content(segment: Segment, reading: Reading) -> tuple[bytes, int]:
+    if segment.format == "csv":
+        from pipeflow.engine.csv_text import csv_text
+
+        content, rows = csv_text(segment.columns, reading)
+        return compressor(segment.compression)(content), rows
+    from pipeflow.engine.parquet import parquet_file
+
+    return parquet_file(segment.columns, segment.compression, reading)
+
+
+def _errors(segment: Segment, reading: Reading) -> bytes:
+    lines = [
+        msgspec.json.encode(
+            _Misfit(
+                attemptsMade=1,
+                arrivalTimestamp=round(at * 1000),
+                lastErrorCode=f"DataFormatConversion.{misfit.code}",
+                lastErrorMessage=misfit.reason[:MESSAGE_LIMIT],
+                attemptEndingTimestamp=round(segment.sealed_at * 1000),
+                rawData=b64encode(body).decode(),
+                sequenceNumber=str(sequence),
+            )
+        )
+        for sequence, at, body, misfit in reading.misfit_records()
+    ]
+    lines.append(b"")
+    content = b"\n".join(lines)
+    return content if segment.format == "parquet" else compressor(segment.compression)(content)
