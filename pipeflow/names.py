@@ -12,6 +12,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from struct import Struct as Packing
 from struct import error as PackingError
+from typing import Final
 
 from pipeflow.errors import InvalidName
 from pipeflow.messages import Receipt
@@ -61,22 +62,28 @@ def valid_group(value: str, /) -> bool:
 class IdPool:
     """Makes message ids: UUIDs whose first 48 bits are milliseconds (version 7), with entropy drawn in bulk."""
 
-    __slots__ = ("_entropy", "_at")
+    __slots__ = ("_entropy", "_at", "_head")
 
     def __init__(self, seed: int | None = None) -> None:
         self._entropy = _entropy_source(seed)
         self._at = 0
+        self._head = "00000000-0000-7"
 
     def new(self, now: float, /) -> str:
         """A new id for this moment; later ids sort after earlier ones to the millisecond."""
         ms = int(now * 1000)
-        if ms < self._at:
-            ms = self._at
-        self._at = ms
+        if ms > self._at:
+            # Many ids share a millisecond, and so its letters.
+            self._at = ms
+            head = f"{ms:012x}"
+            self._head = f"{head[:8]}-{head[8:]}-7"
         tail = self._entropy(10).hex()
-        head = f"{ms:012x}"
-        variant = "89ab"[int(tail[3], 16) & 3]
-        return f"{head[:8]}-{head[8:]}-7{tail[:3]}-{variant}{tail[4:7]}-{tail[7:19]}"
+        variant = _VARIANTS[tail[3]]
+        return f"{self._head}{tail[:3]}-{variant}{tail[4:7]}-{tail[7:19]}"
+
+
+_VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The letter of an id that says how it is laid out, drawn by four bits of entropy."""
 
 
 class _Pooled:

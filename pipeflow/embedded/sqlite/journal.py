@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 SYNC_INTERVAL = 0.08
 """Seconds until unsynced commits are synced: with the sync itself, less than the promised 100 ms."""
-CHECKPOINT_FRAMES = 1000
-"""WAL frames (4 KiB each) at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
-one of 64 MiB for 100."""
+CHECKPOINT_FRAMES = 500
+"""WAL frames (8 KiB each) at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
+one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benchmarks/latency.py)."""
 _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
 PRUNE_INTERVAL = 30.0

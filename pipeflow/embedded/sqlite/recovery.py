@@ -52,7 +52,8 @@ def prepare(connection: sqlite3.Connection, path: Path, created: bool) -> None:
             " Nothing was changed"
         )
     for pragma in (
-        "page_size = 4096",
+        # Twice SQLite's own: a row of 1 KiB wastes less of it, and a commit is half the writes (benchmarks/queues.py).
+        "page_size = 8192",
         "journal_mode = WAL",
         "synchronous = FULL",
         "wal_autocheckpoint = 0",

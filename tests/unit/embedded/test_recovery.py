@@ -271,7 +271,8 @@ async def test_a_flipped_bit_in_the_middle_of_the_log_is_refused_not_swallowed(
     await store.close()
     log = Path(f"{copy}-wal")
     content = bytearray(log.read_bytes())
-    content[32 + 24 + 4120 * (len(content) // 4120 // 2)] ^= 1
+    frame = 24 + int.from_bytes(content[8:12])
+    content[32 + 24 + frame * (len(content) // frame // 2)] ^= 1
     log.write_bytes(content)
     with pytest.raises(StoreCorrupt, match="later commits lie behind it"):
         await opened(copy, clock)
