@@ -225,6 +225,8 @@ class QueueStats(Struct, frozen=True):
     fifo: bool
     ready: int
     delayed: int
+    retrying: int
+    """Delayed messages that were received before; the others were sent with a delay."""
     in_flight: int
     dead: int
     """Messages in its dead letters now."""

@@ -110,23 +110,32 @@ class EmbeddedBroker:
         try:
             self._restore(recovered)
             await self._take_held(recovered)
-            async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as committing:
                 if not self.journal.instant:
-                    self._start(tasks, self._commit_groups)
-                    self._start(tasks, self.tending.load_tails)
-                self._start(tasks, self.tending.keep_time)
-                door = await self.serve(tasks)
-                ready()
-                await self._until_closed()
-                if door is not None:
-                    await door.close()
-                tasks.cancel_scope.cancel()
+                    self._start(committing, self._commit_groups)
+                await self._tend(ready)
+                if self._failed is None:
+                    # What changed behind the last caller's back goes with a last group; only then commits may stop.
+                    await self.committed()
+                committing.cancel_scope.cancel()
             clean = self._failed is None
         finally:
             self._closing = self._ended = True
             self._let_go(Indeterminate(f"{self.url}: the store was closed before this was committed"))
             with anyio.CancelScope(shield=True):
                 await self.journal.close(clean)
+
+    async def _tend(self, ready: Callable[[], None]) -> None:
+        async with anyio.create_task_group() as tasks:
+            if not self.journal.instant:
+                self._start(tasks, self.tending.load_tails)
+            self._start(tasks, self.tending.keep_time)
+            door = await self.serve(tasks)
+            ready()
+            await self._until_closed()
+            if door is not None:
+                await door.close()
+            tasks.cancel_scope.cancel()
 
     async def serve(self, tasks: TaskGroup) -> Door | None:
         """Let other processes in; a broker by itself does not."""

@@ -53,6 +53,7 @@ class Head:
         "touched",
         "cold",
         "cold_delayed",
+        "cold_retrying",
         "cursor",
         "group_cursor",
         "horizon",
@@ -88,6 +89,8 @@ class Head:
         self.touched = False
         self.cold = counters.rows
         self.cold_delayed = counters.delayed_rows
+        self.cold_retrying = counters.delayed_rows
+        """How many of those wait for a retry: after a restart maybe all, until they were looked at."""
         self.cursor = counters.purged_upto
         self.group_cursor = ""
         self.horizon: tuple[float, int] = (0.0, 0) if self.cold_delayed else (inf, 0)
@@ -210,6 +213,7 @@ class Head:
             self.bytes -= message.size if message.body is not None else 0
             self.state.forget(message)
             self.cold_delayed += 1
+            self.cold_retrying += message.receives > 0
         self.state.compact_waiting()
 
     # -- time ----------------------------------------------------------------------------------------------------
@@ -393,7 +397,9 @@ class Head:
         for message in [*seen, *(m for m in late if (m.until, m.place) < self.horizon)]:
             if not self._is_elsewhere(message.place):
                 self.cold_delayed -= 1
+                self.cold_retrying -= message.receives > 0
                 self._settle_in(message, now, expired_before)
+        self.cold_retrying = max(0, min(self.cold_retrying, self.cold_delayed))
 
     async def load_group_upto(self, group: str, place: int, now: float) -> None:
         """Bring one FIFO group into memory from its first message to `place`."""
@@ -454,7 +460,7 @@ class Head:
         counters.purged += count
         counters.purged_upto = counters.last_place
         counters.rows = counters.delayed_rows = 0
-        self.cold = self.cold_delayed = 0
+        self.cold = self.cold_delayed = self.cold_retrying = 0
         self.cursor = counters.last_place
         self.horizon = (inf, 0)
         self.dirty.clear()

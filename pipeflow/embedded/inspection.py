@@ -198,6 +198,7 @@ def _queue_stats(head: Head, now: float) -> QueueStats:
         fifo=head.spec.fifo,
         ready=state.ready + head.cold,
         delayed=state.delayed + head.cold_delayed,
+        retrying=state.retrying + head.cold_retrying,
         in_flight=state.in_flight,
         dead=_length(dead) if dead is not None else 0,
         sent=counters.sent,

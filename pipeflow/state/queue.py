@@ -192,6 +192,7 @@ class QueueState:
         "changes",
         "ready",
         "delayed",
+        "retrying",
         "in_flight",
         "known",
         "buried",
@@ -209,6 +210,8 @@ class QueueState:
         self.changes = changes
         self.ready = 0
         self.delayed = 0
+        self.retrying = 0
+        """Delayed messages that were received before: they wait for a retry."""
         self.in_flight = 0
         self.known: dict[int, Stored] = {}
         """By place: every message here that was ever received."""
@@ -257,6 +260,7 @@ class QueueState:
             self.ready += 1
         elif state == DELAYED:
             self.delayed += 1
+            self.retrying += message.receives > 0
             self._count += 1
             heappush(self._waiting, (message.until, self._count, message))
         else:
@@ -278,6 +282,7 @@ class QueueState:
             until, _, message = heappop(waiting)
             if message.state == DELAYED and message.until == until:
                 self.delayed -= 1
+                self.retrying -= message.receives > 0
                 self._make_ready(message, front=False)
         held = self._held
         while held and held[0][0] <= now:
@@ -531,6 +536,7 @@ class QueueState:
         message.state = DELAYED
         message.until = now + delay
         self.delayed += 1
+        self.retrying += 1
         self._count += 1
         heappush(self._waiting, (message.until, self._count, message))
         self.changes.changed(message)
@@ -546,6 +552,7 @@ class QueueState:
             self.ready -= 1
         elif message.state == DELAYED:
             self.delayed -= 1
+            self.retrying -= message.receives > 0
         elif message.state == IN_FLIGHT:
             self._take_back(message)
 

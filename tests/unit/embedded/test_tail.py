@@ -219,3 +219,16 @@ async def test_counts_are_exact_at_every_restart(tmp_path: Path, clock: VirtualC
         assert (stats.sent, stats.acked) == (sent, acked)
         assert stats.ready + stats.delayed + stats.in_flight == sent - acked
         await store.close()
+
+
+async def test_retries_and_delayed_sends_are_told_apart(store: Store, clock: VirtualClock) -> None:
+    await store.send("line", [Outgoing(b"later", delay=500.0) for _ in range(12)])
+    await store.send("line", [Outgoing(b"now") for _ in range(10)])
+    while deliveries := await take(store, "line"):
+        await store.settle("line", [Defer(delivery.receipt, 100.0) for delivery in deliveries])
+    stats = (await store.stats()).queues[0]
+    assert (stats.delayed, stats.retrying) == (22, 10)
+    await clock.advance(100)
+    assert len(await drain(store, "line")) == 10
+    stats = (await store.stats()).queues[0]
+    assert (stats.delayed, stats.retrying) == (12, 0)
