@@ -54,6 +54,8 @@ async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
     """Every message of a queue, first those in memory, then those only on disk, in chunks."""
     hot = list(head.state.all())
     seen = {message.place for message in hot}
+    # As it is now: what a load brings into memory from here on is met where it lay.
+    tail, delayed = bool(head.cold), bool(head.cold_delayed)
     for start in range(0, len(hot), CHUNK):
         chunk = [message for message in hot[start : start + CHUNK] if message.place]
         absent = [message for message in chunk if message.body is None]
@@ -64,14 +66,14 @@ async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
                 head.bytes += message.size
         yield [message for message in chunk if message.body is not None and message.state in _STATES]
     after = head.counters.purged_upto
-    while head.cold:
+    while tail:
         loaded = await journal.load(head.number, after, CHUNK)
         if not loaded.last:
             break
         after = loaded.last
         yield _as_it_is(head, loaded.messages, seen)
     due = (0.0, 0)
-    while head.cold_delayed:
+    while delayed:
         loaded = await journal.load_delayed(head.number, *due, CHUNK)
         if not loaded.messages:
             break

@@ -1,0 +1,410 @@
+"""Random walks of every verb over a store that dies at random moments, against a model of what was acknowledged.
+
+P8-P14, P27. A copy of the store's files, taken while it is open and at work, is what a kill leaves; the walk goes on
+with the copy. What was acknowledged before the copy must be there, or gone, exactly once; what was in doubt must be
+there or not, but whole. After every life the books are audited: counters against messages, rows and shared bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from pipeflow.clock import VirtualClock
+from pipeflow.embedded.opening import Kept
+from pipeflow.messages import (
+    Ack,
+    Bury,
+    Defer,
+    Delivery,
+    Emit,
+    Extend,
+    Outgoing,
+    Release,
+    Sent,
+    Settled,
+    Settlement,
+    Stale,
+    Want,
+)
+from pipeflow.protocols import QueueStats, Redrive
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
+
+WINDOW = 300.0
+ROOTS = ("work", "copy", "line")
+TOPOLOGY = Topology(
+    topics=(TopicSpec("news"),),
+    queues=(
+        QueueSpec("work", dead_letters="work-dlq", max_receives=6, visibility_timeout=20, retention=1e6),
+        QueueSpec("copy", dead_letters="copy-dlq", max_receives=6, visibility_timeout=20, retention=400),
+        QueueSpec("line", fifo=True, dead_letters="line-dlq", max_receives=6, visibility_timeout=20, retention=1e6),
+    ),
+    subscriptions=(Subscription("news", "queue", "work"), Subscription("news", "queue", "copy")),
+)
+
+LIVE, DOUBT, GONE = "live", "in doubt", "gone"
+
+
+@dataclass
+class Known:
+    """What the walk knows: by root queue and message, whether it is live (there or in the dead letters) or gone."""
+
+    messages: dict[tuple[str, str], str] = field(default_factory=dict)
+    pairs: list[tuple[tuple[str, str], tuple[str, str], bool]] = field(default_factory=list)
+    """(one, other, both or neither): settled together or not at all; else exactly one of them is there."""
+    dedup: dict[str, tuple[float, str, int]] = field(default_factory=dict)
+    """Dedup id -> (accepted at, id, sequence)."""
+    receipts: set[tuple[str, int, int, int]] = field(default_factory=set)
+    last_sequence: Counter[str] = field(default_factory=Counter)
+
+
+class Walk:
+    """One walk through many lives of a store."""
+
+    def __init__(self, folder: Path, seed: int, options: str) -> None:
+        self.folder = folder
+        self.random = Random(seed)
+        self.options = options
+        self.clock = VirtualClock(1_000_000.0)
+        self.known = Known()
+        self.lives = self.names = 0
+        self.held: list[tuple[str, Delivery]] = []
+        self.store: Kept
+        self.path: Path
+
+    # -- lives -----------------------------------------------------------------------------------------------------
+
+    async def open(self, path: Path) -> None:
+        self.path = path
+        store = await open_store(f"sqlite:///{path}{self.options}", clock=self.clock)
+        assert isinstance(store, Kept)
+        self.store = store
+        await store.declare(TOPOLOGY)
+
+    async def crash(self, work: Sequence[asyncio.Task[None]]) -> None:
+        """Go on with what the files hold now; the calls that had no answer yet never get one."""
+        self.lives += 1
+        copy = self.folder / f"life-{self.lives}.db"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        await self.store.close()
+        for left in self.folder.glob(f"{self.path.name}*"):
+            left.unlink()
+        await self.open(copy)
+        if self.random.random() < 0.5:
+            self.held.clear()
+        await self.audit()
+
+    async def restart(self) -> None:
+        await self.store.close()
+        await self.open(self.path)
+        await self.audit()
+
+    async def live(self, steps: int) -> None:
+        """Some calls at once, again and again, until the process dies or is closed."""
+        actions: dict[Callable[[], Coroutine[Any, Any, None]], float] = {
+            self.send_work: 20,
+            self.send_line: 20,
+            self.publish: 15,
+            self.receive: 40,
+            self.settle: 45,
+            self.redrive: 4,
+        }
+        for _ in range(steps):
+            chosen = self.random.choices(list(actions), list(actions.values()), k=self.random.choice([1, 1, 2, 4]))
+            work = [asyncio.create_task(action()) for action in chosen]
+            if self.random.random() < 0.12:
+                for _ in range(self.random.randrange(14)):
+                    await asyncio.sleep(0)
+                if self.random.random() < 0.5:
+                    await self.store.journal.check()  # type: ignore[attr-defined]  # the thread has done what it had
+                await self.crash(work)
+            else:
+                for task in work:
+                    await task
+            if self.random.random() < 0.25:
+                await self.clock.advance(self.random.choice([0.5, 3.0, 21.0, 60.0]))
+            if self.random.random() < 0.02:
+                await self.restart()
+            if self.random.random() < 0.02:
+                await self.purge()
+        await self.crash([])
+
+    # -- verbs -----------------------------------------------------------------------------------------------------
+
+    def name(self) -> str:
+        self.names += 1
+        return f"m{self.names}"
+
+    def doubt(self, *keys: tuple[str, str]) -> None:
+        for key in keys:
+            assert self.known.messages.get(key) != GONE, key
+            self.known.messages[key] = DOUBT
+
+    def sure(self, state: str, *keys: tuple[str, str]) -> None:
+        for key in keys:
+            self.known.messages[key] = state
+
+    def forget_pairs(self, *keys: tuple[str, str]) -> None:
+        self.known.pairs = [pair for pair in self.known.pairs if pair[0] not in keys and pair[1] not in keys]
+
+    def numbered(self, queue: str, sequence: int) -> None:
+        assert sequence > self.known.last_sequence[queue], f"{queue}: sequence {sequence} is not a new one"
+        self.known.last_sequence[queue] = sequence
+
+    async def send_work(self) -> None:
+        names = [self.name() for _ in range(self.random.choice([1, 2, 6]))]
+        keys = [("work", name) for name in names]
+        self.doubt(*keys)
+        delay = self.random.choice([None, None, 5.0, 40.0])
+        answers = await self.store.send("work", [Outgoing(name.encode(), delay=delay) for name in names])
+        for answer in answers:
+            assert isinstance(answer, Sent)
+        self.sure(LIVE, *keys)
+
+    async def send_line(self) -> None:
+        group = self.random.choice("abc")
+        known = self.known.dedup
+        again = self.random.choice(list(known)) if known and self.random.random() < 0.4 else None
+        name = again or self.name()
+        if again is not None and self.clock.now() - known[again][0] >= WINDOW:
+            return
+        if again is None:
+            self.doubt(("line", name))
+        now = self.clock.now()
+        (answer,) = await self.store.send("line", [Outgoing(name.encode(), group=group, dedup_id=name)])
+        assert isinstance(answer, Sent)
+        if again is not None:
+            assert (answer.duplicate, answer.id, answer.sequence) == (True, *known[again][1:])
+            return
+        assert not answer.duplicate
+        self.numbered("line", answer.sequence)
+        known[name] = (now, answer.id, answer.sequence)
+        self.sure(LIVE, ("line", name))
+
+    async def publish(self) -> None:
+        """P14: a copy for each subscription, or for none."""
+        names = [self.name() for _ in range(self.random.choice([1, 3]))]
+        body = [name.encode().ljust(self.random.choice([10, 400]), b".") for name in names]
+        for name in names:
+            self.doubt(("work", name), ("copy", name))
+            self.known.pairs.append((("work", name), ("copy", name), True))
+        await self.store.publish("news", [Outgoing(each) for each in body])
+        for name in names:
+            self.forget_pairs(("work", name))
+            self.sure(LIVE, ("work", name), ("copy", name))
+
+    async def receive(self) -> None:
+        store = self.store
+        queue = self.random.choice(["work", "copy", "line", "line", "work-dlq", "line-dlq"])
+        timeout = self.random.choice([None, None, 2.0, 200.0])
+        want = Want(self.random.choice([1, 2, 10]), durable=self.random.random() < 0.3, visibility_timeout=timeout)
+        for delivery in await store.receive(queue, want):
+            key, receipt = (root(queue), named(delivery.body)), delivery.receipt
+            assert self.known.messages.get(key) != GONE, f"{key} came back"
+            number = (queue, receipt.place, receipt.boot, receipt.receive)
+            assert number not in self.known.receipts, f"the receipt {number} was given twice"
+            self.known.receipts.add(number)
+            self.held.append((queue, delivery))
+
+    async def settle(self) -> None:
+        # What a send in the same breath has no answer for yet is left alone: the books could not tell who was first.
+        ripe = [entry for entry in self.held if self.known.messages[key_of(*entry)] != DOUBT]
+        if not ripe:
+            return
+        queue, _ = self.random.choice(ripe)
+        each = {key_of(*entry): entry for entry in self.random.sample(ripe, len(ripe)) if entry[0] == queue}
+        mine = list(each.values())[: self.random.choice([1, 4])]
+        self.held = [entry for entry in self.held if entry not in mine]
+        settlements = [self.settlement(queue, delivery) for _, delivery in mine]
+        emitted: list[tuple[str, str] | None] = []
+        was: list[str] = []
+        for entry, settlement in zip(mine, settlements, strict=True):
+            key, emit = key_of(*entry), None
+            was.append(self.known.messages[key])
+            if isinstance(settlement, Ack):
+                self.known.messages[key] = DOUBT if was[-1] == LIVE else was[-1]
+                if settlement.emits:
+                    emit = ("line", named(settlement.emits[0].message.body))
+                    self.doubt(emit)
+                    self.known.pairs.append((key, emit, False))
+            emitted.append(emit)
+        answers = await self.store.settle(queue, settlements)
+        for entry, settlement, answer, before, emit in zip(mine, settlements, answers, was, emitted, strict=True):
+            key = key_of(*entry)
+            assert isinstance(answer, Settled | Stale)
+            assert before != GONE or isinstance(answer, Stale), f"{key} was gone and could be settled: {settlement}"
+            if isinstance(settlement, Ack):
+                self.forget_pairs(key)
+                done = isinstance(answer, Settled)
+                if before == LIVE:
+                    self.known.messages[key] = GONE if done else LIVE
+                if emit is not None and done:
+                    self.sure(LIVE, emit)
+                elif emit is not None:
+                    self.known.messages[emit] = GONE
+
+    def settlement(self, queue: str, delivery: Delivery) -> Settlement:
+        receipt = delivery.receipt
+        kind = self.random.choice(["ack", "ack", "ack", "emit", "defer", "extend", "bury", "release"])
+        match kind:
+            case "defer":
+                return Defer(receipt, self.random.choice([0.0, 10.0, 100.0]))
+            case "extend":
+                return Extend(receipt, self.random.choice([0.0, 50.0]))
+            case "bury" if not queue.endswith("-dlq"):
+                return Bury(receipt)
+            case "release":
+                return Release(receipt)
+            case "emit":
+                message = Outgoing(self.name().encode(), group=self.random.choice("abc"))
+                return Ack(receipt, [Emit("queue", "line", message)])
+        return Ack(receipt)
+
+    async def redrive(self) -> None:
+        await self.store.redrive(Redrive(self.random.choice(["work", "line"])))
+
+    async def purge(self) -> None:
+        keys = [key for key, state in self.known.messages.items() if key[0] == "copy" and state == LIVE]
+        dead = {named(each.body) for each in await self.store.peek("copy", limit=10**6, dead=True)}
+        await self.store.purge("copy")
+        for key in keys:
+            if key[1] not in dead:
+                self.known.messages[key] = GONE
+
+    # -- the books ---------------------------------------------------------------------------------------------------
+
+    async def audit(self) -> None:
+        """After a life: what is there is what must be there, and every count agrees."""
+        await self.clock.settle()  # looking while tails are read may miss what moves
+        there: Counter[tuple[str, str]] = Counter()
+        for queue in ROOTS:
+            letters = await self.store.peek(queue, limit=10**6, dead=True)
+            messages = await self.store.peek(queue, limit=10**6)
+            there.update((queue, named(peeked.body)) for peeked in [*messages, *letters])
+            await self.balance(queue, len(messages), len(letters))
+        twice = [key for key, count in there.items() if count > 1]
+        assert not twice, f"there twice: {twice}"
+        for key in there:
+            assert self.known.messages.get(key) in (LIVE, DOUBT), (
+                f"{key} is there and is {self.known.messages.get(key)}"
+            )
+        self.compare(there)
+        await self.rows()
+
+    def compare(self, there: Counter[tuple[str, str]]) -> None:
+        for one, other, both in self.known.pairs:
+            # Acknowledged: the message is gone and what it emitted is there. Published: all copies are there.
+            if one[0] == "copy" or other[0] == "copy":
+                continue  # may have expired
+            assert ((one in there) == (other in there)) is both, (
+                f"{one} and {other} were not settled together: {one in there}, {other in there}"
+            )
+        self.known.pairs.clear()
+        for key, state in self.known.messages.items():
+            if state == LIVE and key not in there:
+                assert key[0] == "copy", f"{key} was acknowledged and is lost"
+                self.known.messages[key] = GONE  # expired; the balance says how many
+            elif state == DOUBT:
+                self.known.messages[key] = LIVE if key in there else GONE
+
+    async def balance(self, queue: str, messages: int, letters: int) -> None:
+        """P27: what came in is what went out and what is there."""
+        stats = {each.name: each for each in (await self.store.stats()).queues}
+        mine, dead = stats[queue], stats[f"{queue}-dlq"]
+        assert total(mine) == messages, mine
+        assert total(dead) == letters == mine.dead, dead
+        assert mine.sent == mine.acked + mine.expired + mine.buried + mine.purged + messages
+        assert mine.buried == dead.acked + dead.expired + dead.purged + mine.redriven + letters
+
+    async def rows(self) -> None:
+        """The tables agree with the counters: no row is left behind, no shared body has a wrong number of holders."""
+        await self.store.committed()
+
+        def read(connection: Any) -> tuple[list[Any], list[Any]]:
+            keys = connection.execute("SELECT key, shared FROM messages").fetchall()
+            return keys, connection.execute("SELECT number, refs FROM bodies").fetchall()
+
+        keys, bodies = await self.store.journal._read(read)  # type: ignore[attr-defined]
+        unswept = {head.number: head.counters.purged_upto for head in self.store.nouns.heads()}
+        counted = Counter(key >> 43 for key, _ in keys if key & (1 << 42) - 1 > unswept[key >> 43])
+        for head in self.store.nouns.heads():
+            counters = head.counters
+            assert counters.rows + counters.delayed_rows == counted[head.number], head.spec.name
+        assert Counter(shared for _, shared in keys if shared is not None) == dict(bodies)
+
+    async def drain(self) -> None:
+        """At the end all that is left comes out, once, groups in order."""
+        await self.clock.advance(500.0)
+        left = {key[1] for key, state in self.known.messages.items() if key[0] == "work" and state == LIVE}
+        for queue in ("work", "line"):
+            order: dict[str | None, int] = {}
+            for _ in range(1 + len(left)):
+                await self.store.redrive(Redrive(queue))
+                deliveries = await self.store.receive(queue, Want(10))
+                if not deliveries and not (await self.store.peek(queue, dead=True)):
+                    break
+                for delivery in deliveries:
+                    assert queue == "work" or delivery.sequence > order.get(delivery.group, 0)
+                    order[delivery.group] = delivery.sequence
+                    self.known.messages[queue, named(delivery.body)] = GONE
+                await self.store.settle(queue, [Ack(delivery.receipt) for delivery in deliveries])
+        lost = [key for key, state in self.known.messages.items() if state == LIVE and key[0] != "copy"]
+        assert not lost
+
+
+def named(body: bytes) -> str:
+    return body.rstrip(b".").decode()
+
+
+def key_of(queue: str, delivery: Delivery) -> tuple[str, str]:
+    return root(queue), named(delivery.body)
+
+
+def root(queue: str) -> str:
+    return queue.removesuffix("-dlq")
+
+
+def total(stats: QueueStats) -> int:
+    return stats.ready + stats.delayed + stats.in_flight
+
+
+async def walked(folder: Path, seed: int, options: str, steps: int) -> Walk:
+    walk = Walk(folder, seed, options)
+    await walk.open(folder / "life-0.db")
+    try:
+        await walk.live(steps)
+        await walk.drain()
+        await walk.audit()
+    finally:
+        await walk.store.close()
+    return walk
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("options", ["", "?hot_messages=3"], ids=["hot", "cold"])
+async def test_p8_p13_nothing_acknowledged_is_lost_or_comes_back_whenever_the_process_dies(
+    tmp_path: Path, options: str, seed: int
+) -> None:
+    walk = await walked(tmp_path, seed, options, 100)
+    assert walk.lives > 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(100, 140))
+@pytest.mark.parametrize("options", ["", "?hot_messages=3"], ids=["hot", "cold"])
+async def test_p8_p13_the_long_walks(tmp_path: Path, options: str, seed: int) -> None:
+    await walked(tmp_path, seed, options, 1000)
