@@ -183,9 +183,11 @@ class App(Router):
         return runtime.given_back
 
     async def run_until_idle(self, *, broker: str | None = None) -> None:
-        """Run until no source runs, every queue with a handler is empty, and every stream is delivered.
+        """Run until no source runs, nothing is ready, in flight or waiting for a retry in any queue with a handler, and
+        every stream is delivered.
 
-        Opens the app if it is not open. Queues without a handler, dead letters among them, are not waited for.
+        Opens the app if it is not open. Queues without a handler, dead letters among them, are not waited for, nor is
+        what was sent with a delay and is not due.
         RefusedError: a source was stopped at an item that was refused.
         """
         if self._runtimes:

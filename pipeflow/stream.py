@@ -184,7 +184,10 @@ class Stream(Generic[T]):
     def _partition(self, value: T) -> str | None:
         if self.partition_by is None or self._transform is not None:
             return None
-        return partition_path(self.partition_by(value))
+        try:
+            return partition_path(self.partition_by(value))
+        except RefusedError as error:
+            raise RefusedError(error.code, f"stream {self.name}: {error}") from None
 
     def outgoing(self, value: T, /) -> Outgoing:
         """One record as the store takes it, with its partition."""

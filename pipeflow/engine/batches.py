@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pipeflow.clock import Signal
-from pipeflow.engine.outcome import told_to_stop
+from pipeflow.engine.outcome import shrugged_off, told_to_stop
 from pipeflow.engine.slot import Slot
 from pipeflow.errors import Retry
 from pipeflow.messages import Ack, Delivery
@@ -159,7 +159,7 @@ class Batches:
                 return
             self._raised(slot, part, error)
         else:
-            if slot.scope.cancel_called:
+            if slot.scope.cancel_called or (consumer.stopping and shrugged_off()):
                 return
             self._returned(slot, part, failures, consumer.clock.now() - started)
         finally:

@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.convert import MESSAGE_LIMIT, Converted, convert, ready
+from pipeflow.engine.outcome import told_to_stop
 from pipeflow.engine.supervise import AGAIN, spawn
 from pipeflow.errors import ObjectRefused, SinkError, SinkUnavailable
 from pipeflow.events import Delivered, DeliveryFailed, Observers
@@ -203,7 +204,9 @@ class Delivery:
                     output = result if result is None or isinstance(result, Outgoing) else await result
                     if output is not None and len(output.body) > self.plan.spec.max_record:
                         raise ValueError(f"{len(output.body)} bytes came of it; max_record={self.plan.spec.max_record}")
-                except Exception as error:
+                except BaseException as error:
+                    if told_to_stop(error):
+                        raise
                     output = self._failed(body, block.at, error)
                 if output is not None:
                     outputs.append(output)
@@ -213,7 +216,7 @@ class Delivery:
                     await asyncio.sleep(0)
         return outputs
 
-    def _failed(self, body: bytes, arrived_at: float, error: Exception) -> Outgoing:
+    def _failed(self, body: bytes, arrived_at: float, error: BaseException) -> Outgoing:
         """The record as it came, beside the good ones, with what was wrong (Firehose: S28, S60, S63)."""
         if isinstance(error, Misplaced):
             code = "DynamicPartitioning.MetadataExtractionFailed"

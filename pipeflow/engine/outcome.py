@@ -14,7 +14,17 @@ from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Release
 from pipeflow.names import digest
 from pipeflow.specs import Backoff
 
-__all__ = ["Cancelled", "Raised", "Result", "RetryPolicy", "Returned", "decide", "describe", "told_to_stop"]
+__all__ = [
+    "Cancelled",
+    "Raised",
+    "Result",
+    "RetryPolicy",
+    "Returned",
+    "decide",
+    "describe",
+    "shrugged_off",
+    "told_to_stop",
+]
 
 
 class Returned(Struct, frozen=True):
@@ -76,9 +86,14 @@ def told_to_stop(error: BaseException) -> bool:
     `sys.exit()` in a handler is its message's failure; so is the cancellation of something the handler awaited.
     """
     if isinstance(error, asyncio.CancelledError | BaseExceptionGroup) and not isinstance(error, Exception):
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
+        return asyncio.current_task() is None or shrugged_off()
     return isinstance(error, KeyboardInterrupt | GeneratorExit)
+
+
+def shrugged_off() -> bool:
+    """Whether the task that runs now was cancelled and went on: what it returned then may be half done."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def describe(error: BaseException, delivery: Delivery, now: float) -> Failure:

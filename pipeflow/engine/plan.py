@@ -45,6 +45,14 @@ class SourceItem(Struct, frozen=True):
     position: str
 
 
+class Unfit(Exception):
+    """An item that no store would ever take: what is wrong with it, and its position in words."""
+
+    def __init__(self, reason: str, position: str) -> None:
+        super().__init__(reason)
+        self.position = position
+
+
 class SourcePlan(Struct, frozen=True):
     """One source: `start` is given the last committed position and yields what comes after it."""
 

@@ -225,8 +225,11 @@ class Runtime:
                 )  # fmt: skip
 
     async def until_idle(self) -> None:
-        """Return when no source runs, nothing is ready, delayed or in flight in a queue handled here, and every
-        stream is delivered. RefusedError when a source was stopped by a refusal."""
+        """Return when no source runs, nothing is ready, in flight or waiting for a retry in a queue handled here, and
+        every stream is delivered. What was sent with a delay and never received is not waited for.
+
+        RefusedError when a source was stopped by a refusal.
+        """
         while not await self._idle():
             await self.clock.wait(self._progressed, self.clock.now() + LOOK_AGAIN)
         for source in self.sources:
@@ -247,7 +250,7 @@ class Runtime:
         handled = {consumer.plan.queue for consumer in self.consumers}
         stats = await self.store.stats()
         return not any(
-            queue.ready or queue.delayed or queue.in_flight for queue in stats.queues if queue.name in handled
+            queue.ready or queue.retrying or queue.in_flight for queue in stats.queues if queue.name in handled
         )
 
 

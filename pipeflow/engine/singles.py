@@ -12,7 +12,7 @@ from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
 
-from pipeflow.engine.outcome import told_to_stop
+from pipeflow.engine.outcome import shrugged_off, told_to_stop
 from pipeflow.engine.slot import Slot
 from pipeflow.errors import RefusedError
 from pipeflow.messages import Ack, Delivery, Refused
@@ -132,7 +132,7 @@ class Singles:
                 return  # it was told to stop, and says so in its own words
             self._failed(slot, delivery, error)
         else:
-            if slot.scope.cancel_called:
+            if slot.scope.cancel_called or (consumer.stopping and shrugged_off()):
                 return
             await self._returned(slot, delivery, consumer.clock.now() - started if watched else 0.0)
         finally:

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.plan import SourceItem, SourcePlan
+from pipeflow.engine.outcome import told_to_stop
+from pipeflow.engine.plan import SourceItem, SourcePlan, Unfit
 from pipeflow.engine.scopes import task_scope
 from pipeflow.engine.supervise import AGAIN, Supervisor, spawn
 from pipeflow.errors import ConfigurationError, RefusedError
@@ -79,16 +80,18 @@ class SourceRunner:
         position = await self._supervisor.call(lambda: self._store.position(self.plan.name), self.plan.place)
         self._exhausted = False
         self._ahead.clear()
-        raised: list[Exception] = []
+        raised: list[BaseException] = []
         async with task_scope() as group:
             spawn(group, self._clock, lambda: self._read(position, raised), f"source {self.plan.name}")
             await self._publish()
         if not raised:
             return True
+        if isinstance(raised[0], Unfit):
+            raise self._refusal("Unfit", str(raised[0]), raised[0].position)
         await self._pause(raised[0])
         return False
 
-    async def _read(self, position: bytes | None, raised: list[Exception]) -> None:
+    async def _read(self, position: bytes | None, raised: list[BaseException]) -> None:
         items = self.plan.start(position)
         try:
             async for item in items:
@@ -99,7 +102,9 @@ class SourceRunner:
                     await self._room()
         except ConfigurationError:
             raise  # the source will never work as it is
-        except Exception as error:
+        except BaseException as error:
+            if told_to_stop(error):
+                raise
             raised.append(error)
         finally:
             self._exhausted = True
@@ -134,20 +139,22 @@ class SourceRunner:
         for item, answer in zip(batch, answers, strict=True):
             if isinstance(answer, Refused):
                 self._count(accepted)
-                self._observers.emit(Refusal(self._clock.now(), f"source {self.plan.name}", answer.reason))
-                raise RefusedError(
-                    answer.code,
-                    f"source {self.plan.name} ({self.plan.place}) stopped at position {item.position}: {answer.reason}",
-                )
+                raise self._refusal(answer.code, answer.reason, item.position)
             accepted += 1
         self._failures = 0
         self._count(accepted)
+
+    def _refusal(self, code: str, reason: str, position: str) -> RefusedError:
+        self._observers.emit(Refusal(self._clock.now(), f"source {self.plan.name}", reason))
+        return RefusedError(
+            code, f"source {self.plan.name} ({self.plan.place}) stopped at position {position}: {reason}"
+        )
 
     def _count(self, accepted: int) -> None:
         if accepted and self.plan.kind == "topic":
             self._observers.emit(Published(self._clock.now(), self.plan.target, accepted))
 
-    async def _pause(self, error: Exception) -> None:
+    async def _pause(self, error: BaseException) -> None:
         self._failures += 1
         pause = AGAIN.delay(self._failures, self._chance.roll())
         again_at = self._clock.now() + pause

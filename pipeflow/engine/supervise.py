@@ -6,8 +6,10 @@ program; one that is reached over a connection comes back.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from anyio.abc import TaskGroup
@@ -54,4 +56,15 @@ class Supervisor:
 def spawn(group: TaskGroup, clock: Clock, work: Callable[[], Awaitable[None]], name: str) -> None:
     """Start a task that the clock counts as awake until it parks."""
     clock.activity.take()
-    group.start_soon(clock.activity.awake_while, work, name=name)
+    group.start_soon(clock.activity.awake_while, partial(_run, work, name), name=name)
+
+
+async def _run(work: Callable[[], Awaitable[None]], name: str) -> None:
+    try:
+        await work()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            # Nobody cancelled this task; as it is, the error would end all its siblings, and the program in silence.
+            raise RuntimeError(f"{name}: something it waited for was cancelled") from error
+        raise

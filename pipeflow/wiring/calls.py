@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -148,6 +149,7 @@ def _framed(
     provisions: Provisions,
 ) -> Handle:
     decode, emit = job.decode, job.emit
+    expected = None if emit is None else _record_type(emit.type)
     run = _runner(call, gets, needs, provisions)
     needs_context = any(need.type is Context for need in needs)
     needs_message = needs_context or any(wraps(need.type, Message, job.payload, job.function) for need in needs)
@@ -161,6 +163,8 @@ def _framed(
         try:
             result = await run(Frame(body, message, context, {}))
             if emit is not None and result is not None:
+                if expected is not None and not isinstance(result, expected):
+                    raise TypeError(_not_emitted(job, result))
                 slot.emits.append(emit.emission(result, caused_by(delivery)))
         except BaseException:
             slot.emits = []  # middleware may swallow the error: what the failed call published goes nowhere
@@ -171,6 +175,22 @@ def _framed(
         return result
 
     return handle
+
+
+def _record_type(payload: object) -> type | None:
+    """The class whose instances a payload is, where that can be told: others encode as something like it."""
+    if isinstance(payload, type) and (issubclass(payload, Struct) or is_dataclass(payload)):
+        return payload
+    return None
+
+
+def _not_emitted(job: Job, result: object) -> str:
+    assert job.emit is not None
+    payload = type_name(job.emit.type)
+    return (
+        f"{job.function.name} returned {type(result).__name__}, and emit={job.emit.name} publishes {payload}: return "
+        f"one {payload} or None; to publish several, ask for `ctx: Context` and call ctx.publish for each"
+    )
 
 
 def _runner(

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from pipeflow.codecs import type_name
-from pipeflow.engine.plan import SourceItem, SourcePlan
+from pipeflow.engine.plan import SourceItem, SourcePlan, Unfit
 from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.messages import At, Outgoing
 from pipeflow.wiring.functions import MISSING, Function
@@ -52,8 +52,21 @@ def source_plan(
                     raise ConfigurationError(
                         f"{function.name}: source {name} yielded {type(item).__name__}; yield At(position, payload)"
                     )
-                encoded = msgspec.json.encode(item.position)
-                yield SourceItem(make(item, (name, encoded)), encoded.decode())
+                encoded = encode(item.position)
+                try:
+                    message = make(item, (name, encoded))
+                except Exception as error:
+                    raise Unfit(f"{type(error).__name__}: {error}", encoded.decode()) from error
+                yield SourceItem(message, encoded.decode())
+
+    def encode(position: object) -> bytes:
+        try:
+            return msgspec.json.encode(position)
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise ConfigurationError(
+                f"{function.name}: source {name} yielded a position that cannot be kept, {position!r}: {error}; use a "
+                "number, text, or a Struct or tuple of them"
+            ) from error
 
     return SourcePlan(name, function.name, kind, target, start)
 

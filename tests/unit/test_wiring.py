@@ -392,3 +392,22 @@ async def test_ctx_in_a_batch_has_no_single_message_and_none_takes_anything_afte
         with pytest.raises(Exception, match="the handler has returned, so topic copies cannot leave"):
             kept[0].publish(copies, Order(1))
     assert texts == []
+
+
+async def test_a_handler_that_emits_something_else_fails_and_says_how_to_publish_several() -> None:
+    app = App("shop")
+    work, receipts = app.queue("work", Order, max_receives=1), app.topic("receipts", Order)
+
+    @work.handler(emit=receipts)
+    async def handle(order: Order) -> Any:
+        return [order, order]
+
+    async with harness(app) as h:
+        await work.send(Order(1))
+        await h.settle()
+        assert h.published(receipts) == []
+        (dead,) = await h.runtime.store.peek("work", 1, True)
+        assert dead.failures[0].message.endswith(
+            "returned list, and emit=receipts publishes Order: return one Order or None; "
+            "to publish several, ask for `ctx: Context` and call ctx.publish for each"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import json
@@ -187,6 +188,20 @@ async def test_s28_ok_is_delivered_dropped_is_gone_and_failed_lies_beside_them(
         assert base64.b64decode(record["rawData"]) == b"bad"
         stats = await r.stats()
         assert (stats.accepted, stats.delivered, stats.dropped, stats.failed, stats.buffered) == (4, 2, 1, 1, 0)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), RecursionError()])
+async def test_s28_whatever_a_transform_raises_is_its_records_failure(error: BaseException) -> None:
+    def strict(body: bytes) -> Outgoing | None:
+        if body == b"bad":
+            raise error
+        return Outgoing(body)
+
+    async with rig(DeliveryPlan(spec(transformed=True), strict)) as r:
+        await r.store.append("lake", out("a", "bad", "b"))
+        await r.deliver()
+        stats = await r.stats()
+        assert (stats.accepted, stats.delivered, stats.failed, stats.buffered) == (3, 2, 1, 0)
 
 
 async def test_s60_an_error_record_has_the_members_of_firehose_with_numbers_as_numbers() -> None:

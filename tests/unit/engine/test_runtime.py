@@ -16,10 +16,11 @@ import anyio
 import msgspec
 import pytest
 
-from pipeflow import App, At, Context, Message, Retry, Unavailable
+from pipeflow import App, At, Batch, Context, Message, Retry, Unavailable
 from pipeflow.clock import Signal, VirtualClock
 from pipeflow.engine.runtime import Runtime
-from pipeflow.engine.supervise import Supervisor
+from pipeflow.engine.scopes import task_scope
+from pipeflow.engine.supervise import Supervisor, spawn
 from pipeflow.errors import Indeterminate
 from pipeflow.events import Event, Released, Started, Stopped
 from pipeflow.messages import Settled, Settlement
@@ -116,6 +117,49 @@ async def test_a_second_stop_waits_for_nobody(rig: Rig) -> None:
         runtime.stop()
     assert runtime.given_back == 1
     assert await rig.ready("work") == [("ready", 0)]
+
+
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_handler_that_shrugs_the_end_off_is_not_acknowledged_for_it_h72(rig: Rig, batch: bool) -> None:
+    app = App("shop")
+    work = app.queue("work", Order)
+    begun = asyncio.Event()
+
+    async def half() -> None:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            pass
+
+    if batch:
+
+        @work.batch_handler()
+        async def handle_batch(batch: Batch[Order]) -> None:
+            await half()
+    else:
+
+        @work.handler
+        async def handle(order: Order) -> None:
+            await half()
+
+    async with rig.open(app) as runtime:
+        await work.send(Order(1))
+        await begun.wait()
+    assert runtime.given_back == 1
+    assert await rig.ready("work") == [("ready", 0)]
+
+
+async def test_a_task_that_dies_of_somebody_elses_cancellation_is_an_error_and_not_a_silent_end() -> None:
+    async def work() -> None:
+        raise asyncio.CancelledError
+
+    async def program() -> None:
+        async with task_scope() as group:
+            spawn(group, VirtualClock(), work, "worker 1 of q")
+
+    with pytest.raises(RuntimeError, match="worker 1 of q: something it waited for was cancelled"):
+        await program()
 
 
 async def test_the_callers_error_comes_out_as_it_is_after_the_drain(rig: Rig) -> None:
@@ -251,6 +295,31 @@ async def test_idle_is_when_sources_have_ended_and_retries_are_done_and_buffers_
             stats = await rig.store.stats()
             assert [(each.name, each.buffered) for each in stats.streams] == [(lake.name, 0)]
             assert next(each.ready for each in stats.queues if each.name == nobody.name) == 5
+        group.cancel_scope.cancel()
+
+
+async def test_what_was_sent_for_later_is_not_waited_for_and_its_retries_are(rig: Rig) -> None:
+    app = App("shop")
+    work = app.queue("work", Order)
+    attempts: list[int] = []
+
+    @work.handler
+    async def handle(message: Message[Order]) -> None:
+        attempts.append(message.attempt)
+        if message.attempt < 3:
+            raise Retry(after=100)
+
+    async with anyio.create_task_group() as group:
+        async with rig.open(app):
+            await work.send(Order(1), delay=3600)
+            await app.run_until_idle()
+            assert rig.clock.now() == 0
+            group.start_soon(advancing, rig.clock, 4000)
+            while not attempts:
+                await rig.clock.wait(Signal(), rig.clock.now() + 1)
+            await app.run_until_idle()
+            assert attempts == [1, 2, 3]
+            assert rig.clock.now() >= 3800
         group.cancel_scope.cancel()
 
 

@@ -278,3 +278,59 @@ async def test_nothing_behind_a_refused_item_is_accepted_and_a_restart_meets_it_
         assert sorted(seen) == [b"0", b"1", b"2", b"3", b"4", b"5"]
     else:
         assert stats.streams[0].accepted == 6
+
+
+@pytest.mark.parametrize("kind", ["payload", "partition"])
+async def test_an_item_that_cannot_be_published_at_all_stops_the_source_and_names_its_position(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    app = App("shop")
+    orders = app.topic("orders", Order)
+    lake = app.stream("lake", Order, sink="memory://lake", partition_by=lambda order: "x" * 300 if order.id else "a")
+    starts: list[int | None] = []
+
+    async def replay(position: int | None) -> AsyncIterator[At[int, Order]]:
+        starts.append(position)
+        yield At(7, Order(0))
+        yield At(8, object() if kind == "payload" else Order(1))  # type: ignore[arg-type]  # what mypy refuses
+
+    if kind == "payload":
+        app.source(orders)(replay)
+    else:
+        app.source(lake)(replay)
+    async with harness(app) as h:
+        await h.advance(1000)
+        assert starts == [None]
+        with pytest.raises(RefusedError, match=r"source replay .* stopped at position 8: "):
+            await h.runtime.until_idle()
+        assert await h.runtime.store.position("replay") == b"7"
+
+
+async def test_a_position_that_cannot_be_kept_ends_the_program_with_the_remedy() -> None:
+    app = App("shop")
+    orders = app.topic("orders", Order)
+
+    @app.source(orders)
+    async def replay(position: object) -> AsyncIterator[At[object, Order]]:
+        yield At(object(), Order(1))
+
+    with pytest.raises(ConfigurationError, match=r"replay .*a position that cannot be kept.*use a number"):
+        async with harness(app) as h:
+            await h.settle()
+
+
+async def test_a_source_in_which_something_was_cancelled_starts_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    app = App("shop")
+    orders = app.topic("orders", Order)
+
+    @app.source(orders)
+    async def replay(position: int | None) -> AsyncIterator[At[int, Order]]:
+        yield At((position or 0) + 1, Order((position or 0) + 1))
+        if position is None:
+            raise asyncio.CancelledError
+
+    async with harness(app) as h:
+        await h.advance(10)
+        assert h.published(orders) == [Order(1), Order(2)]

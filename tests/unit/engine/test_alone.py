@@ -1,0 +1,86 @@
+"""What was in flight at two kills runs with nothing beside it, through a real store and whatever kind of handler."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pipeflow import App, Batch, Context
+from pipeflow.clock import VirtualClock
+from pipeflow.messages import Want
+from pipeflow.protocols import Store
+from pipeflow.registry import open_store
+
+
+class Order(msgspec.Struct, frozen=True):
+    id: str
+
+
+def shop(kind: str, beside: dict[str, set[str]]) -> App:
+    """Two queues whose handlers take a second and note what runs while they do; each message stands for itself."""
+    app = App("shop")
+    work, other = app.queue("work", Order), app.queue("other", Order)
+    running: list[set[str]] = []
+
+    async def note(ids: set[str], ctx: Context) -> None:
+        running.append(ids)
+        for _ in range(4):
+            await ctx.sleep(0.25)
+            now = set().union(*running)
+            for each in ids:
+                beside.setdefault(each, set()).update(now - {each})
+        running.remove(ids)
+
+    if kind == "batch":
+
+        @work.batch_handler(size=4, linger=0.5)
+        async def load(batch: Batch[Order], ctx: Context) -> None:
+            await note({message.body.id for message in batch}, ctx)
+    else:
+
+        @work.handler
+        async def handle(order: Order, ctx: Context) -> None:
+            await note({order.id}, ctx)
+
+    @other.handler
+    async def handle_other(order: Order, ctx: Context) -> None:
+        await note({order.id}, ctx)
+
+    return app
+
+
+async def opened(path: Path, app: App, clock: VirtualClock) -> Store:
+    store = await open_store(f"sqlite:///{path}", clock=clock, seed=1)
+    await store.declare(app.topology())
+    return store
+
+
+@pytest.mark.parametrize("kind", ["single", "batch"])
+async def test_nothing_runs_beside_what_was_in_flight_at_two_kills(tmp_path: Path, kind: str) -> None:
+    clock = VirtualClock(1000.0)
+    beside: dict[str, set[str]] = {}
+    app = shop(kind, beside)
+    stores = [await opened(tmp_path / "0.db", app, clock)]
+    for crash in (1, 2):
+        async with app.running(store=stores[-1], handlers=False, clock=clock):
+            await app.queues[0].send(Order(f"deadly {crash}"))
+        held = await stores[-1].receive("work", Want(limit=10))
+        assert len(held) == crash
+        async with app.running(store=stores[-1], handlers=False, clock=clock):
+            await app.queues[1].send(Order(f"innocent {crash}"))  # commits what was written behind
+        for suffix in ("", "-wal"):
+            shutil.copy(tmp_path / f"{crash - 1}.db{suffix}", tmp_path / f"{crash}.db{suffix}")
+        stores.append(await opened(tmp_path / f"{crash}.db", app, clock))
+    async with app.running(store=stores[-1], clock=clock, seed=1, grace=0.0):
+        for number in range(6):
+            await app.queues[0].send(Order(f"new {number}"))
+            await app.queues[1].send(Order(f"other {number}"))
+        await clock.advance(60)
+        assert len(beside) == 16
+        assert beside["deadly 1"] == set()
+        assert len(beside["new 5"]) >= 2
+    for store in stores:
+        await store.close()
