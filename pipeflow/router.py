@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from msgspec import Struct
@@ -142,8 +142,10 @@ class Router:
         buffer_bytes: int = 5 << 20,
         buffer_seconds: float = 60.0,
         partition_by: PartitionBy[T] | None = None,
-        compression: Compression = "gzip",
+        compression: Compression | None = None,
         format: Format | None = None,
+        columns: Sequence[str] | None = None,
+        schema: Mapping[str, str] | None = None,
         delimiter: bytes | None = None,
         durability: Literal["memory"] | None = None,
         max_partitions: int = 500,
@@ -152,25 +154,31 @@ class Router:
     ) -> Stream[T]:
         """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
 
-        `partition_by` gives each partition a buffer and a folder of its own. `format`: "jsonl", or "raw" for bytes.
+        `partition_by` gives each partition a buffer and a folder of its own. `format`: "jsonl", or "raw" for bytes;
+        "csv" or "parquet" with the columns of the payload type, or with `columns=["id", ...]` of a csv, or
+        `schema={"id": "int64 not null", ...}` of Parquet files. `compression`: gzip, in Parquet files zstd.
         `durability="memory"` is the fastest, and may lose the open buffer in a crash.
         """
+        from pipeflow.engine.columns import columns_for
         from pipeflow.stream import Stream
 
         place = self._declaring("stream", name)
+        full = self.prefix + name
+        chosen = format or ("raw" if type is bytes else "jsonl")
         spec = StreamSpec(
-            self.prefix + name,
+            full,
             sink,
             buffer_bytes=buffer_bytes,
             buffer_seconds=buffer_seconds,
-            format=format or ("raw" if type is bytes else "jsonl"),
-            compression=compression,
+            format=chosen,
+            compression=compression or ("zstd" if chosen == "parquet" else "gzip"),
             delimiter=delimiter,
             durability=durability,
             partitioned=partition_by is not None,
             max_partitions=max_partitions,
             max_record=max_record,
             max_buffered=max_buffered if max_buffered is not None else max(256 << 20, 2 * buffer_bytes),
+            columns=columns_for(type, chosen, columns=columns, schema=schema, place=f"{place}: stream {full}"),
         )
         stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)
         self._subscribe("stream", spec.name, origins)

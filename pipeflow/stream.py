@@ -55,6 +55,10 @@ class Stream(Generic[T]):
         self.binding = Binding(f"stream {spec.name}", place)
         self._spec = replace(spec, partitioned=partition_by is not None)
         self.codec: Codec[T] = codec_for(type, codec)
+        if spec.columns and self.codec.name == "msgpack":
+            raise ConfigurationError(
+                f"{place}: stream {spec.name}: format={spec.format!r} is made of JSON, not msgpack"
+            )
         self._verbatim = type is bytes
         self._gap = len(spec.separator)
         self._transform: Callable[[T], object] | None = None

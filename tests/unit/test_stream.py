@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -311,3 +312,85 @@ async def test_a_compression_that_is_not_installed_is_told_at_start(monkeypatch:
     with pytest.raises(MissingExtra, match=r"pip install 'pipeflow\[fast\]'"):
         async with opened(app, MemorySink()):
             pass
+
+
+# csv and Parquet
+
+
+async def test_a_csv_stream_has_the_columns_of_its_payload_type() -> None:
+    app, sink = App("shop", broker="memory://"), MemorySink()
+    lake = app.stream("lake", Order, sink="memory://lake", format="csv", compression="none")
+    async with opened(app, sink):
+        await lake.put_many([order(1), order(2, 'ada "the" first')])
+        await lake.flush()
+        ((name, content),) = sink.objects.items()
+    assert name.endswith(".csv")
+    assert content == b'id,customer,total\r\n1,ada,1\r\n2,"ada ""the"" first",2\r\n'
+
+
+@pytest.mark.parametrize("broker", ["memory://", "sqlite"])
+async def test_s47_a_parquet_stream_writes_parquet_files_beneath_its_partitions(broker: str, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="reads Parquet files back with pyarrow: pip install 'pipeflow[parquet]'")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    app, sink = App("shop", broker="memory://"), MemorySink()
+    orders = app.topic("orders", Order)
+    lake = app.stream(
+        "lake", Order, orders, sink="memory://lake", format="parquet", partition_by=lambda order: order.customer
+    )
+    store = broker if broker == "memory://" else f"sqlite:///{tmp_path}/shop.db"
+    async with opened(app, sink, store):
+        await lake.put_many([order(n, "ada" if n % 2 else "bob") for n in range(10)])
+        await orders.publish(order(10, "bob"))
+        await lake.flush()
+    assert {name.partition("/")[0] for name in sink.objects} == {"ada", "bob"}
+    assert all(name.endswith(".parquet") for name in sink.objects)
+    rows = [row for content in sink.objects.values() for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
+    assert sorted(int(row["id"]) for row in rows) == list(range(11))
+
+
+async def test_s62_bytes_that_are_no_json_go_to_the_errors_of_a_parquet_stream_as_plain_lines() -> None:
+    pytest.importorskip("pyarrow", reason="writes Parquet files with pyarrow: pip install 'pipeflow[parquet]'")
+    app, sink = App("shop", broker="memory://"), MemorySink()
+    lake = app.stream(
+        "lake", bytes, sink="memory://lake", format="parquet", schema={"id": "int64 not null"}, durability="memory"
+    )
+    async with opened(app, sink) as runtime:
+        await lake.put_many([b'{"id":1}', b"nope"])
+        await lake.flush()
+        found = await stats(runtime)
+    good, bad = sink.objects
+    assert good.endswith(".parquet")
+    assert bad.startswith("errors/")
+    assert bad.endswith(".jsonl")
+    assert json.loads(sink.objects[bad])["lastErrorCode"] == "DataFormatConversion.ParseError"
+    assert (found.delivered, found.failed) == (1, 1)
+
+
+async def test_parquet_without_its_package_is_refused_when_the_app_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "pipeflow.engine.parquet", raising=False)
+    app = App("shop", broker="memory://")
+    app.stream("lake", Order, sink="memory://lake", format="parquet")
+    with pytest.raises(MissingExtra, match=r"format='parquet' .*pipeflow\[parquet\]"):
+        async with opened(app, MemorySink()):
+            raise AssertionError("it is refused before")
+
+
+def test_options_that_do_not_go_together_are_refused_where_they_are_declared() -> None:
+    app = App("shop", broker="memory://")
+    with pytest.raises(ConfigurationError, match="snappy"):
+        app.stream("lake", Order, sink="memory://lake", compression="snappy")
+    with pytest.raises(ConfigurationError, match="leave delimiter off"):
+        app.stream("lake", Order, sink="memory://lake", format="csv", delimiter=b";")
+    with pytest.raises(ConfigurationError, match=r"test_stream\.py:[0-9]+.* stream lake: bytes has no fields"):
+        app.stream("lake", bytes, sink="memory://lake", format="parquet")
+    with pytest.raises(ConfigurationError, match="a name of its own"):
+        app.stream("lake", bytes, sink="memory://lake", format="csv", columns=["id", "id"])
+    with pytest.raises(ConfigurationError, match="at least one column"):
+        app.stream("lake", bytes, sink="memory://lake", format="parquet", schema={})
+    packed = app.topic("packed", Order, codec="msgpack")
+    with pytest.raises(ConfigurationError, match="not msgpack"):
+        app.stream("lake", Order, packed, sink="memory://lake", format="csv")
+    assert app.stream("lake", Order, sink="memory://lake", format="parquet").spec.compression == "zstd"

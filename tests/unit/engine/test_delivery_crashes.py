@@ -6,14 +6,21 @@ objects are copied as they are; then a new process goes on from the copies, and 
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import json
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from record_owner import Owner
 from stream_rig import rig
 
 from pipeflow.engine.delivery import DeliveryPlan
-from pipeflow.messages import Outgoing, Position
+from pipeflow.errors import SinkUnavailable
+from pipeflow.events import Delivered
+from pipeflow.messages import Column, Outgoing, Position
 from pipeflow.protocols import Object
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.specs import StreamSpec
@@ -141,3 +148,92 @@ async def test_p17_a_second_crash_while_the_first_is_recovered_from_changes_noth
             found = await go_on_from(plan, again)
             assert {record for record in acknowledged if record[-1] not in "79"} <= set(found)
             assert set(found.values()) <= {1}
+
+
+COLUMNS = (Column("id", "string", True), Column("n", "int64"))
+
+
+def numbered(round: int, n: int) -> bytes:
+    """A record; every fourth does not fit."""
+    return f'{{"id":"{round}-{n}","n":{n}}}'.encode() if n % 4 else f'{{"n":"{round}-{n}"}}'.encode()
+
+
+async def run_columnar(plan: DeliveryPlan) -> list[Crash]:
+    owner, sink = Owner(at=0.0), WatchedSink()
+    steps = Steps(owner, sink)
+    async with rig(plan, owner=owner, sink=sink) as r:
+        for round in range(3):
+            await r.store.append("lake", [Outgoing(numbered(round, n)) for n in range(10)])
+            steps.acknowledged.update(f"{round}-{n}" for n in range(10))
+            if round == 1:
+                await r.clock.advance(60)
+        await r.deliver()
+        steps.take()
+    return steps.crashes
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+async def test_p17_s62_wherever_it_stops_rows_and_misfits_are_each_in_one_object_under_the_same_names(
+    format: str,
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow", reason="reads Parquet files back with pyarrow: pip install 'pipeflow[parquet]'")
+    plan = DeliveryPlan(
+        StreamSpec("lake", "memory://lake", format=format, compression="none", buffer_bytes=150, columns=COLUMNS)  # type: ignore[arg-type]
+    )
+    crashes = await run_columnar(plan)
+    whole = crashes[-1][1]
+    assert any(name.startswith("errors/") for name in whole)
+    for snapshot, objects, acknowledged, _ in crashes:
+        sink = MemorySink()
+        sink.objects.update(objects)
+        async with rig(plan, owner=Owner(snapshot, at=200.0), sink=sink) as r:
+            await r.deliver()
+            stats = await r.stats()
+            assert stats.accepted == stats.delivered + stats.failed
+            assert r.owner.count("record_manifest") == len(sink.objects) == stats.objects
+        found = Counter(_ids(sink.objects, format))
+        assert acknowledged <= set(found)
+        assert set(found.values()) <= {1}
+        # What was begun before the crash is written again as it was, not beside itself.
+        assert all(sink.objects[name] == content for name, content in objects.items())
+
+
+def _ids(objects: dict[str, bytes], format: str) -> Iterator[str]:
+    for name, content in objects.items():
+        if name.startswith("errors/"):
+            for line in content.splitlines():
+                yield json.loads(base64.b64decode(json.loads(line)["rawData"]))["n"]
+        elif format == "csv":
+            yield from (row["id"] for row in csv.DictReader(io.StringIO(content.decode(), newline="")))
+        else:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            yield from map(str, pq.read_table(pa.BufferReader(content)).column("id").to_pylist())
+
+
+async def test_s62_a_sink_that_fails_between_two_objects_gets_both_once_it_is_well() -> None:
+    class Halfway(MemorySink):
+        ill = True
+
+        async def write(self, obj: Object) -> None:
+            if obj.name.startswith("errors/") and self.ill:
+                raise SinkUnavailable("down")
+            await super().write(obj)
+
+    sink = Halfway()
+    plan = DeliveryPlan(StreamSpec("lake", "memory://lake", format="csv", compression="gzip", columns=COLUMNS))
+    async with rig(plan, sink=sink) as r:
+        await r.store.append("lake", [Outgoing(numbered(0, n)) for n in range(10)])
+        r.store.demand("lake")
+        await r.clock.advance(10)
+        assert [name.rpartition(".csv")[2] for name in sink.objects] == [".gz"]
+        sink.ill = False
+        await r.clock.advance(60)
+        stats = await r.stats()
+        assert (stats.delivered, stats.failed, stats.objects, stats.buffered) == (7, 3, 2, 0)
+        (error,) = [name for name in sink.objects if name.startswith("errors/lake-")]
+        assert error.endswith(".jsonl.gz")
+        (delivered,) = [event for event in r.events if isinstance(event, Delivered)]
+        assert [facts.name for facts in delivered.objects] == list(sink.objects)
