@@ -34,10 +34,15 @@ CHECKPOINT_FRAMES = 500
 one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benchmarks/latency.py)."""
 _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
+_PAGE = 4096
+_BODY_COLUMN = 6
 PRUNE_INTERVAL = 30.0
 SPACE_CHECK_BYTES = 8 << 20
 BALLAST = 8 << 20
 """Bytes kept in a file beside the store, given up when the disk is full: a full queue can still be drained."""
+LEAST_FREE = 2 * CHECKPOINT_FRAMES * _PAGE
+"""Free space below which sends are refused whatever was asked for: what the log may still bring into the file, twice.
+The file keeps its size when messages leave it, so what a full queue needs to be drained must be left beside it."""
 MIN_FREE = (64 << 20) * 2
 """Free space below which sends are refused: the WAL's bound and 64 MiB."""
 
@@ -73,6 +78,8 @@ class SqliteJournal:
         """When commits of `normal` that lie in the log unsynced must be synced."""
         self._pruned_at = 0.0
         self._written = 0
+        self._look_at = 0
+        """Bytes written since the last look at the disk's free space at which the next is due."""
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -121,7 +128,7 @@ class SqliteJournal:
         self._wal_index = os.open(f"{self.path}-shm", os.O_RDONLY | os.O_CLOEXEC)
         if self.durability == "normal":
             connection.execute("PRAGMA synchronous = NORMAL")
-        self._look_at_space()
+        self._look_at_space(connection)
         return recovered
 
     def _prepared(self, connection: sqlite3.Connection, created: bool) -> Recovered:
@@ -196,8 +203,8 @@ class SqliteJournal:
         elif self.idle_at == inf:
             self.idle_at = now + SYNC_INTERVAL
         self._checkpoint_when_long(connection)
-        if self._written >= SPACE_CHECK_BYTES or self.full:
-            self._look_at_space()
+        if self._written >= self._look_at or self.full:
+            self._look_at_space(connection)
 
     def _transact(self, connection: sqlite3.Connection, work: Callable[[], T]) -> T:
         """One transaction. On a full disk it is tried once more in the ballast's room: rolled back, it left nothing."""
@@ -269,7 +276,8 @@ class SqliteJournal:
                 end = start + rows * columns
                 connection.execute(statements.insert_messages(rows), values[start:end])
                 start, left = end, left - rows
-        self._written += len(values) * 128
+        bodies = values[_BODY_COLUMN::columns]
+        self._written += len(bodies) * 512 + sum(len(body) for body in bodies if body is not None)
 
     def _update(self, connection: sqlite3.Connection, updates: list[tuple[Any, ...]]) -> None:
         start, left = 0, len(updates)
@@ -286,14 +294,18 @@ class SqliteJournal:
                 connection.execute(statements.delete_messages(rows), keys[start : start + rows])
                 start, left = start + rows, left - rows
 
-    def _look_at_space(self) -> None:
+    def _look_at_space(self, connection: sqlite3.Connection) -> None:
         self._written = 0
         space = os.statvfs(self.path.parent)
         free = space.f_bavail * space.f_frsize
+        # The file never shrinks: what was deleted leaves its room in it, for what comes next.
+        (inside,) = connection.execute("PRAGMA freelist_count").fetchone()
         laid = self._ballast.exists()
         # Room that a missing ballast will take is not free: else giving it up would let new messages eat it.
-        self.full = free - (0 if laid else BALLAST) < self._min_free
-        if not self.full and not laid:
+        spare = free + inside * _PAGE - (0 if laid else BALLAST) - max(self._min_free, LEAST_FREE)
+        self.full = spare < 0
+        self._look_at = min(SPACE_CHECK_BYTES, spare // 2)
+        if not self.full and not laid and free >= BALLAST:
             self._lay_ballast()
 
     def _lay_ballast(self) -> None:

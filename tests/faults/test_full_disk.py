@@ -1,0 +1,171 @@
+"""A disk that runs full: nothing acknowledged is lost, a full queue can be drained, and work goes on by itself.
+
+P6, P17. On a small file system of its own, which needs the right to mount one; and under a limit on file sizes, which
+any process may set for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeflow.errors import Indeterminate, Unavailable
+from pipeflow.messages import Ack, Outgoing, Refused, Sent, Settled, Want
+from pipeflow.protocols import Object, Store
+from pipeflow.registry import open_sink, open_store
+from pipeflow.specs import QueueSpec, Topology
+
+BODY = b"x" * 20_000
+TOPOLOGY = Topology(queues=(QueueSpec("q", max_receives=None),))
+
+
+def mounted(folder: Path, size: str) -> Iterator[Path]:
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no right to mount a small file system: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "disk", "32m")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "small", "1m")
+
+
+async def opened(url: str) -> Store:
+    store = await open_store(url)
+    await store.declare(TOPOLOGY)
+    return store
+
+
+async def fill(store: Store, start: int) -> tuple[list[int], Exception | None]:
+    """Send until that is refused or fails: what was acknowledged, and the failure."""
+    acknowledged: list[int] = []
+    for number in range(start, start + 10_000):
+        try:
+            (answer,) = await store.send("q", [Outgoing(b"%d:" % number + BODY)])
+        except (Indeterminate, Unavailable) as error:
+            return acknowledged, error
+        if isinstance(answer, Refused):
+            assert answer.code == "disk_full"
+            return acknowledged, None
+        assert isinstance(answer, Sent)
+        acknowledged.append(number)
+    raise AssertionError("the disk never ran full")
+
+
+async def drain(store: Store) -> list[int]:
+    out: list[int] = []
+    while deliveries := await store.receive("q", Want(10)):
+        assert await store.settle("q", [Ack(each.receipt) for each in deliveries]) == [Settled()] * len(deliveries)
+        out += [int(each.body.partition(b":")[0]) for each in deliveries]
+    return out
+
+
+@pytest.mark.parametrize("min_free", [0, 1 << 20, 12 << 20])
+@pytest.mark.parametrize("durability", ["full", "normal"])
+async def test_p6_a_full_disk_refuses_sends_loses_nothing_lets_deletes_through_and_goes_on_by_itself(
+    disk: Path, min_free: int, durability: str
+) -> None:
+    url = f"sqlite:///{disk}/store.db?min_free={min_free}&durability={durability}"
+    store = await opened(url)
+    start = 0
+    for _ in range(4):
+        acknowledged, failure = await fill(store, start)
+        assert failure is None, "a full disk is a refusal, not a failure"
+        assert len(acknowledged) > 100
+        start = acknowledged[-1] + 1
+        assert await drain(store) == acknowledged
+    acknowledged, _ = await fill(store, start)
+    await store.close()
+    store = await opened(url)
+    assert await drain(store) == acknowledged, "and over a restart"
+    await store.close()
+
+
+async def test_p6_a_disk_that_others_fill_to_the_last_byte_still_lets_a_queue_be_drained(disk: Path) -> None:
+    url = f"sqlite:///{disk}/store.db?min_free=0"
+    store = await opened(url)
+    sent = [int(n) for n in range(300)]
+    for number in sent:
+        await store.send("q", [Outgoing(b"%d:" % number + BODY)])
+    eat(disk / "other")
+    assert await drain(store) == sent
+    (disk / "other").unlink()
+    await store.send("q", [Outgoing(b"0:again")])
+    # That one may have been refused; the look at the disk that it took lets the next one in.
+    assert isinstance((await store.send("q", [Outgoing(b"1:again")]))[0], Sent)
+    assert (await drain(store))[-1] == 1
+    await store.close()
+
+
+def eat(path: Path) -> None:
+    """Write until there is no room for one more byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+
+
+async def test_p17_a_sink_on_a_full_disk_says_so_leaves_nothing_behind_and_works_when_there_is_room(
+    small_disk: Path,
+) -> None:
+    sink = open_sink(f"file://{small_disk}")
+    await sink.write(Object("first", [b"a" * 300_000]))
+    with pytest.raises(Exception, match="space"):
+        await sink.write(Object("second", [b"b" * 900_000]))
+    assert [path.name for path in small_disk.rglob("*") if path.is_file()] == ["first"]
+    (small_disk / "first").unlink()
+    await sink.write(Object("second", [b"b" * 900_000]))
+    assert (small_disk / "second").stat().st_size == 900_000
+    await sink.close()
+
+
+LIMITED = """
+import asyncio, resource, sys
+from test_full_disk import fill, opened
+async def main():
+    store = await opened(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, resource.RLIM_INFINITY))
+    acknowledged, failure = await fill(store, 0)
+    print(acknowledged[-1], type(failure).__name__)
+    await store.close()
+asyncio.run(main())
+"""
+
+
+async def test_p5_a_file_that_may_not_grow_is_an_indeterminate_error_and_loses_nothing(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE: the write fails as a broken disk does, so the store is closed and opened again from the disk."""
+    assert resource.RLIMIT_FSIZE
+    url = f"sqlite:///{tmp_path}/store.db"
+    here = str(Path(__file__).parent)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LIMITED, url, stdout=asyncio.subprocess.PIPE, env={"PYTHONPATH": f"{here}:{here}/../.."}
+    )
+    said, _ = await child.communicate()
+    last, error = said.decode().split()
+    assert error == "Indeterminate"
+    store = await opened(url)
+    drained = await drain(store)
+    assert drained[: int(last) + 1] == list(range(int(last) + 1))
+    assert len(drained) - int(last) - 1 in (0, 1), "what was in doubt is there or not"
+    await store.close()
