@@ -4,41 +4,75 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import AsyncIterator, Collection
 from importlib.util import find_spec
 
 import anyio
 import click
 from anyio import CancelScope
-from msgspec import Struct
 
 from pipeflow.app import App
 from pipeflow.cli.loading import load_app
+from pipeflow.cli.main import leaf
 from pipeflow.cli.output import count, say
 from pipeflow.cli.units import duration
 from pipeflow.engine.runtime import Runtime
 
 GIVEN_BACK = 5
 
+LINGER = 2.0
+"""Seconds that the threads of sync handlers get to end by themselves when the app is closed."""
 
-class Ending(Struct):
+OVERTIME = 30.0
+"""Seconds after the grace in which everything must have been given back and closed."""
+
+
+class Ending:
     """How a run came to its end."""
 
-    given_back: int = 0
-    hurried: int | None = None
-    """The signal that said: now."""
+    def __init__(self) -> None:
+        self.given_back = 0
+        self.hurried: int | None = None
+        """The signal that said: now."""
+        self.failed: int | None = None
+        """The code of the error that ended it."""
+        self._timer: threading.Timer | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 drained; 5 messages were given back; 128 and the signal's number when the drain was cut short."""
+        """0 drained; 5 messages were given back; 128 and the signal's number when the drain was cut short; or the
+        error's."""
+        if self.failed is not None:
+            return self.failed
         if self.hurried is not None:
             return 128 + self.hurried
         return GIVEN_BACK if self.given_back else 0
 
+    def end_within(self, seconds: float, code: int) -> None:
+        """End the process then, if it has not ended by itself: nobody can end what hangs, and Python waits for it."""
+        self.end_by_itself()
+        self._timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), _leave, (code,))
+        self._timer.daemon = True
+        self._timer.start()
 
-async def serve(app: App, broker: str | None, only: Collection[str] | None, grace: float | None) -> Ending:
+    def end_by_itself(self) -> None:
+        """No end is set any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _leave(code: int) -> None:
+    say("left handlers behind that went on after they were told to stop")
+    sys.stdout.flush()
+    os._exit(code)
+
+
+async def serve(
+    app: App, broker: str | None, only: Collection[str] | None, grace: float | None, ending: Ending
+) -> None:
     """Run the app until SIGTERM or SIGINT, then drain; a second signal stops now."""
-    ending = Ending()
     starting = CancelScope()
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
@@ -52,7 +86,7 @@ async def serve(app: App, broker: str | None, only: Collection[str] | None, grac
                     say(f"{app.name}: draining, at most {runtime.grace:g} s; a second signal stops now")
                 ending.given_back = runtime.given_back
             group.cancel_scope.cancel()
-    return ending
+    ending.end_by_itself()
 
 
 async def _heed(
@@ -67,6 +101,8 @@ async def _heed(
             return
         if told:
             ending.hurried = number
+        # Handlers that go on when they are cancelled would hold the program for ever.
+        ending.end_within(OVERTIME + (0.0 if told else running[0].grace), ending.exit_code or GIVEN_BACK)
         told = True
         running[0].stop()
 
@@ -101,7 +137,15 @@ def run(target: str | None, only: tuple[str, ...], broker: str | None, grace: fl
     """
     app = load_app(target, factory=factory)
     faster = {"use_uvloop": find_spec("uvloop") is not None and os.name == "posix"}
-    ending = anyio.run(serve, app, broker, only or None, grace, backend_options=faster)
+    ending = Ending()
+    try:
+        anyio.run(serve, app, broker, only or None, grace, ending, backend_options=faster)
+    except BaseException as error:
+        ending.failed = getattr(leaf(error), "exit_code", 1)
+        raise
+    finally:
+        if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+            ending.end_within(LINGER, ending.exit_code)
     if ending.given_back:
         say(f"{app.name}: {count(ending.given_back)} messages given back; they are handled at the next start")
     return ending.exit_code

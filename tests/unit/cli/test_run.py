@@ -122,6 +122,129 @@ def test_a_second_signal_stops_now_and_is_told_by_the_exit_code(shop: Path, pyth
     assert ended(process)[0] == 143
 
 
+HANGING = """
+import time
+
+import msgspec
+
+from pipeflow import App
+
+
+class Order(msgspec.Struct, frozen=True):
+    id: str
+
+
+app = App("shop", broker="sqlite:///shop.db")
+billing = app.queue("billing", Order)
+
+
+@billing.handler
+def charge(order: Order) -> None:
+    open("stuck", "w").close()
+    time.sleep(3600)
+"""
+
+DEAF = """
+import asyncio
+
+import msgspec
+
+from pipeflow import App
+
+
+class Order(msgspec.Struct, frozen=True):
+    id: str
+
+
+app = App("shop", broker="sqlite:///shop.db")
+billing = app.queue("billing", Order)
+
+
+@billing.handler
+async def charge(order: Order) -> None:
+    open("stuck", "w").close()
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+"""
+
+
+@pytest.mark.parametrize(("signals", "code"), [(1, 5), (2, 143)])
+def test_a_thread_that_hangs_does_not_keep_the_process(
+    shop: Path, python: Python, call: Call, signals: int, code: int
+) -> None:
+    (shop / "app.py").write_text(HANGING)
+    process = started(python, "--grace", "10ms" if signals == 1 else "1h")
+    stuck(call, shop)
+    assert process.stderr is not None
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        assert "draining" in process.stderr.readline() or signals == 2
+    assert ended(process)[0] == code
+    (billing,) = json.loads(call("queues", "--json").stdout)
+    assert (billing["ready"], billing["in_flight"]) == (1, 0)  # given back before it was left behind
+
+
+def test_a_handler_that_does_not_stop_does_not_keep_the_process(shop: Path, python: Python, call: Call) -> None:
+    (shop / "app.py").write_text(DEAF)
+    impatient = "import pipeflow.cli.run as run; run.OVERTIME = 0.2; from pipeflow.cli.main import main; main()"
+    process = python("-c", impatient, "run", "--grace", "10ms")
+    assert process.stderr is not None
+    assert "Ctrl-C drains" in process.stderr.readline()
+    stuck(call, shop)
+    process.send_signal(signal.SIGTERM)
+    code, errors = ended(process)
+    assert code == 5
+    assert "left handlers behind" in errors
+    (billing,) = json.loads(call("queues", "--json").stdout)
+    assert (billing["ready"], billing["in_flight"]) == (1, 0)
+
+
+FILLING = """
+import resource
+import time
+
+import msgspec
+
+from pipeflow import App
+
+
+class Order(msgspec.Struct, frozen=True):
+    id: str
+
+
+app = App("shop", broker="sqlite:///shop.db")
+billing = app.queue("billing", Order)
+
+
+@billing.handler
+def charge(order: Order) -> None:
+    if order.id == "hangs":
+        time.sleep(3600)
+    # No file may grow from here on: what a full disk does to whoever writes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_store_that_fails_under_a_running_app_ends_it_with_74_and_loses_nothing(
+    shop: Path, python: Python, call: Call, hangs: bool
+) -> None:
+    (shop / "app.py").write_text(FILLING)
+    process = started(python)
+    if hangs:
+        assert call("send", "billing", '{"id":"hangs"}').exit_code == 0
+    assert call("send", "billing", '{"id":"1"}').exit_code == 0
+    code, errors = ended(process)
+    assert code == 74, errors
+    assert any(line.startswith("error: ") and "shop.db" in line for line in errors.splitlines()), errors
+    assert "Traceback" not in errors
+    (billing,) = json.loads(call("queues", "--json").stdout)
+    assert (billing["ready"], billing["acked"]) == (1 + hangs, 0)
+
+
 def test_a_second_owner_is_refused_by_name(shop: Path, python: Python) -> None:
     first = started(python)
     second = python("-m", "pipeflow", "run")
