@@ -58,7 +58,8 @@ class Timed(sqlite3.Connection):
 def watched() -> Iterator[Spans]:
     """While inside, stores that are opened are timed."""
     spans: Spans = {kind: [] for kind in (*KINDS, "group")}
-    connect, commit = journal.connect, journal.SqliteJournal.commit
+    # What the journal imported is what it calls, so that is what is timed; both are put back below.
+    connect, commit = journal.connect, journal.SqliteJournal.commit  # type: ignore[attr-defined]
     Timed.spans = spans
 
     def timed(path: Path) -> Connection:
@@ -74,13 +75,13 @@ def watched() -> Iterator[Spans]:
         await commit(self, group)
         spans["group"].append((began, clock()))
 
-    journal.connect = timed
-    journal.SqliteJournal.commit = whole  # type: ignore[method-assign]  # put back below
+    journal.connect = timed  # type: ignore[attr-defined]
+    journal.SqliteJournal.commit = whole  # type: ignore[method-assign]
     try:
         yield spans
     finally:
-        journal.connect = connect
-        journal.SqliteJournal.commit = commit  # type: ignore[method-assign]  # as it was
+        journal.connect = connect  # type: ignore[attr-defined]
+        journal.SqliteJournal.commit = commit  # type: ignore[method-assign]
 
 
 def run(store: str, seconds: float) -> tuple[queues.Figures, Spans]:

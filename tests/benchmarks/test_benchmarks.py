@@ -1,0 +1,46 @@
+"""Every benchmark runs from end to end in its quick form, and says what its readers look for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KEYS = {
+    "batching": {"sink", "way", "records_per_second"},
+    "handlers": {"case", "messages_per_second"},
+    "latency": {"send_p99_ms", "slowest_hundredth_ms", "cause"},
+    "publish": {"queues", "store", "publishes_per_second"},
+    "queues": {"form", "callers", "batch", "store", "messages_per_second", "send_p99_ms"},
+    "startup": {"case", "ms"},
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_benchmark_runs_in_seconds_with_quick_and_prints_one_object_a_result(name: str, tmp_path: Path) -> None:
+    results = ran(tmp_path / "results.jsonl", "--quick", name)
+    assert results[0]["benchmark"] == "machine"
+    assert len(results) > 1
+    assert all(result["benchmark"] == name and result.keys() >= KEYS[name] for result in results[1:])
+
+
+def test_the_runner_knows_every_benchmark_that_is_there() -> None:
+    named = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--list"], check=True, capture_output=True, text=True
+    )
+    assert named.stdout.split() == sorted(KEYS)
+
+
+def ran(out: Path, *arguments: str) -> list[dict[str, object]]:
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--out", str(out), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return [json.loads(line) for line in out.read_text().splitlines()]
