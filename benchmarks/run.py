@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("pipeflow", "aiosqlite", "anyio", "msgspec", "uvloop", "isal", "zstandard")
+PACKAGES = ("pipeflow", "aiosqlite", "anyio", "msgspec", "uvloop", "isal", "zstandard", "pyarrow")
 
 
 def machine() -> dict[str, object]:

@@ -38,25 +38,27 @@ def parquet_file(columns: tuple[Column, ...], compression: str, reading: Reading
     """(the file, its rows)."""
     schema = arrow_schema(columns)
     out = pa.BufferOutputStream()
-    written = 0
+    written = rows = size = 0
     group: list[Any] = []
     with pq.ParquetWriter(out, schema, compression=_COMPRESSIONS[compression], version="2.6") as writer:
         for part in reading.slices():
-            group.append(_batch(columns, schema, part, reading))
-            if sum(batch.num_rows for batch in group) >= GROUP_ROWS or sum(b.nbytes for b in group) >= GROUP_BYTES:
-                written += _write_group(writer, schema, group)
-                group = []
-        written += _write_group(writer, schema, group)
+            batch = _batch(columns, schema, part, reading)
+            group.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                _write_group(writer, schema, group)
+                written += rows
+                group, rows, size = [], 0, 0
+        _write_group(writer, schema, group)
     content: bytes = out.getvalue().to_pybytes()
-    return content, written
+    return content, written + rows
 
 
-def _write_group(writer: Any, schema: Any, group: list[Any]) -> int:
+def _write_group(writer: Any, schema: Any, group: list[Any]) -> None:
     table = pa.Table.from_batches(group, schema)
     if table.num_rows:
         writer.write_table(table, row_group_size=table.num_rows)
-    rows: int = table.num_rows
-    return rows
 
 
 def _batch(columns: tuple[Column, ...], schema: Any, part: Slice, reading: Reading) -> Any:

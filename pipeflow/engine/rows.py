@@ -21,10 +21,10 @@ from msgspec import Meta, Raw, Struct
 
 from pipeflow.messages import Column, Records
 
-SLICE = 10_000
+SLICE = 2_000
 """Rows read at once, at most ..."""
 
-SLICE_BYTES = 8 << 20
+SLICE_BYTES = 4 << 20
 """... and bytes of JSON, about."""
 
 NULL: Final = b"null"
