@@ -239,7 +239,10 @@ class Walk:
                 if settlement.emits:
                     emit = ("line", named(settlement.emits[0].message.body))
                     self.doubt(emit)
-                    self.known.pairs.append((key, emit, False))
+                    if was[-1] == LIVE:
+                        self.known.pairs.append((key, emit, False))
+                    else:
+                        self.known.messages[emit] = GONE  # nothing comes of a message that is gone
             emitted.append(emit)
         answers = await self.store.settle(queue, settlements)
         for entry, settlement, answer, before, emit in zip(mine, settlements, answers, was, emitted, strict=True):

@@ -325,6 +325,18 @@ async def test_p7_a_damaged_row_is_counted_once_however_often_the_store_is_opene
     assert b"bad orple" in path.read_bytes(), "set aside, not thrown away"
 
 
+async def test_p7_a_damaged_attribute_is_damage_like_a_damaged_body(path: Path, clock: VirtualClock) -> None:
+    """What still reads as a row may be a wrong one."""
+    store = await opened(path, clock)
+    await store.send("work", [Outgoing(b"1", attributes={"fruit": "apple"}), Outgoing(b"2")])
+    await store.close()
+    path.write_bytes(path.read_bytes().replace(b"apple", b"orple"))
+    store = await opened(path, clock)
+    assert await drain(store, "work") == [b"2"]
+    assert (await counted(store, "work")).quarantined == 1
+    await store.close()
+
+
 async def test_p7_a_body_damaged_under_a_running_store_hides_no_other_message(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

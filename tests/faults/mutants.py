@@ -1,0 +1,155 @@
+"""Break one line of the broker at a time and see that the tests notice: tests that cannot fail prove nothing.
+
+    python tests/faults/mutants.py [NAME ...]
+
+Each mutant is a copy of the tree with one line changed. It is caught when a test fails, and survives when all pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+QUEUES = (
+    "tests/unit/embedded/test_races.py",
+    "tests/unit/embedded/test_recovery.py",
+    "tests/unit/embedded/test_durability.py",
+    "tests/unit/embedded/test_tail.py",
+    "tests/unit/embedded/test_moves.py",
+    "tests/conformance",
+    "tests/properties/test_crash_walks.py",
+    "tests/properties/test_queues_against_a_naive_model.py",
+)
+STREAMS = (
+    "tests/unit/embedded/test_log.py",
+    "tests/unit/engine/test_delivery_crashes.py",
+    "tests/unit/engine/test_delivery.py",
+    "tests/unit/sinks",
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One broken line."""
+
+    name: str
+    path: str
+    line: str
+    broken: str
+    tests: tuple[str, ...] = QUEUES
+
+
+QUEUE, GROUPS = "pipeflow/state/queue.py", "pipeflow/state/groups.py"
+LOG, FILE = "pipeflow/embedded/log.py", "pipeflow/sinks/file.py"
+BROKER, GROUP, HEAD = "pipeflow/embedded/broker.py", "pipeflow/embedded/group.py", "pipeflow/embedded/head.py"
+INTAKE, TENDING = "pipeflow/embedded/intake.py", "pipeflow/embedded/tending.py"
+RECOVERY = "pipeflow/embedded/sqlite/recovery.py"
+
+MUTANTS = (
+    Mutant("ack_before_commit", BROKER, "        await waiter", "        pass"),
+    Mutant("normal_called_full", RECOVERY, '"synchronous = FULL"', '"synchronous = NORMAL"'),
+    Mutant(
+        "receipt_not_checked",
+        QUEUE,
+        "return message.receives == receipt.receive and message.boot == receipt.boot",
+        "return True",
+    ),
+    Mutant("receipt_of_another_boot", QUEUE, " and message.boot == receipt.boot", ""),
+    Mutant(
+        "dedup_in_memory_only",
+        INTAKE,
+        "self._gathering.known.append(Known(_scope(head), key, at, id, sequence))",
+        "pass",
+    ),
+    Mutant("row_crc_not_checked", RECOVERY, "if row_crc(key, head) != crc:", "if False:"),
+    Mutant("body_crc_not_checked", RECOVERY, "if body is None or crc32(body) != row.body_crc:", "if body is None:"),
+    Mutant(
+        "group_released_at_receive",
+        GROUPS,
+        "while group and group[0].state == GONE:",
+        "while group and group[0].state >= 2:",
+    ),
+    Mutant(
+        "prefix_rule_broken",
+        GROUPS,
+        "                return\n            yield message",
+        "                continue\n            yield message",
+    ),
+    Mutant("counters_not_journaled", GROUP, "frozen.queues.append((head.number, _encode(head.counters)))", "pass"),
+    Mutant("max_receives_off_by_one", QUEUE, ">= spec.max_receives:", "> spec.max_receives:"),
+    Mutant("expiry_ignored_in_the_tail", HEAD, "if message.kept_from <= expired_before:", "if False:"),
+    Mutant("held_deadline_forgotten", GROUP, "held = message.until if", "held = None if"),
+    Mutant("release_is_an_attempt", QUEUE, "message.releases += 1", "pass"),
+    Mutant("sweep_before_its_purge", TENDING, "self._unswept.add(head.number)", "pass"),
+    Mutant("purge_forgotten_at_restart", HEAD, "counters.purged_upto = counters.last_place", "pass"),
+    Mutant("shared_body_never_released", HEAD, "if message.shared:", "if False:"),
+    Mutant("row_counted_where_it_went", GROUP, "            self.uncount(message.row)", "            pass"),
+    Mutant("no_wake_up_behind_a_cold_tail", BROKER, "                self.tending.feed(head)", "                pass"),
+    Mutant("boot_not_counted", RECOVERY, 'int(facts.get("boot", 0)) + 1', 'int(facts.get("boot", 0)) or 1'),
+    Mutant("clock_goes_back_at_restart", BROKER, "self.clock.floor(recovered.clock)", "pass"),
+    Mutant("delivered_before_it_is_sealed", LOG, "self._changes().append(Sealed(sealed.segment))", "pass", STREAMS),
+    Mutant("seal_not_synced", LOG, "self._owner.gathering.sync = True", "pass", STREAMS),
+    Mutant("file_not_synced", FILE, "os.fsync(file)", "pass", STREAMS),
+    Mutant("directory_not_synced", FILE, "os.fsync(folder)", "pass", STREAMS),
+    Mutant("sequences_start_anew", HEAD, "counters.last_place += 1\n        message.place", "message.place"),
+)
+
+
+def tree(folder: Path) -> None:
+    """A copy of what the tests need."""
+    for name in ("pipeflow", "tests", "connectors"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def caught(mutant: Mutant, folder: Path) -> str | None:
+    """The test that noticed; None when none did."""
+    file = folder / mutant.path
+    whole = file.read_text()
+    if mutant.line not in whole:
+        raise LookupError(f"mutant {mutant.name}: {mutant.path} has no line {mutant.line!r} any more; adapt it")
+    file.write_text(whole.replace(mutant.line, mutant.broken, 1))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "--timeout", "20", *mutant.tests],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
+        )
+    finally:
+        file.write_text(whole)
+    if done.returncode == 0:
+        return None
+    if done.returncode != 1:
+        raise RuntimeError(f"mutant {mutant.name}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}")
+    named = [line.split()[1] for line in done.stdout.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))]
+    return named[0].rpartition("::")[2] if named else "a timeout"
+
+
+def main() -> int:
+    wanted = set(sys.argv[1:])
+    chosen = [mutant for mutant in MUTANTS if not wanted or mutant.name in wanted]
+    survivors: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tree(folder)
+        for mutant in chosen:
+            by = caught(mutant, folder)
+            print(f"{mutant.name}: {by or 'SURVIVED'}", file=sys.stderr, flush=True)
+            if by is None:
+                survivors.append(mutant.name)
+    caught_all = len(chosen) - len(survivors)
+    print(json.dumps({"campaign": "mutants", "mutants": len(chosen), "caught": caught_all, "survivors": survivors}))
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
