@@ -142,6 +142,10 @@ class Router:
         buffer_bytes: int = 5 << 20,
         buffer_seconds: float = 60.0,
         partition_by: PartitionBy[T] | None = None,
+        prefix: str | None = None,
+        error_prefix: str | None = None,
+        timezone: str = "UTC",
+        extension: str | None = None,
         compression: Compression | None = None,
         format: Format | None = None,
         columns: Sequence[str] | None = None,
@@ -158,6 +162,11 @@ class Router:
         "csv" or "parquet" with the columns of the payload type, or with `columns=["id", ...]` of a csv, or
         `schema={"id": "int64 not null", ...}` of Parquet files. `compression`: gzip, in Parquet files zstd.
         `durability="memory"` is the fastest, and may lose the open buffer in a crash.
+
+        `prefix` takes the place of the partition's folder, with Firehose's expressions: `!{timestamp:yyyy/MM/dd}` is
+        when the oldest record arrived, in `timezone`, and `!{partitionKeyFromLambda:carrier}` a key of the dict that
+        `partition_by` returns. Failed records go below `error_prefix`. `extension` replaces the one of `format` and
+        `compression`. ConfigurationError names the expression, its column and the remedy.
         """
         from pipeflow.engine.columns import columns_for
         from pipeflow.stream import Stream
@@ -178,6 +187,10 @@ class Router:
             max_partitions=max_partitions,
             max_record=max_record,
             max_buffered=max_buffered if max_buffered is not None else max(256 << 20, 2 * buffer_bytes),
+            prefix=prefix,
+            error_prefix=error_prefix,
+            timezone=timezone,
+            extension=extension,
             columns=columns_for(type, chosen, columns=columns, schema=schema, place=f"{place}: stream {full}"),
         )
         stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)

@@ -133,6 +133,14 @@ class StreamSpec(Struct, frozen=True):
     max_record: int = 16 << 20
     max_buffered: int = 256 << 20
     """Bytes that may wait in buffers and sealed segments before `put` waits."""
+    prefix: str | None = None
+    """Firehose's prefix of object names (S40-S44); None: the partition, as pipeflow names it."""
+    error_prefix: str | None = None
+    """The prefix of failed records (S45); None: it follows from `prefix`."""
+    timezone: str = "UTC"
+    """The zone of times in prefixes, by its name in the tz database."""
+    extension: str | None = None
+    """Ends names in place of what format and compression call for (S47)."""
     columns: tuple[Column, ...] = ()
     """What csv and parquet make of a record."""
 

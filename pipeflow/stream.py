@@ -21,7 +21,8 @@ from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
 from pipeflow.messages import At, Outgoing, Position, Refused
 from pipeflow.protocols import Lane
-from pipeflow.sinks.objects import PartitionKey, partition_path
+from pipeflow.sinks.layout import Layout
+from pipeflow.sinks.objects import PartitionKey
 from pipeflow.specs import StreamSpec
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Stream(Generic[T]):
         self.partition_by = partition_by
         self.binding = Binding(f"stream {spec.name}", place)
         self._spec = replace(spec, partitioned=partition_by is not None)
+        self._layout = Layout(self._spec)
         self.codec: Codec[T] = codec_for(type, codec)
         if spec.columns and self.codec.name == "msgpack":
             raise ConfigurationError(
@@ -189,7 +191,7 @@ class Stream(Generic[T]):
         if self.partition_by is None or self._transform is not None:
             return None
         try:
-            return partition_path(self.partition_by(value))
+            return self._layout.partition(self.partition_by(value))
         except RefusedError as error:
             raise RefusedError(error.code, f"stream {self.name}: {error}") from None
 
@@ -260,7 +262,7 @@ class Stream(Generic[T]):
         if self.partition_by is None:
             return None
         try:
-            return partition_path(self.partition_by(value))
+            return self._layout.partition(self.partition_by(value))
         except Exception as error:
             raise Misplaced(f"{type(error).__name__}: {error}") from error
 

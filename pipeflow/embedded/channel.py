@@ -10,7 +10,7 @@ from pipeflow.embedded.records import RecordCounters
 from pipeflow.errors import ObjectRefused, Overloaded, RefusedError
 from pipeflow.messages import Outgoing, Refused, Segment
 from pipeflow.protocols import StreamStats
-from pipeflow.sinks.objects import check_partition
+from pipeflow.sinks.layout import Layout
 from pipeflow.specs import StreamSpec
 from pipeflow.state.buffer import Block, Buffers
 
@@ -42,6 +42,7 @@ class Channel:
 
     __slots__ = (
         "spec",
+        "layout",
         "durable",
         "buffers",
         "intake",
@@ -60,6 +61,7 @@ class Channel:
 
     def __init__(self, spec: StreamSpec, new_id: Callable[[], int], journaled: bool) -> None:
         self.spec = spec
+        self.layout = Layout(spec)
         self.durable = journaled and spec.durability != "memory"
         self.buffers = Buffers(
             spec.buffering,
@@ -92,6 +94,7 @@ class Channel:
     def update(self, spec: StreamSpec, journaled: bool) -> None:
         self.absorb()
         self.spec = spec
+        self.layout = Layout(spec)
         self.buffers.separator = len(spec.separator)
         self.durable = journaled and spec.durability != "memory"
         self.buffers.buffering = spec.buffering
@@ -107,6 +110,15 @@ class Channel:
         self.buffers.absorb(lane.settle())
         self.counters.accepted += self.buffers.placed - placed
         self.counters.placed = self.buffers.placed
+
+    def misfit(self, layout: Layout) -> str | None:
+        """A partition that waits here and could not be named by this layout; None: all of them can."""
+        for chunk in [*self.buffers.open.values(), *self.buffers.closed]:
+            try:
+                layout.check(chunk.partition)
+            except RefusedError as error:
+                return str(error)
+        return None
 
     @property
     def buffered(self) -> int:
@@ -203,8 +215,8 @@ class OpenLane:
         size = sum(map(len, bodies))
         if size > spec.max_record and max(map(len, bodies)) > spec.max_record:
             raise RefusedError("TooLarge", too_large(spec, max(map(len, bodies))))
-        if partition:
-            check_partition(partition)
+        if partition is not None:
+            stream.layout.check(partition)
         self._accept(stream, list(bodies), partition, size + stream.buffers.separator * len(bodies))
         self._open()
         return size
@@ -235,9 +247,9 @@ def refusal(log: Channel, message: Outgoing) -> Refused | None:
     if len(message.body) > spec.max_record:
         return Refused("TooLarge", too_large(spec, len(message.body)))
     partition = message.partition
-    if partition and partition not in log.buffers.open:
+    if partition is not None and partition not in log.buffers.open:
         try:
-            check_partition(partition)
+            log.layout.check(partition)
         except RefusedError as error:
             return Refused(error.code, f"stream {spec.name}: {error}")
     return None

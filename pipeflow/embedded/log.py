@@ -29,7 +29,8 @@ from pipeflow.embedded.records import (
 from pipeflow.errors import NotFound, PipeflowError, SpecConflict
 from pipeflow.messages import Manifest, Outgoing, Position, Records, Refused, Segment
 from pipeflow.protocols import Lane, StreamStats
-from pipeflow.sinks.objects import ERRORS, check_partition, object_name
+from pipeflow.sinks.layout import Layout
+from pipeflow.sinks.objects import ERRORS
 from pipeflow.specs import StreamSpec
 from pipeflow.state.buffer import Block, Chunk, measure
 
@@ -103,8 +104,17 @@ class Log:
 
     def conflict(self, spec: StreamSpec) -> str | None:
         """Why the stream cannot become this; None when it can."""
+        layout = Layout(spec)  # options that make no names are refused before anything is declared
         known = self._streams.get(spec.name)
-        if known is None or known.spec.durability == spec.durability or known.empty:
+        if known is None or known.empty:
+            return None
+        misfit = known.misfit(layout)
+        if misfit is not None:
+            return (
+                f"stream {spec.name}: records wait in it that its new prefix cannot name ({misfit}); "
+                "run once as it was, so that they are delivered, then change it"
+            )
+        if known.spec.durability == spec.durability:
             return None
         return (
             f"stream {spec.name}: durability was {known.spec.durability!r} and is declared {spec.durability!r}, while "
@@ -296,8 +306,8 @@ class Log:
         placed: dict[str, list[bytes]] = {}
         for message in batch:
             partition = message.partition or ""
-            if partition and partition not in log.buffers.open:
-                check_partition(partition)
+            if partition not in log.buffers.open:
+                log.layout.check(partition)
             failed += partition == ERRORS
             placed.setdefault(partition, []).append(message.body)
         # From here on nothing raises: both halves are in the group, or neither is.
@@ -429,14 +439,11 @@ class Log:
     def _segment(self, log: Channel, chunk: Chunk) -> Segment:
         spec = log.spec
         names = partial(
-            object_name,
-            spec.name,
+            log.layout.name,
             first=chunk.first,
             last=chunk.last,
             opened_at=chunk.opened_at,
             store_id=self._owner.store_id,
-            format=spec.format,
-            compression=spec.compression,
             boot=None if log.durable else self._owner.boot,
         )
         errors = chunk.partition == ERRORS

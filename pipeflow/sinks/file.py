@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from pipeflow.errors import ConfigurationError, ObjectRefused, SinkUnavailable
 from pipeflow.protocols import Object
-from pipeflow.sinks.objects import check_name
+from pipeflow.sinks.objects import check_name, stream_mark
 
 TEMPORARY = ".tmp-"
 _TRIAL = f"{TEMPORARY}trial"
@@ -64,7 +64,7 @@ class FileSink:
 
     async def sweep(self, stream: str, mark: str) -> int:
         """Delete temporary files of this stream and this store: what a killed process left. How many there were."""
-        return await anyio.to_thread.run_sync(self._sweep, f"{TEMPORARY}{stream}-", mark)
+        return await anyio.to_thread.run_sync(self._sweep, stream, mark)
 
     async def close(self) -> None:
         """Nothing is held between writes."""
@@ -141,11 +141,12 @@ class FileSink:
         remedy = _REMEDIES.get(error.errno or 0, "is the directory there and writable?")
         return SinkUnavailable(f"{path}: {error.strerror or error}; {remedy}")
 
-    def _sweep(self, start: str, mark: str) -> int:
+    def _sweep(self, stream: str, mark: str) -> int:
         swept = 0
+        start, behind_prefix = f"{TEMPORARY}{stream}-", mark + stream_mark(stream)
         for _, _, files, folder in os.fwalk(self.root, follow_symlinks=False):
             for name in files:
-                if name.startswith(start) and mark in name:
+                if (name.startswith(start) and mark in name) or (name.startswith(TEMPORARY) and behind_prefix in name):
                     _remove_quietly(folder, name)
                     swept += 1
         return swept

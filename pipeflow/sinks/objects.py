@@ -2,6 +2,7 @@
 
     [partition/]stream-2013-01-01-05-15-00-000000000001-000000000500-3f9a0c12.jsonl.gz
 
+A stream that declares a prefix has that in place of the partition; see `layout`.
 The time is that of the oldest record, in UTC (Firehose: S42). The range and the store's id make the name the store's
 own: only the same segment of the same store is ever written to it.
 """
@@ -13,6 +14,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
+from zlib import crc32
 
 from pipeflow.errors import ObjectRefused, RefusedError
 
@@ -33,7 +35,9 @@ _FORMATS = {"jsonl": ".jsonl", "raw": "", "csv": ".csv", "parquet": ".parquet"}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
+"""Segments that some systems take for a device."""
+
 # A partition as `partition_path` writes it: everything else is refused where it enters.
 _PARTITION = re.compile(r"[A-Za-z0-9_.%=-]+(/[A-Za-z0-9_.%=-]+)*\Z")
 
@@ -44,11 +48,11 @@ def partition_path(key: object, /) -> str:
     RefusedError when a segment is longer than 255 bytes or the key is no text.
     """
     if isinstance(key, str):
-        path = _segment(key)
+        path = encoded(key)
     elif isinstance(key, Mapping):
-        path = "/".join(f"{_segment(str(name))}={_segment(value)}" for name, value in key.items())
+        path = "/".join(f"{encoded(str(name))}={encoded(value)}" for name, value in key.items())
     elif isinstance(key, Sequence) and not isinstance(key, bytes | bytearray):
-        path = "/".join(map(_segment, key))
+        path = "/".join(map(encoded, key))
     else:
         raise RefusedError("Partition", f"partition_by returned {key!r}: return text, several texts or a dict of texts")
     if not path:
@@ -84,13 +88,23 @@ def object_name(
     format: str,
     compression: str,
     boot: int | None = None,
+    extension: str | None = None,
+    under: str | None = None,
 ) -> str:
-    """The name of one segment's object. `boot` is set where sequences start anew with every boot of the store."""
-    folder = "errors/" if partition == ERRORS else f"{partition}/" if partition else ""
+    """The name of one segment's object. `boot` is set where sequences start anew with every boot of the store.
+
+    `under` is what a declared prefix evaluated to, and takes the folder's place; `extension` the ending's.
+    """
+    mark = store_mark(store_id)
+    if under is None:
+        under = "errors/" if partition == ERRORS else f"{partition}/" if partition else ""
+    else:
+        mark += _mark_beneath(under, stream, partition)
     time = datetime.fromtimestamp(opened_at, UTC).strftime("%Y-%m-%d-%H-%M-%S")
     boots = "" if boot is None else f"b{boot}-"
-    extension = extension_of(format, compression, partition == ERRORS)
-    return f"{folder}{stream}-{time}-{boots}{first:012d}-{last:012d}-{store_mark(store_id)}{extension}"
+    if extension is None:
+        extension = extension_of(format, compression, partition == ERRORS)
+    return f"{under}{stream}-{time}-{boots}{first:012d}-{last:012d}-{mark}{extension}"
 
 
 def extension_of(format: str, compression: str, errors: bool = False) -> str:
@@ -104,6 +118,17 @@ def store_mark(store_id: str) -> str:
     return store_id.replace("-", "")[:12]
 
 
+def stream_mark(stream: str) -> str:
+    """What stands behind the store's mark in names that do not begin with the stream's own."""
+    return f"-{crc32(stream.encode()):08x}"
+
+
+def _mark_beneath(prefix: str, stream: str, partition: str) -> str:
+    # A prefix `a-` with a stream `b` is not a stream `a-b`; and the two prefixes of a stream may be one.
+    mine = stream_mark(stream) if prefix and prefix[-1] != "/" else ""
+    return f"{mine}-errors" if partition == ERRORS else mine
+
+
 def check_name(name: str, /) -> list[str]:
     """The segments of a name that stays beneath its root; ObjectRefused for any other."""
     segments = name.split("/")
@@ -112,7 +137,7 @@ def check_name(name: str, /) -> list[str]:
     if _FORBIDDEN.search(name) or unicodedata.normalize("NFC", name) != name:
         raise ObjectRefused(f"object {name!r}: control characters, backslashes and unnormalised text are refused")
     for segment in segments:
-        if segment[0] in "-~" or _RESERVED.match(segment):
+        if segment[0] in "-~" or RESERVED.match(segment):
             raise ObjectRefused(f"object {name!r}: segment {segment!r} means something else to a shell or a system")
         if len(segment.encode()) > MAX_SEGMENT:
             raise ObjectRefused(f"object {name!r}: a segment is longer than {MAX_SEGMENT} bytes")
@@ -121,13 +146,14 @@ def check_name(name: str, /) -> list[str]:
     return segments
 
 
-def _segment(value: object) -> str:
+def encoded(value: object) -> str:
+    """One value as a segment of a path: never empty, without `/`, neither beginning nor ending in a dot."""
     if value is None or value == "":
         return EMPTY
     if not isinstance(value, str):
         raise RefusedError("Partition", f"partition_by returned {value!r} in a key: return text, such as str(...)")
     text = "".join(map(_ENCODED.__getitem__, value.encode("utf-8", "surrogatepass")))
-    if text[0] in ".-" or _RESERVED.match(text):
+    if text[0] in ".-" or RESERVED.match(text):
         text = f"%{ord(text[0]):02X}{text[1:]}"
     if text[-1] == ".":  # some systems drop a dot at the end, and two partitions would be one
         text = text[:-1] + "%2E"
