@@ -7,13 +7,14 @@ Whatever goes wrong is one `CodecError` that names the type and the place in the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 
 from pipeflow.errors import CodecError, ConfigurationError
+from pipeflow.messages import AttributeValue
 
 T = TypeVar("T")
 
@@ -113,6 +114,48 @@ def _refuse_foreign(kind: object) -> None:
             f"{type_name(kind)} cannot be a payload: use a msgspec.Struct, a dataclass, a TypedDict, a pydantic model, "
             "a built-in type, or bytes"
         )
+
+
+# Attributes
+
+
+def attributes_of(given: Mapping[str, object]) -> dict[str, AttributeValue]:
+    """Attributes as stores keep them: plain text, numbers, booleans, bytes, and lists without bytes.
+
+    Subclasses such as those of enums and numpy become what they are made of. CodecError names every other.
+    """
+    fit: dict[str, AttributeValue] = {}
+    for name, value in given.items():
+        # Encoded with the group of everybody who commits at the moment, where one that does not encode would fail all.
+        fit[name] = value if type(value) is str else _attribute(name, value)
+    return fit
+
+
+def _attribute(name: str, value: object) -> AttributeValue:
+    if isinstance(value, list | tuple):
+        members = [None if member is None else _scalar(name, member) for member in value]
+        if not any(isinstance(member, bytes) for member in members):
+            return cast(AttributeValue, members)
+    return _scalar(name, value)
+
+
+def _scalar(name: str, value: object) -> str | int | float | bool | bytes:
+    if isinstance(value, bool | bytes):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int) and _LEAST <= value <= _MOST:
+        return int.__int__(value)
+    raise CodecError(
+        f"attribute {name} is {value!r:.80}: use text, a number that fits in 64 bits, a boolean, bytes, or a list of "
+        "them without bytes"
+    )
+
+
+_LEAST: Final = -(2**63)
+_MOST: Final = 2**64 - 1
 
 
 # Models that speak for themselves

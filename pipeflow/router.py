@@ -277,14 +277,16 @@ class Router:
         for router in self.walk():
             router._frozen += by
 
-    def _check_open(self, what: str) -> None:
+    def _check_open(self, what: str, depth: int = 3) -> None:
         if self._frozen:
-            raise ConfigurationError(f"{declared_at(3)}: {what} cannot be declared while the app is open; do it before")
+            raise ConfigurationError(
+                f"{declared_at(depth)}: {what} cannot be declared while the app is open; do it before"
+            )
 
     def _declaring(self, kind: str, name: str) -> str:
         """The place of the declaration; ConfigurationError when the app is open or the name is taken."""
         place = declared_at(3)
-        self._check_open(f"{kind} {self.prefix + name}")
+        self._check_open(f"{kind} {self.prefix + name}", 4)
         nouns: dict[str, list[Any]] = {"topic": self.topics, "queue": self.queues, "stream": self.streams}
         for noun in nouns[kind]:
             if noun.name == self.prefix + name:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pipeflow.binding import Binding, causes
-from pipeflow.codecs import Codec, codec_for
+from pipeflow.codecs import Codec, attributes_of, codec_for
 from pipeflow.errors import RefusedError
 from pipeflow.messages import At, AttributeValue, Emit, Outgoing, Refused, Sent
 from pipeflow.specs import FilterPolicy, TopicSpec
@@ -81,7 +81,7 @@ class Topic(Generic[T]):
 
     def item(self, item: At[object, T], checkpoint: tuple[str, bytes]) -> Outgoing:
         """What a source yielded, with the position that commits with it."""
-        attributes = item.attributes or None
+        attributes = attributes_of(item.attributes) if item.attributes else None
         return Outgoing(
             self.encode(item.payload), attributes, group=item.group, dedup_id=item.dedup_id, checkpoint=checkpoint
         )
@@ -135,7 +135,7 @@ def outgoing(
     """One message on its way, with what the current handler adds to it."""
     if attributes:
         keywords = {**attributes, **keywords}
-    return Outgoing(body, keywords or None, headers or causes(), group, dedup_id, delay)
+    return Outgoing(body, attributes_of(keywords) if keywords else None, headers or causes(), group, dedup_id, delay)
 
 
 def many(
@@ -150,7 +150,7 @@ def many(
     """Many messages on their way; options that are functions are asked for each value."""
     headers = causes()
     if group is None and dedup_id is None and not callable(attributes):
-        shared = {**(attributes or {}), **keywords} or None
+        shared = attributes_of({**(attributes or {}), **keywords}) or None
         return [Outgoing(encode(value), shared, headers, None, None, delay) for value in values]
     return [
         outgoing(

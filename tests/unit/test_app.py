@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from pipeflow import App, Context, Message, RefusedError
-from pipeflow.errors import ConfigurationError, UnknownScheme
+from pipeflow.errors import CodecError, ConfigurationError, UnknownScheme
 from pipeflow.events import Event, Handled
 from pipeflow.testing import harness
 
@@ -52,10 +54,53 @@ async def test_an_app_that_is_left_in_another_task_says_where_to_open_it() -> No
             await asyncio.create_task(app.__aexit__(None, None, None))
 
 
+class Colour(StrEnum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (Colour.RED, "red"),
+        (type("Text", (str,), {})("x"), "x"),
+        (type("Number", (int,), {})(3), 3),
+        (type("Share", (float,), {})(0.5), 0.5),
+        (True, True),
+        (b"x", b"x"),
+        (("a", 1, None), ["a", 1, None]),
+    ],
+)
+async def test_attributes_are_kept_as_what_they_are_made_of(tmp_path: Path, value: Any, kept: object) -> None:
+    app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
+    work = app.queue("work", Order)
+    async with app.running(handlers=False) as runtime:
+        await work.send(Order(1), a=value)
+        await work.send_many([Order(2)], attributes={"a": value})
+        assert [each.attributes for each in await runtime.store.peek("work")] == [{"a": kept}] * 2
+
+
+@pytest.mark.parametrize("value", [object(), 2**70, None, {"x": 1}, [1, object()], [b"x"], ["x", ["y"]]])
+async def test_an_attribute_that_cannot_be_kept_is_its_senders_error_and_nobody_elses(
+    tmp_path: Path, value: Any
+) -> None:
+    app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
+    orders = app.topic("orders", Order)
+    work = app.queue("work", Order, orders)
+    async with app.client():
+        for send in (work.send, orders.publish):
+            with pytest.raises(CodecError, match=r"attribute kind is .*: use text"):
+                await send(Order(1), kind=value)
+        with pytest.raises(CodecError, match=r"attribute kind is .*: use text"):
+            await orders.publish_many([Order(1)], attributes={"kind": value})
+        await work.send(Order(2))
+
+
 async def test_nothing_is_declared_while_the_app_is_open() -> None:
     app = App("shop", broker="memory://")
     async with app:
-        with pytest.raises(ConfigurationError, match=r"queue late cannot be declared while the app is open"):
+        with pytest.raises(
+            ConfigurationError, match=r"^test_app.py:\d+: queue late cannot be declared while the app is open"
+        ):
             app.queue("late", Order)
     app.queue("late", Order)
 
