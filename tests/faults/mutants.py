@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant("counters_not_journaled", GROUP, "frozen.queues.append((head.number, _encode(head.counters)))", "pass"),
     Mutant("max_receives_off_by_one", QUEUE, ">= spec.max_receives:", "> spec.max_receives:"),
-    Mutant("expiry_ignored_in_the_tail", HEAD, "if message.kept_from <= expired_before:", "if False:"),
+    Mutant("expiry_ignored", QUEUE, "if message.kept_from + retention <= now:", "if False:"),
     Mutant("held_deadline_forgotten", GROUP, "held = message.until if", "held = None if"),
     Mutant("release_is_an_attempt", QUEUE, "message.releases += 1", "pass"),
     Mutant("sweep_before_its_purge", TENDING, "self._unswept.add(head.number)", "pass"),

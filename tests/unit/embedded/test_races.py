@@ -547,6 +547,21 @@ async def test_q71_ids_of_the_window_beyond_what_a_start_brings_along_are_still_
     await store.close()
 
 
+async def test_q71_a_wall_clock_set_back_between_two_starts_stops_no_window_and_no_delay(path: Path) -> None:
+    store = await opened(path, VirtualClock(1_000_000.0))
+    first = await send_one(store, "x")
+    await store.send("work", messages("late", delay=10.0))
+    await store.close()
+    clock = VirtualClock(0.0)
+    store = await opened(path, clock)
+    assert clock.now() >= 1_000_000.0
+    again = await send_one(store, "x")
+    assert (again.id, again.duplicate) == (first.id, True)
+    await clock.advance(10.0)
+    assert await drain(store, "work") == [b"late"]
+    await store.close()
+
+
 # -- closing ----------------------------------------------------------------------------------------------------------
 
 
