@@ -57,9 +57,9 @@ class Stream(Generic[T]):
         self._spec = replace(spec, partitioned=partition_by is not None)
         self._layout = Layout(self._spec)
         self.codec: Codec[T] = codec_for(type, codec)
-        if spec.columns and self.codec.name == "msgpack":
+        if spec.columns and self.codec.name != "json" and type is not bytes:
             raise ConfigurationError(
-                f"{place}: stream {spec.name}: format={spec.format!r} is made of JSON, not msgpack"
+                f"{place}: stream {spec.name}: format={spec.format!r} is made of JSON, not {self.codec.name}"
             )
         self._verbatim = type is bytes
         self._gap = len(spec.separator)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipeflow.clock import VirtualClock
 from pipeflow.sinks.memory import MemorySink
@@ -14,7 +18,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "streams.md").read_text()
 
 
 async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     program: dict[str, Any] = {"__name__": "streams_page"}
     exec(block, program)  # noqa: S102  # the page's own program
     (shown,) = re.findall(r"^    (year=2013/.*)$", PAGE, re.MULTILINE)
@@ -25,6 +29,23 @@ async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path:
     (name,) = sink.objects
     mark = r"-[0-9a-f]{12}\."  # of the store, and random
     assert re.sub(mark, "", name) == re.sub(mark, "", shown)
+
+
+async def test_the_example_of_csv_and_parquet_writes_rows(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="one of its streams is Parquet: pip install 'pipeflow[parquet]'")
+    _, block = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    program: dict[str, Any] = {"__name__": "streams_page"}
+    exec(block, program)  # noqa: S102  # the page's own program
+    sinks = {name: MemorySink() for name in ("lake", "sheet", "raw")}
+    async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
+        for name in ("lake", "sheet"):
+            await program[name].put(program["Reading"]("a", datetime(2013, 1, 1, tzinfo=UTC), 1.5))
+        await program["raw"].put_many([b'{"id":1,"rest":[1]}', b"nope"])
+        for name in sinks:
+            await program[name].flush()
+    assert [gzip.decompress(content) for content in sinks["sheet"].objects.values()] == [b"sensor,value\r\na,1.5\r\n"]
+    assert [name.rpartition(".")[2] for name in sinks["lake"].objects] == ["parquet"]
+    assert [name.startswith("errors/") for name in sinks["raw"].objects] == [False, True]
 
 
 def test_every_letter_that_the_page_teaches_is_one() -> None:

@@ -393,4 +393,7 @@ def test_options_that_do_not_go_together_are_refused_where_they_are_declared() -
     packed = app.topic("packed", Order, codec="msgpack")
     with pytest.raises(ConfigurationError, match="not msgpack"):
         app.stream("lake", Order, packed, sink="memory://lake", format="csv")
+    lines = app.topic("lines", str, codec="raw")
+    with pytest.raises(ConfigurationError, match="not raw"):
+        app.stream("lake", str, lines, sink="memory://lake", format="csv", columns=["id"])
     assert app.stream("lake", Order, sink="memory://lake", format="parquet").spec.compression == "zstd"
