@@ -507,6 +507,20 @@ async def test_q62_a_lease_ended_by_its_holder_does_not_come_back_after_a_kill(p
     await store.close()
 
 
+async def test_p9_receipts_held_outside_settle_at_once_after_a_kill_however_deep_in_the_tail(
+    path: Path, clock: VirtualClock
+) -> None:
+    store = await opened(path, clock)
+    await store.send("work", messages(*(f"{n}" for n in range(30))))
+    held = [each for _ in range(20) for each in await take(store, "work", 1, durable=True)]
+    again = await opened(killed(path, "killed.db"), clock)
+    assert (await counted(again, "work")).in_flight == 20
+    assert await again.settle("work", [Ack(each.receipt) for each in held]) == [Settled()] * 20
+    assert sorted(await drain(again, "work")) == sorted(b"%d" % n for n in range(20, 30))
+    await again.close()
+    await store.close()
+
+
 # -- deduplication ----------------------------------------------------------------------------------------------------
 
 
