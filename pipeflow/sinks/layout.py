@@ -42,7 +42,9 @@ class Layout:
     def partition(self, key: object, /) -> str:
         """The partition that an answer of `partition_by` stands for; RefusedError when there is none (S54, S57)."""
         if self._prefix is None:
-            return partition_path(key)
+            path = partition_path(key)
+            self.check(path)
+            return path
         if not isinstance(key, Mapping):
             raise RefusedError("Partition", f"partition_by returned {key!r}: return a dict with {self._wanted()}")
         if len(key) != len(self._keys) or any(name not in key for name in self._keys):

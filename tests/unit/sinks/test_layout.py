@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.messages import Column
+from pipeflow.sinks import prefixes
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.objects import ERRORS, check_name
-from pipeflow.sinks.prefixes import random_strings
 from pipeflow.specs import StreamSpec
 
 AT = datetime(2018, 8, 27, 10, 30, 1, 42_000, UTC).timestamp()
@@ -101,9 +104,13 @@ def test_s43_random_strings_have_eleven_characters_and_differ_within_a_name_and_
     assert name(of, store="another") != name(of)
 
 
-def test_s43_no_random_string_comes_twice_from_one_seed() -> None:
-    chance = random_strings("seed")
-    assert len({next(chance) for _ in range(2_000)}) == 2_000
+def test_s43_no_random_string_comes_twice_from_one_seed_even_where_digests_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def repeating(text: bytes, digest_size: int) -> Any:
+        return blake2b(str(int(text.rpartition(b"/")[2]) // 2).encode(), digest_size=digest_size)
+
+    monkeypatch.setattr(prefixes, "blake2b", repeating)
+    chance = prefixes.random_strings("seed")
+    assert len({next(chance) for _ in range(100)}) == 100
 
 
 def test_s41_both_key_namespaces_name_keys_that_partition_by_returns() -> None:
@@ -243,6 +250,13 @@ def test_s47_an_extension_that_is_none_is_refused(extension: str) -> None:
 def test_s47_an_extension_that_makes_names_too_long_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="longer than 255 bytes; shorten it"):
         Layout(StreamSpec("s" * 64, "memory://x", extension="." + "x" * 127))
+
+
+def test_s47_a_partition_that_is_too_long_with_the_extension_is_refused() -> None:
+    long, spec = ["x" * 205] * 4, StreamSpec("s" * 60, "memory://x", partitioned=True)
+    Layout(spec).partition(long)
+    with pytest.raises(RefusedError, match="longer than 1024 bytes; use a shorter key"):
+        Layout(replace(spec, extension="." + "x" * 90)).check("/".join(long))
 
 
 @pytest.mark.parametrize("timezone", ["Mars/Base", "../UTC", "", "A" * 51])
