@@ -227,8 +227,10 @@ class Queue(Generic[T]):
                 "one queue has one handler: give the second a queue of its own"
             )
         for word, number in (("concurrency", concurrency), ("timeout", timeout)):
-            if number is not None and number <= 0:
+            if number is not None and not number > 0:
                 raise ConfigurationError(f"{place}: {self.spec.name}: {word} is {number}; use more than 0")
+        if emit is not None and not isinstance(emit, Topic):
+            raise WiringError(f"{place}: {self.spec.name}: emit is {emit!r}; give the topic itself")
         self.registration = Registration(
             inspected(function, depth=depth),
             emit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, get_args, overload
 
 from msgspec import Struct
 
@@ -104,7 +104,7 @@ class Router:
 
         After `max_receives` failed attempts a message goes to the dead letters: the queue `<name>-dlq`, or another by
         name. `max_receives=None`: only what is rejected or does not decode goes there. `dead_letters=False`: there are
-        none, and what fails is tried for ever.
+        none; what fails is tried for ever, and what is rejected or does not decode is deleted.
         """
         place = self._declaring("queue", name)
         full = self.prefix + name
@@ -174,6 +174,15 @@ class Router:
         place = self._declaring("stream", name)
         full = self.prefix + name
         chosen = format or ("raw" if type is bytes else "jsonl")
+        for word, value, known in (
+            ("format", chosen, get_args(Format)),
+            ("compression", compression or "gzip", get_args(Compression)),
+            ("durability", durability or "memory", ("memory",)),
+        ):
+            if value not in known:
+                raise ConfigurationError(f"{place}: stream {full}: {word} is {value!r}; use one of {', '.join(known)}")
+        if delimiter is not None and not isinstance(delimiter, bytes):
+            raise ConfigurationError(f"{place}: stream {full}: delimiter is {delimiter!r}; write it as bytes")
         spec = StreamSpec(
             full,
             sink,

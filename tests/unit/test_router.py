@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipeflow import App, Delivery, Handle, Router, num
-from pipeflow.errors import ConfigurationError, InvalidName
+from pipeflow.errors import ConfigurationError, InvalidName, WiringError
 from pipeflow.messages import Refused, Sent
 from pipeflow.specs import QueueSpec, Subscription
 from pipeflow.testing import harness
@@ -66,6 +66,20 @@ def test_dead_letters_may_be_a_queue_with_a_handler_of_its_own() -> None:
         (lambda app: app.queue("taken", Order), ConfigurationError, r"declared already at test_router.py:\d+"),
         (lambda app: app.queue("q", Order).batch_handler(size=0), ConfigurationError, "use size >= 1"),
         (lambda app: app.queue("q", Order).handler(concurrency=0)(print), ConfigurationError, "concurrency is 0"),
+        (lambda app: app.queue("q", Order).handler(timeout=float("nan"))(print), ConfigurationError, "timeout is nan"),
+        (
+            lambda app: app.queue("q", Order).handler(emit="orders")(print),
+            WiringError,
+            "emit is 'orders'; give the topic",
+        ),
+        (
+            lambda app: app.stream("s", Order, sink="memory://s", compression="lz4"),
+            ConfigurationError,
+            r"test_router.py:\d+: stream s: compression is 'lz4'; use one of none, gzip",
+        ),
+        (lambda app: app.stream("s", Order, sink="memory://s", format="xml"), ConfigurationError, "use one of jsonl"),
+        (lambda app: app.stream("s", Order, sink="memory://s", durability="disk"), ConfigurationError, "one of memory"),
+        (lambda app: app.stream("s", Order, sink="memory://s", delimiter=";"), ConfigurationError, "write it as bytes"),
         (lambda app: app.include(app), ConfigurationError, "included already"),
     ],
 )
