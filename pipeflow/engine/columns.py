@@ -71,7 +71,7 @@ def columns_for(
 
 def _named(names: Sequence[str], kind: object, place: str) -> tuple[Column, ...]:
     """These columns, as the payload type has them; with their JSON text where it has no fields."""
-    described = _described(kind)
+    described = _described(kind, place)
     if described is None:
         return tuple(Column(name, "json") for name in names)
     known = {column.name: _flat(column) for column in _fields(described, ())}
@@ -114,7 +114,7 @@ def _parsed(name: str, text: str, place: str, inner: bool = False) -> Column:
 
 
 def _of_type(kind: object, remedy: str, place: str) -> tuple[Column, ...]:
-    described = _described(kind)
+    described = _described(kind, place)
     if described is None:
         raise ConfigurationError(
             f"{place}: {type_name(kind)} has no fields to make columns of; give {remedy}, or use a msgspec.Struct, "
@@ -123,10 +123,12 @@ def _of_type(kind: object, remedy: str, place: str) -> tuple[Column, ...]:
     return tuple(_fields(described, ()))
 
 
-def _described(kind: object) -> _Object | None:
+def _described(kind: object, place: str) -> _Object | None:
     try:
         found = inspect.type_info(kind)
-    except (TypeError, NameError):
+    except NameError as error:
+        raise ConfigurationError(f"{place}: {type_name(kind)} has a field of an unknown type: {error}") from error
+    except TypeError:
         return None
     return found if isinstance(found, _OBJECTS) and not _is_array(found) else None
 

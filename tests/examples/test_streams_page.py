@@ -35,7 +35,8 @@ async def test_the_example_of_csv_and_parquet_writes_rows(tmp_path: Path) -> Non
     pytest.importorskip("pyarrow", reason="one of its streams is Parquet: pip install 'pipeflow[parquet]'")
     _, block = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     program: dict[str, Any] = {"__name__": "streams_page"}
-    exec(block, program)  # noqa: S102  # the page's own program
+    # Its annotations are types, as in a file of its own, and not the texts that they are in this one.
+    exec(compile(block, "docs/streams.md", "exec", dont_inherit=True), program)  # noqa: S102  # the page's own program
     sinks = {name: MemorySink() for name in ("lake", "sheet", "raw")}
     async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
         for name in ("lake", "sheet"):

@@ -141,3 +141,9 @@ def test_what_a_format_does_not_know_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="columns="):
         columns_for(dict[str, int], "csv")
     assert columns_for(Point, "jsonl") == ()
+
+
+def test_a_type_that_names_what_is_not_there_is_refused_with_that_name() -> None:
+    lost = msgspec.defstruct("Lost", [("at", "Nowhere")])
+    with pytest.raises(ConfigurationError, match=r"Lost has a field of an unknown type: .*Nowhere"):
+        parquet(lost)
