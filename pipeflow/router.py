@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, get_args, overload
 
 from msgspec import Struct
 
 from pipeflow.binding import declared_at
-from pipeflow.errors import ConfigurationError
+from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.events import Observer
 from pipeflow.messages import At
 from pipeflow.names import source_name
@@ -251,6 +252,13 @@ class Router:
         each message: all that get to `call_next` are handled in one call, and each is told what became of it alone.
         """
         self._check_open("middleware")
+        try:
+            inspect.signature(layer).bind(None, None)
+        except (TypeError, ValueError) as error:
+            raise WiringError(
+                f"{declared_at()}: {layer!r} is no middleware ({error}); write "
+                "`async def guard(delivery: Delivery, call_next: Handle) -> object`"
+            ) from error
         self.layers.append(layer)
         return layer
 

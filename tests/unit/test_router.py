@@ -80,6 +80,12 @@ def test_dead_letters_may_be_a_queue_with_a_handler_of_its_own() -> None:
         (lambda app: app.stream("s", Order, sink="memory://s", format="xml"), ConfigurationError, "use one of jsonl"),
         (lambda app: app.stream("s", Order, sink="memory://s", durability="disk"), ConfigurationError, "one of memory"),
         (lambda app: app.stream("s", Order, sink="memory://s", delimiter=";"), ConfigurationError, "write it as bytes"),
+        (
+            lambda app: app.middleware(5),
+            WiringError,
+            r"test_router.py:\d+: 5 is no middleware .*; write `async def guard",
+        ),
+        (lambda app: app.middleware(lambda delivery: None), WiringError, "too many positional arguments"),
         (lambda app: app.include(app), ConfigurationError, "included already"),
     ],
 )

@@ -73,12 +73,15 @@ def test_every_command_works_while_the_app_runs(shop: Path, python: Python, call
 
 CLIENT = """
 import anyio
-from app import Order, app, orders, lake
+from app import Order, app, billing, lake, orders
 
 async def place() -> None:
     async with app.client():
         print(await orders.publish(Order("9", 3), kind="placed"))
+        await billing.send(Order("11", 5))
         await lake.put(Order("10", 4))
+        await lake.flush()
+        await lake.put(Order("12", 4))
 
 anyio.run(place)
 """
@@ -90,8 +93,10 @@ def test_a_second_program_publishes_as_a_client_of_the_first(shop: Path, python:
     published, errors = client.communicate(timeout=60)
     assert client.returncode == 0, errors
     assert len(published.strip()) == 36
-    handled(call, 1)
-    assert json.loads(call("streams", "--json").stdout)[0]["accepted"] == 2
+    handled(call, 2)
+    (stream,) = json.loads(call("streams", "--json").stdout)
+    assert (stream["accepted"], stream["delivered"], stream["buffered"]) == (3, 2, 1)
+    assert len(list((shop / "lake").iterdir())) == 1
 
 
 def stuck(call: Call, shop: Path) -> None:
