@@ -31,6 +31,7 @@ from pipeflow.messages import Manifest, Outgoing, Position, Records, Refused, Se
 from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.objects import ERRORS
+from pipeflow.sinks.prefixes import UNCONVERTED
 from pipeflow.specs import StreamSpec
 from pipeflow.state.buffer import Block, Chunk, measure
 
@@ -463,7 +464,7 @@ class Log:
             compression="none" if errors and spec.format == "parquet" else spec.compression,
             delimiter=b"\n" if errors else spec.separator,
             columns=() if errors else spec.columns,
-            errors_name=names(ERRORS) if spec.columns and not errors else "",
+            errors_name=names(ERRORS, error_type=UNCONVERTED) if spec.columns and not errors else "",
         )
 
     # Journaling

@@ -12,7 +12,7 @@ from datetime import tzinfo
 
 from pipeflow.errors import ConfigurationError, ObjectRefused, RefusedError
 from pipeflow.sinks.objects import ERRORS, check_name, check_partition, encoded, object_name, partition_path
-from pipeflow.sinks.prefixes import ERROR_TYPE, MAX_EVALUATED, TIME, Prefix, column_of, parse
+from pipeflow.sinks.prefixes import ERROR_TYPE, FAILED, MAX_EVALUATED, TIME, Prefix, column_of, parse
 from pipeflow.sinks.timestamps import zone_named
 from pipeflow.specs import StreamSpec
 
@@ -71,14 +71,22 @@ class Layout:
         self._known.add(partition)
 
     def name(
-        self, partition: str, *, first: int, last: int, opened_at: float, store_id: str, boot: int | None = None
+        self,
+        partition: str,
+        *,
+        first: int,
+        last: int,
+        opened_at: float,
+        store_id: str,
+        boot: int | None = None,
+        error_type: str = FAILED,
     ) -> str:
         """The name of one segment's object: equal arguments, equal name; and no two segments of a store share one."""
         prefix = self._error_prefix if partition == ERRORS else self._prefix
         under: str | None = None
         if prefix is not None:
             seed = f"{store_id}/{self._spec.name}/{boot}/{first}"
-            under = prefix.evaluate(opened_at, self._zone, self._values(partition), seed)
+            under = prefix.evaluate(opened_at, self._zone, self._values(partition), seed, error_type)
         spec = self._spec
         return object_name(
             spec.name,

@@ -27,7 +27,10 @@ TIME = "!{timestamp:yyyy/MM/dd/HH/}"
 
 ERROR_TYPE = "!{firehose:error-output-type}"
 FAILED = "processing-failed"
-"""The type of every error that streams have so far: a transform or a partition that failed (Firehose: S46)."""
+"""The error type of records whose transform or partition failed (Firehose: S46)."""
+
+UNCONVERTED = "format-conversion-failed"
+"""That of records which did not fit csv or Parquet. The longest there is."""
 
 RANDOM = 11
 """Characters of a random string (Firehose: S43)."""
@@ -72,7 +75,7 @@ class Prefix(Struct, frozen=True):
         """Whether an expression of this kind stands in it."""
         return any(part.kind == kind for part in self.parts)
 
-    def evaluate(self, at: float, zone: tzinfo, values: Mapping[str, str], seed: str) -> str:
+    def evaluate(self, at: float, zone: tzinfo, values: Mapping[str, str], seed: str, error_type: str = FAILED) -> str:
         """The text for an object whose oldest record arrived `at`, all times from that one instant (Firehose: S42).
 
         `values`: encoded values of the partition keys. `seed`: what makes the object unlike any other; its random
@@ -90,7 +93,7 @@ class Prefix(Struct, frozen=True):
                 case "random":
                     return next(chance)
                 case "error-type":
-                    return FAILED
+                    return error_type
                 case "key":
                     return values[part.text]
 
@@ -194,7 +197,7 @@ def _widest(part: Part, values: Mapping[str, str]) -> str:
         case "random":
             return "0" * RANDOM
         case "error-type":
-            return FAILED
+            return UNCONVERTED
         case "key":
             return values[part.text]
 

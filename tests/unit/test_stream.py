@@ -397,3 +397,21 @@ def test_options_that_do_not_go_together_are_refused_where_they_are_declared() -
     with pytest.raises(ConfigurationError, match="not raw"):
         app.stream("lake", str, lines, sink="memory://lake", format="csv", columns=["id"])
     assert app.stream("lake", Order, sink="memory://lake", format="parquet").spec.compression == "zstd"
+
+
+async def test_s46_records_that_fit_no_column_have_an_error_type_of_their_own_in_prefixes() -> None:
+    app, sink = App("shop", broker="memory://"), MemorySink()
+    lake = app.stream(
+        "lake",
+        bytes,
+        sink="memory://lake",
+        format="csv",
+        columns=["id"],
+        prefix="good/",
+        error_prefix="bad/!{firehose:error-output-type}/",
+    )
+    async with opened(app, sink):
+        await lake.put(b"nope")
+        await lake.flush()
+    (name,) = sink.objects
+    assert name.startswith("bad/format-conversion-failed/lake-")
