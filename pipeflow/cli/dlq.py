@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,10 +13,9 @@ from pipeflow.cli import units
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, say, show, show_one
-from pipeflow.cli.peek import DEAD, look, row_of
+from pipeflow.cli.peek import DEAD, look, row_of, wanted
 from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.filters import parse_where
-from pipeflow.messages import Failure
 from pipeflow.protocols import Redrive, Redriven, Store
 from pipeflow.specs import QueueSpec
 
@@ -26,7 +25,7 @@ GROUPED = (
     Column("count", write=count, right=True),
     Column("oldest", write=units.seconds, right=True),
     Column("newest", write=units.seconds, right=True),
-    Column("example"),
+    Column("example", spare=True),
 )
 MOST = 100_000
 """Dead letters that are looked at for grouping."""
@@ -58,7 +57,7 @@ def grouped(rows: Sequence[Row], by: str) -> list[Row]:
     groups: dict[object, list[Any]] = {}
     for row in rows:
         failures: Any = row["failures"]
-        key = (failures[-1].digest if failures else "") if by == "place" else row[by]
+        key = (failures[-1]["digest"] if failures else "") if by == "place" else row[by]
         groups.setdefault(key, []).append(row)
     told: list[dict[str, Any]] = [
         {
@@ -143,10 +142,10 @@ def written(row: Row) -> str:
     return "\n".join([*lines, "", text])
 
 
-def _failure(failure: Failure) -> str:
-    at = datetime.fromtimestamp(failure.at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    place = f"  [{failure.digest}]" if failure.digest else ""
-    return f"{at}  attempt {failure.attempt}  {failure.type}: {one_line(failure.message)}{place}"
+def _failure(failure: Mapping[str, Any]) -> str:
+    at = datetime.fromtimestamp(failure["at"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    place = f"  [{failure['digest']}]" if failure["digest"] else ""
+    return f"{at}  attempt {failure['attempt']}  {failure['type']}: {one_line(failure['message'])}{place}"
 
 
 @dlq.command("show")
@@ -167,8 +166,7 @@ async def drive_back(
     await _with_dead_letters(store, queue)
     if to is not None:
         await known(store, "queue", to)
-    policy = parse_where(where, store.clock.now()) if where is not None else None
-    return await store.redrive(Redrive(queue, to, policy, limit, dry_run))
+    return await store.redrive(Redrive(queue, to, wanted(where, store.clock.now()), limit, dry_run))
 
 
 @dlq.command("redrive")

@@ -14,37 +14,37 @@ AGE = Column("oldest_age", "oldest", lambda age: units.seconds(age) if age else 
 
 QUEUES = (
     Column("name", "queue"),
-    Column("fifo", "order", lambda fifo: "fifo" if fifo else "-"),
+    Column("fifo", "order", lambda fifo: "fifo" if fifo else "-", rare=True),
     number("ready"),
     number("delayed"),
     number("in_flight", "in flight"),
     number("dead"),
     AGE,
     number("sent"),
-    number("acked"),
-    number("buried"),
-    number("quarantined", "damaged"),
+    number("acked", spare=True),
+    number("buried", spare=True),
+    number("quarantined", "damaged", rare=True),
 )
 
 TOPICS = (
     Column("name", "topic"),
-    Column("fifo", "order", lambda fifo: "fifo" if fifo else "-"),
+    Column("fifo", "order", lambda fifo: "fifo" if fifo else "-", rare=True),
     number("published"),
     number("delivered"),
-    Column("subscriptions", "taken by", ", ".join),
+    Column("subscriptions", "taken by", ", ".join, wide=True),
 )
 
 STREAMS = (
     Column("name", "stream"),
     number("accepted"),
     number("buffered"),
-    Column("buffered_bytes", "in buffers", units.size, right=True),
+    Column("buffered_bytes", "in buffers", units.size, right=True, spare=True),
     AGE,
-    number("open_partitions", "partitions"),
+    number("open_partitions", "partitions", spare=True),
     number("delivered"),
-    number("failed"),
+    number("failed", rare=True),
     number("objects"),
-    Column("object_bytes", "in objects", units.size, right=True),
+    Column("object_bytes", "in objects", units.size, right=True, spare=True),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import click
 import msgspec
@@ -14,6 +14,9 @@ from pipeflow.cli.main import colour_wanted
 
 Row: TypeAlias = Mapping[str, object]
 C = TypeVar("C", bound=Callable[..., object])
+
+NARROW = 12
+"""What a wide column has at least."""
 
 
 class Column(Struct, frozen=True):
@@ -27,6 +30,15 @@ class Column(Struct, frozen=True):
     """How they are written in a pipe, when that is another way."""
     wide: bool = False
     """It takes what room is left, and is cut on a terminal."""
+    rare: bool = False
+    """On a terminal it is left out where it says nothing, `-` or 0 in every row."""
+    spare: bool = False
+    """On a terminal it is left out where there is no room for it."""
+
+    @property
+    def heading(self) -> str:
+        """What stands above it."""
+        return self.title or self.key
 
 
 def count(value: int) -> str:
@@ -34,9 +46,9 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def number(key: str, title: str = "") -> Column:
+def number(key: str, title: str = "", *, rare: bool = False, spare: bool = False) -> Column:
     """A column of counts: digits alone in a pipe, where programs read them."""
-    return Column(key, title, count, right=True, plain=str)
+    return Column(key, title, count, right=True, plain=str, rare=rare, spare=spare)
 
 
 def json_option(command: C) -> C:
@@ -88,27 +100,61 @@ def _cells(row: Row, columns: Sequence[Column], *, plain: bool) -> list[str]:
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    """A table that fits the terminal; where none can, aligned text: a number cut short is a wrong number."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(color_system="auto" if colour_wanted(sys.stdout) else None)
+    fitted = _fitted(rows, columns, console.width)
+    if fitted is None:
+        _plain(rows, columns)
+        return
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(
-            column.title or column.key,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if column.wide else None,
-        )
+    for column, width in fitted:
+        justify: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(column.heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+    shown = [column for column, _ in fitted]
     for row in rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, columns, plain=False)))
-    Console(color_system="auto" if colour_wanted(sys.stdout) else None).print(table)
+        table.add_row(*(Text(cell) for cell in _cells(row, shown, plain=False)))
+    console.print(table)
+
+
+def _fitted(rows: Sequence[Row], columns: Sequence[Column], room: int) -> list[tuple[Column, int]] | None:
+    """The columns there is room for and their widths; None when even those that have to be there do not fit."""
+    from rich.cells import cell_len
+
+    left = [column for column in columns if not (column.rare and _says_nothing(rows, column))]
+    cells = [[column.heading for column in left], *(_cells(row, left, plain=False) for row in rows)]
+    widths = {
+        column.key: max(map(cell_len, texts)) for column, texts in zip(left, zip(*cells, strict=True), strict=True)
+    }
+    while (spare := room - _least(left, widths)) < 0:
+        dropped = next((column for column in reversed(left) if column.spare), None)
+        if dropped is None:
+            return None
+        left.remove(dropped)
+    for column in left:
+        if column.wide:
+            more = min(max(widths[column.key] - NARROW, 0), spare)
+            widths[column.key] = min(widths[column.key], NARROW) + more
+            spare -= more
+    return [(column, widths[column.key]) for column in left]
+
+
+def _least(columns: Sequence[Column], widths: Mapping[str, int]) -> int:
+    """How wide a table of these is at least, with its edges and what stands between two columns."""
+    cells = sum(min(widths[column.key], NARROW) if column.wide else widths[column.key] for column in columns)
+    return cells + 3 * (len(columns) - 1) + 2
+
+
+def _says_nothing(rows: Sequence[Row], column: Column) -> bool:
+    return all(cell in ("", "-", "0") for row in rows for cell in _cells(row, [column], plain=False))
 
 
 def _plain(rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    lines = [[column.title or column.key for column in columns], *(_cells(row, columns, plain=True) for row in rows)]
+    lines = [[column.heading for column in columns], *(_cells(row, columns, plain=True) for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     for cells in lines:
         padded = (

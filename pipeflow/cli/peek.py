@@ -8,10 +8,16 @@ import click
 import msgspec
 
 from pipeflow.cli import units
+from pipeflow.cli.main import suggestion
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, show, show_one
+from pipeflow.errors import InvalidFilter
 from pipeflow.filters import parse_where, view
 from pipeflow.protocols import Peeked, Store
+from pipeflow.specs import FilterPolicy
+
+FIELDS = {"id", "state", "attempt", "error", "reason", "sent_at", "age", "group", "sequence", "body", "attributes"}
+"""What `--where` sees of a message, as `pipeflow.filters.view` shows it."""
 
 LONGEST = 200
 """Characters of a body in a listing that is no table."""
@@ -29,10 +35,17 @@ def _written(body: object) -> str:
 ID = Column("id")
 ATTEMPT = Column("attempt", right=True)
 AGE = Column("age", write=units.seconds, right=True)
-GROUP = Column("group")
+GROUP = Column("group", rare=True)
 BODY = Column("body", write=_written, wide=True)
 MESSAGES = (ID, Column("state"), ATTEMPT, AGE, GROUP, BODY)
-DEAD = (ID, ATTEMPT, AGE, Column("error"), Column("reason", write=_shortened), BODY)
+DEAD = (
+    ID,
+    Column("attempt", right=True, spare=True),
+    AGE,
+    Column("error"),
+    Column("reason", write=_shortened, wide=True),
+    Column("body", write=_written, wide=True, spare=True),
+)
 
 
 def row_of(message: Peeked, now: float) -> Row:
@@ -42,16 +55,30 @@ def row_of(message: Peeked, now: float) -> Row:
     row["dedup_id"] = message.dedup_id
     row["visible_at"] = message.visible_at
     row["dead_letter_source"] = message.dead_letter_source
-    row["failures"] = message.failures
+    row["failures"] = [msgspec.structs.asdict(failure) for failure in message.failures]
     return row
+
+
+def wanted(where: str | None, now: float) -> FilterPolicy | None:
+    """The policy of `--where`; InvalidFilter when it names what no message has, which would silently match nothing."""
+    if where is None:
+        return None
+    policy = parse_where(where, now)
+    for name in msgspec.json.decode(policy.policy, type=dict[str, object]):
+        if name not in FIELDS and not name.startswith(("body.", "attributes.")):
+            raise InvalidFilter(
+                f"where {where!r}: no field {name!r}{suggestion(name, FIELDS)}: there are {', '.join(sorted(FIELDS))}, "
+                "body.FIELD and attributes.NAME"
+            )
+    return policy
 
 
 async def look(store: Store, queue: str, *, where: str | None, limit: int, dead: bool) -> list[Row]:
     """Messages in delivery order that `where` takes, at most `limit`."""
     await known(store, "queue", queue)
     now = store.clock.now()
-    policy = parse_where(where, now) if where is not None else None
-    return [row_of(message, now) for message in await store.peek(queue, limit, dead, policy)]
+    messages = await store.peek(queue, limit, dead, wanted(where, now))
+    return [row_of(message, now) for message in messages]
 
 
 @click.command()

@@ -13,6 +13,7 @@ from click.testing import Result
 
 from pipeflow.cli import output
 from pipeflow.cli.bodies import Body
+from pipeflow.cli.dlq import GROUPED
 from pipeflow.cli.nouns import QUEUES
 from pipeflow.cli.opening import database_of
 from pipeflow.cli.sending import Delivering
@@ -62,6 +63,50 @@ def test_on_a_terminal_rows_are_a_table(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "27,004" in shown
     assert "─" in shown
     assert "\x1b" not in shown
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`terminal(80, rows, columns)` is what a terminal of that width shows."""
+
+    def shown(width: int, rows: list[dict[str, object]], columns: tuple[output.Column, ...]) -> str:
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", str(width))
+        output.show(rows, columns, as_json=False)
+        return capsys.readouterr().out
+
+    return shown
+
+
+ROW: dict[str, object] = dict.fromkeys([column.key for column in QUEUES], 0) | {"name": "billing", "ready": 27_004}
+
+
+def test_columns_that_say_nothing_are_left_out_on_a_terminal(terminal: Callable[..., str]) -> None:
+    assert "damaged" not in terminal(160, [ROW], QUEUES)
+    assert "damaged" in terminal(160, [ROW | {"quarantined": 1}], QUEUES)
+
+
+def test_on_a_narrow_terminal_columns_that_can_be_spared_go_first(terminal: Callable[..., str]) -> None:
+    shown = terminal(72, [ROW | {"sent": 1_000_000}], QUEUES)
+    assert "27,004" in shown
+    assert "1,000,000" in shown
+    assert "buried" not in shown
+    assert max(map(len, shown.splitlines())) <= 72
+
+
+def test_long_texts_are_cut_to_the_room_there_is(terminal: Callable[..., str]) -> None:
+    row = {"error": "KeyError", "reason": "x" * 500, "count": 12_345, "oldest": 5, "newest": 5, "example": "id"}
+    shown = terminal(80, [row], GROUPED)
+    assert "12,345" in shown
+    assert "xxx…" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_where_no_table_fits_nothing_is_cut(terminal: Callable[..., str]) -> None:
+    shown = terminal(30, [ROW], QUEUES)
+    assert "27004" in shown
+    assert "…" not in shown
 
 
 def test_queues_of_dead_letters_are_shown_when_asked_for(call: Call, store: str) -> None:
@@ -265,3 +310,19 @@ def test_the_store_is_the_flags_then_the_environments_then_the_apps(
 )
 def test_the_file_of_a_url_is_known(url: str, expected: Path | None) -> None:
     assert database_of(url) == expected
+
+
+def test_failures_of_dead_letters_have_names_in_json(call: Call, store: str) -> None:
+    letter = rows(call("dlq", "ls", "billing", "--json"))[0]
+    (failure,) = letter["failures"]
+    assert set(failure) == {"at", "attempt", "type", "message", "digest"}
+    assert failure["type"] == letter["error"]
+
+
+@pytest.mark.parametrize("command", [["peek", "billing"], ["dlq", "ls", "billing"], ["dlq", "redrive", "billing"]])
+def test_a_condition_on_a_field_that_no_message_has_is_refused(call: Call, store: str, command: list[str]) -> None:
+    refused = call(*command, "--where", "eror=ValueError")
+    assert refused.exit_code == 4
+    assert "'eror'" in refused.stderr
+    assert "did you mean 'error'" in refused.stderr
+    assert rows(call("dlq", "ls", "billing", "--json")) != []
