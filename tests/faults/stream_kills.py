@@ -8,8 +8,10 @@ stream partitioned, the other fed by a topic and transformed.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -109,13 +111,24 @@ def count(folder: Path) -> dict[str, int]:
     return result
 
 
-def main() -> None:
-    if sys.argv[1] == "child":
+def clean(result: dict[str, int]) -> bool:
+    """Whether every acknowledged record is in the files once, and nothing else lies beside them."""
+    return result["acknowledged"] > 0 and not any(result[name] for name in ("missing", "twice", "temporary"))
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["child"]:
         asyncio.run(child(Path(sys.argv[2]), sys.argv[3], sys.argv[4]))
-        return
+        return 0
+    parser = argparse.ArgumentParser(description="kill -9 a process that fills streams, and count its files")
+    parser.add_argument("cycles", nargs="?", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=7)
+    wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(campaign(Path(folder), int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 7))
+        result = campaign(Path(folder), wanted.cycles, wanted.seed)
+    print(json.dumps(result | {"cycles": wanted.cycles, "seed": wanted.seed}))
+    return 0 if clean(result) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
