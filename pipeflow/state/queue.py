@@ -333,11 +333,13 @@ class QueueState:
         taken: list[Stored] = []
         size = 0
         expired_before = now - spec.retention
+        # Without dead letters a message has nowhere to go: it is tried until its retention ends, never dropped.
+        limit_of_receives = spec.max_receives if spec.dead_letters is not None else None
         for message in self.order.candidates():
             if message.kept_from <= expired_before:
                 self._expire(message)
                 continue
-            if spec.max_receives is not None and message.receives - message.releases >= spec.max_receives:
+            if limit_of_receives is not None and message.receives - message.releases >= limit_of_receives:
                 self._bury(message)
                 continue
             stops = message.stops + (message.held_by not in (0, boot))

@@ -6,121 +6,20 @@ A `Gate` holds one of the journal's verbs back, so that the order is the test's 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gated_store import TOPOLOGY, Gate, counted, drain, killed, messages, opened, rows_of, take, turns
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded import head as head_module
-from pipeflow.embedded import intake
 from pipeflow.embedded.opening import Kept
-from pipeflow.embedded.sqlite import recovery
 from pipeflow.errors import Unavailable
-from pipeflow.messages import Ack, Bury, Defer, Delivery, Extend, Outgoing, Sent, Settled, Want
-from pipeflow.protocols import QueueStats, Redrive
+from pipeflow.messages import Ack, Bury, Defer, Extend, Outgoing, Settled
+from pipeflow.protocols import Redrive
 from pipeflow.registry import open_store
-from pipeflow.specs import QueueSpec, Topology
-
-SMALL = "?hot_messages=3"
-TOPOLOGY = Topology(
-    queues=(
-        QueueSpec("work", dead_letters="dead", max_receives=50),
-        QueueSpec("groups", fifo=True, max_receives=None),
-        QueueSpec("late", fifo=True, max_receives=None, delay=60.0),
-    )
-)
-
-
-class Gate:
-    """One verb of the journal, held back while the gate is closed."""
-
-    def __init__(self, store: Kept, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.calls = 0
-        self._open = asyncio.Event()
-        self._open.set()
-        self._came = asyncio.Event()
-        through: Callable[..., Awaitable[Any]] = getattr(store.journal, verb)
-
-        async def held(*arguments: Any) -> Any:
-            self.calls += 1
-            self._came.set()
-            gate = self._open  # the event that was the gate when it came
-            await gate.wait()
-            return await through(*arguments)
-
-        monkeypatch.setattr(store.journal, verb, held)
-
-    def close(self) -> None:
-        self._open.clear()
-        self._came.clear()
-
-    def open(self) -> None:
-        self._open.set()
-
-    def step(self) -> None:
-        """Let through who stands before the gate, and nobody else."""
-        self._open.set()
-        self._open = asyncio.Event()
-        self._came.clear()
-
-    async def reached(self) -> None:
-        """Return when somebody stands before the gate."""
-        await self._came.wait()
-
-
-async def opened(path: Path, clock: VirtualClock, options: str = SMALL) -> Kept:
-    store = await open_store(f"sqlite:///{path}{options}", clock=clock)
-    assert isinstance(store, Kept)
-    await store.declare(TOPOLOGY)
-    return store
-
-
-def killed(path: Path, name: str) -> Path:
-    """The files of an open store, as a kill would leave them."""
-    copy = path.with_name(name)
-    for suffix in ("", "-wal"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-    return copy
-
-
-async def turns(store: Kept) -> None:
-    """Let everything that can run, run, also on the journal's thread; a task before a gate cannot."""
-    for _ in range(3):
-        for _ in range(10):
-            await asyncio.sleep(0)
-        await store.journal.check()  # type: ignore[attr-defined]
-
-
-async def take(store: Kept, queue: str, limit: int = 10, **want: Any) -> Sequence[Delivery]:
-    return await store.receive(queue, Want(limit, **want))
-
-
-async def drain(store: Kept, queue: str) -> list[bytes]:
-    out: list[bytes] = []
-    while deliveries := await take(store, queue):
-        await store.settle(queue, [Ack(delivery.receipt) for delivery in deliveries])
-        out += [delivery.body for delivery in deliveries]
-    return out
-
-
-async def counted(store: Kept, name: str) -> QueueStats:
-    return next(queue for queue in (await store.stats()).queues if queue.name == name)
-
-
-async def rows_of(store: Kept, name: str) -> tuple[int, int, int]:
-    """(rows that the queue counts, rows there are, delayed ones among them), everything committed."""
-    await store.committed()
-    head = store.nouns.head(name)
-    keys = await store.journal._read(lambda c: c.execute("SELECT key FROM messages").fetchall())  # type: ignore[attr-defined]
-    mine = [key for (key,) in keys if key >> 43 == head.number]
-    return head.counters.rows + head.counters.delayed_rows, len(mine), sum(key >> 42 & 1 for key in mine)
-
-
-def messages(*bodies: str, **each: Any) -> list[Outgoing]:
-    return [Outgoing(body.encode(), **each) for body in bodies]
 
 
 @pytest.fixture
@@ -522,61 +421,6 @@ async def test_p9_receipts_held_outside_settle_at_once_after_a_kill_however_deep
 
 
 # -- deduplication ----------------------------------------------------------------------------------------------------
-
-
-async def send_one(store: Kept, dedup_id: str) -> Sent:
-    (sent,) = await store.send("groups", [Outgoing(dedup_id.encode(), group="a", dedup_id=dedup_id)])
-    assert isinstance(sent, Sent)
-    return sent
-
-
-async def test_q71_a_duplicate_that_only_the_disk_remembered_does_not_extend_the_window(
-    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "DEDUP_IN_MEMORY", 2)
-    original = await send_one(store, "x")
-    for n in range(4):
-        await clock.advance(31.0)
-        await send_one(store, f"{n}")
-    await clock.advance(100.0)
-    again = await send_one(store, "x")
-    assert (again.id, again.duplicate) == (original.id, True)
-    await clock.advance(80.0)  # 304 s after the original, 80 s after the duplicate
-    assert not (await send_one(store, "x")).duplicate
-
-
-async def test_q71_ids_of_the_window_beyond_what_a_start_brings_along_are_still_known(
-    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recovery, "KNOWN_KEPT", 2)
-    store = await opened(path, clock)
-    first = await send_one(store, "0")
-    for n in range(1, 6):
-        await clock.advance(1.0)
-        await send_one(store, f"{n}")
-    await store.close()
-    store = await opened(path, clock)
-    again = await send_one(store, "0")
-    assert (again.id, again.duplicate) == (first.id, True)
-    await store.close()
-
-
-async def test_q71_a_wall_clock_set_back_between_two_starts_stops_no_window_and_no_delay(path: Path) -> None:
-    store = await opened(path, VirtualClock(1_000_000.0))
-    first = await send_one(store, "x")
-    await store.send("work", messages("late", delay=10.0))
-    await store.close()
-    clock = VirtualClock(0.0)
-    store = await opened(path, clock)
-    assert clock.now() >= 1_000_000.0
-    again = await send_one(store, "x")
-    assert (again.id, again.duplicate) == (first.id, True)
-    await clock.advance(10.0)
-    assert await drain(store, "work") == [b"late"]
-    await store.close()
-
-
-# -- closing ----------------------------------------------------------------------------------------------------------
 
 
 async def test_closing_answers_the_calls_that_are_in_flight_and_ends_clean(

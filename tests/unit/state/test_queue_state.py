@@ -1,0 +1,55 @@
+"""The state machine by itself: what only shows without a journal."""
+
+from __future__ import annotations
+
+from pipeflow.messages import Receipt, Release, Settled
+from pipeflow.specs import QueueSpec
+from pipeflow.state.queue import Line, QueueState, Stored
+
+
+class Told:
+    """Keeps what a state machine tells of its changes."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+
+    def changed(self, message: Stored) -> None: ...
+
+    def gone(self, message: Stored) -> None:
+        self.left.append(message.id)
+
+    def moved(self, message: Stored) -> None:
+        self.left.append(message.id)
+
+
+def queue(spec: QueueSpec) -> tuple[QueueState, Told]:
+    told = Told()
+    state = QueueState(spec, Line(), told)
+    state.add(Stored(1, "m", b"body", 4, 0.0, 0.0), 0.0)
+    return state, told
+
+
+def test_q89_without_dead_letters_a_message_is_tried_until_its_retention_ends_and_never_dropped() -> None:
+    state, told = queue(QueueSpec("q", max_receives=2, visibility_timeout=10, retention=1000))
+    for attempt in range(1, 60):
+        (message,) = state.receive(1, 1 << 20, attempt * 10.0, boot=1)
+        assert message.attempt == attempt
+    assert told.left == []
+    assert state.receive(1, 1 << 20, 1000.0, boot=1) == []
+    assert (told.left, state.expired) == (["m"], 1)
+
+
+def test_q89_with_dead_letters_it_leaves_at_the_receive_after_the_last() -> None:
+    state, told = queue(QueueSpec("q", max_receives=2, visibility_timeout=10, dead_letters="dead"))
+    assert [len(state.receive(1, 1 << 20, at, boot=1)) for at in (0.0, 10.0, 20.0)] == [1, 1, 0]
+    assert [message.id for message in state.buried] == told.left == ["m"]
+
+
+def test_a_release_is_no_attempt_and_its_receipt_is_used_up() -> None:
+    state, _ = queue(QueueSpec("q", max_receives=2, dead_letters="dead"))
+    for receive in range(1, 20):
+        (message,) = state.receive(1, 1 << 20, 0.0, boot=1)
+        assert message.attempt == 1
+        receipt = Receipt(message.place, 1, receive)
+        assert state.settle(Release(receipt), 0.0, boot=1) == Settled()
+        assert state.settle(Release(receipt), 0.0, boot=1) != Settled()
