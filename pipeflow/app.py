@@ -166,7 +166,10 @@ class App(Router):
         return await entered.__aexit__(kind, error, trace)
 
     def run(self, *, broker: str | None = None, only: Collection[str] | None = None, grace: float | None = None) -> int:
-        """Run until SIGTERM or SIGINT, then drain; a second signal stops now. How many messages were given back."""
+        """Run until SIGTERM or SIGINT, then drain; a second signal stops now. How many messages were given back.
+
+        Threads of sync handlers that hang keep Python from exiting afterwards; `pipeflow run` leaves them behind.
+        """
         return anyio.run(
             partial(self.serve, broker=broker, only=only, grace=grace), backend_options={"use_uvloop": _has_uvloop()}
         )

@@ -175,7 +175,7 @@ class Queue(Generic[T]):
         message to the dead letters, `Retry(after)` and every other exception try again later.
         `emit`: what it returns is published to this topic with the acknowledgement, in one commit.
         `concurrency`: calls at a time; 10 for async functions, 4 threads for others.
-        `timeout`: seconds after which a call counts as failed (H31).
+        `timeout`: seconds after which a call counts as failed (H31); the thread of one that is not async runs on.
         """
         place = declared_at()
 

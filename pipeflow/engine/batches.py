@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from pipeflow.clock import Signal
 from pipeflow.engine.outcome import shrugged_off, told_to_stop
 from pipeflow.engine.slot import Slot
-from pipeflow.errors import Retry
-from pipeflow.messages import Ack, Delivery
+from pipeflow.errors import RefusedError, Retry
+from pipeflow.messages import Ack, Delivery, Emit, Refused, Settled
 
 if TYPE_CHECKING:
     from pipeflow.engine.consumer import Consumer
@@ -161,27 +161,66 @@ class Batches:
         else:
             if slot.scope.cancel_called or (consumer.stopping and shrugged_off()):
                 return
-            self._returned(slot, part, failures, consumer.clock.now() - started)
+            await self._returned(slot, part, failures, consumer.clock.now() - started)
         finally:
             gate.left(alone)
         self._done(slot)
 
-    def _returned(
+    async def _returned(
         self, slot: Slot, part: Sequence[Delivery], failures: Mapping[str, BaseException], seconds: float
     ) -> None:
         emits, slot.emits = slot.emits, []
+        if emits:
+            slot.timeout_at = inf
+            part, refused = await self._carry(slot, part, failures, emits)
+            if refused is not None:
+                self._raised(slot, part, refused)
+                return
+        self._settle(slot, part, failures, seconds)
+
+    async def _carry(
+        self, slot: Slot, part: Sequence[Delivery], failures: Mapping[str, BaseException], emits: list[Emit]
+    ) -> tuple[Sequence[Delivery], RefusedError | None]:
+        """Commit what the batch emitted with its first acknowledgement; what is left of the batch.
+
+        Before any other: were the receipt stale or an emit refused, the others would be gone and the emits with them.
+        """
+        for delivery in self._handled(part, failures):
+            answer = await self._consumer.settler.settle_now(Ack(delivery.receipt, emits), delivery, 0.0)
+            if isinstance(answer, Refused):
+                queue = self._consumer.plan.queue
+                return part, RefusedError(answer.code, f"{queue}: an emit was refused: {answer.reason}")
+            part = [other for other in part if other is not delivery]
+            slot.held = part
+            self._consumer.let_go()
+            if isinstance(answer, Settled):
+                break
+        return part, None
+
+    def _handled(self, part: Sequence[Delivery], failures: Mapping[str, BaseException]) -> list[Delivery]:
+        handled: list[Delivery] = []
         failed: set[str | None] = set()
         for delivery in part:
-            error = failures.get(delivery.id)
-            if self._fifo and delivery.group in failed:
-                self._consumer.release(delivery)
-            elif error is not None:
-                self._consumer.fail(delivery, error)
+            if delivery.id in failures:
                 failed.add(delivery.group)
+            elif not (self._fifo and delivery.group in failed):
+                handled.append(delivery)
+        return handled
+
+    def _settle(
+        self, slot: Slot, part: Sequence[Delivery], failures: Mapping[str, BaseException], seconds: float
+    ) -> None:
+        handled = {delivery.id for delivery in self._handled(part, failures)}
+        failed: set[str | None] = set()
+        for delivery in part:
+            if delivery.id in handled:
+                self._consumer.ack(Ack(delivery.receipt), delivery, seconds)
+                seconds = 0.0
+            elif self._fifo and delivery.group in failed:
+                self._consumer.release(delivery)
             else:
-                # What the batch emitted commits with its first acknowledgement, and that with all the others.
-                self._consumer.ack(Ack(delivery.receipt, emits), delivery, seconds)
-                emits, seconds = [], 0.0
+                self._consumer.fail(delivery, failures[delivery.id])
+                failed.add(delivery.group)
         self._release_later(slot, failed)
 
     def _raised(self, slot: Slot, part: Sequence[Delivery], error: BaseException) -> None:
@@ -190,7 +229,7 @@ class Batches:
             middle = (len(part) + 1) // 2
             self._parts[slot] += [list(part[middle:]), list(part[:middle])]
             return
-        self._returned(slot, part, {delivery.id: error for delivery in part}, 0.0)
+        self._settle(slot, part, {delivery.id: error for delivery in part}, 0.0)
 
     def _release_later(self, slot: Slot, failed: set[str | None]) -> None:
         """A group that failed runs on from its failure, so nothing of it that is in hand may run before."""

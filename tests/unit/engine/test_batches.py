@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
-from pipeflow import App, Batch, Context, Message, Reject, Retry
+from pipeflow import App, Batch, Context, Delivery, Handle, Message, Reject, Retry
 from pipeflow.events import Buried, Released
-from pipeflow.messages import Outgoing
-from pipeflow.testing import harness
+from pipeflow.messages import Ack, Outgoing
+from pipeflow.testing import Chaos, harness
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -236,6 +238,66 @@ async def test_what_a_batch_published_leaves_with_its_acknowledgement_and_once()
         await bulk.send_many(orders(1, 2, 3, 4))
         await h.advance(10)
         assert h.published(sums) == [3, 3, 4]  # [1, 2], then [3] and [4]
+
+
+async def test_what_a_batch_published_is_not_lost_with_a_message_that_somebody_else_has() -> None:
+    app = App("shop")
+    bulk, receipts = app.queue("bulk", Order), app.topic("receipts", Order)
+
+    @bulk.batch_handler()
+    async def load(batch: Batch[Order], ctx: Context) -> None:
+        for message in batch:
+            ctx.publish(receipts, message.body)
+        held = list(h.runtime.consumers[0].holding())
+        await h.runtime.store.settle("bulk", [Ack(held[0].receipt)])  # as if a second worker had handled it
+
+    async with harness(app) as h:
+        await bulk.send_many(orders(1, 2, 3))
+        await h.settle()
+        assert h.published(receipts) == orders(1, 2, 3)
+        assert h.queued(bulk) == h.in_flight(bulk) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_under_misfortune_a_batch_loses_nothing_of_what_it_published(seed: int, fifo: bool) -> None:
+    app = App("shop")
+    bulk = app.queue("bulk", Order, fifo=fifo, content_dedup=fifo, max_receives=50)
+    receipts = app.topic("receipts", Order)
+
+    @app.middleware
+    async def waiting(delivery: Delivery, call_next: Handle) -> object:
+        await asyncio.sleep(0)
+        return await call_next(delivery)
+
+    @bulk.batch_handler(size=7, linger=0.3, concurrency=3)
+    async def load(batch: Batch[Order], ctx: Context) -> None:
+        for message in batch:
+            await asyncio.sleep(0)
+            ctx.publish(receipts, message.body)
+
+    async with harness(app, seed=seed, chaos=Chaos(crash=0.1, duplicate=0.1)) as h:
+        await bulk.send_many(orders(*range(60)), group=(lambda order: str(order.id % 4)) if fifo else None)
+        await h.advance(5000)
+        assert {order.id for order in h.published(receipts)} == set(range(60))
+        assert h.queued(bulk) == h.in_flight(bulk) == h.dead(bulk) == []
+
+
+async def test_a_refused_emit_of_a_batch_fails_the_message_that_published_it_and_no_other() -> None:
+    app = App("shop")
+    bulk, small = app.queue("bulk", Order, max_receives=1), app.queue("small", Order, max_body=40)
+
+    @bulk.batch_handler()
+    async def load(batch: Batch[Order], ctx: Context) -> None:
+        for message in batch:
+            ctx.send(small, Order(message.body.id, "x" * 100 if message.body.id == 2 else ""))
+
+    async with harness(app) as h:
+        await bulk.send_many(orders(1, 2, 3, 4))
+        await h.settle()
+        assert sorted(order.id for order in h.queued(small)) == [1, 3, 4]
+        assert h.dead(bulk) == orders(2)
+        assert h.in_flight(bulk) == []
 
 
 async def test_a_body_that_does_not_decode_is_dead_and_the_others_of_its_batch_are_handled() -> None:
