@@ -1,6 +1,6 @@
 """Kill -9 on a program that fills two streams, at random moments, and count what its files hold (P17).
 
-    python tests/faults/stream_kills.py CYCLES [SEED]
+    python tests/faults/stream_kills.py [cycles] [--seed N]
 
 The child writes down what was acknowledged; afterwards every such record lies in exactly one file of each stream, one
 stream partitioned, the other fed by a topic and transformed.
