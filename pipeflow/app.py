@@ -86,6 +86,7 @@ class App(Router):
             subscriptions=tuple(subscription for router in routers for subscription in router.subscriptions),
         )
         _check_origins(topology)
+        _check_targets(routers)
         return topology
 
     # -- running it
@@ -392,6 +393,23 @@ def _distinct_sources(routers: list[Router]) -> None:
                 'name, so give one another: @app.source(topic, name="...")'
             )
         names[source.name] = source.function.name
+
+
+def _check_targets(routers: list[Router]) -> None:
+    own = {id(noun) for router in routers for nouns in (router.topics, router.streams) for noun in nouns}
+    targets: list[tuple[str, Topic[Any] | Stream[Any]]] = [
+        (f"the handler {queue.registration.function.name} emits to", queue.registration.emit)
+        for router in routers
+        for queue in router.queues
+        if queue.registration is not None and queue.registration.emit is not None
+    ]
+    targets += [(f"source {source.name} feeds", source.target) for router in routers for source in router.sources]
+    for who, target in targets:
+        if id(target) not in own:
+            raise ConfigurationError(
+                f"{who} {target.binding.noun} ({target.binding.place}), which is on a router that this app does not "
+                "include; add app.include(router)"
+            )
 
 
 def _check_origins(topology: Topology) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
-from pipeflow import App, Delivery, Handle, Router, num
+from pipeflow import App, At, Delivery, Handle, Router, num
 from pipeflow.errors import ConfigurationError, InvalidName, WiringError
 from pipeflow.messages import Refused, Sent
 from pipeflow.specs import QueueSpec, Subscription
@@ -112,6 +114,30 @@ def test_a_topic_of_a_router_that_is_not_included_is_named() -> None:
     app.queue("work", Order, router.topic("orders", Order))
     with pytest.raises(ConfigurationError, match="topic orders, which is on a router that this app does not include"):
         app.topology()
+
+
+def test_a_handler_or_source_that_feeds_what_the_app_does_not_include_is_named() -> None:
+    app, router = App("shop"), Router()
+    orders = router.topic("orders", Order)
+
+    @app.queue("work", Order).handler(emit=orders)
+    async def handle(order: Order) -> Order:
+        return order
+
+    with pytest.raises(
+        ConfigurationError, match=r"handler handle .* emits to topic orders \(test_router.py:\d+\), which"
+    ):
+        app.topology()
+    app.include(router)
+    app.topology()
+    other = App("other")
+
+    @other.source(orders)
+    async def replay(position: int | None) -> AsyncIterator[At[int, Order]]:
+        yield At(1, Order(1))
+
+    with pytest.raises(ConfigurationError, match=r"source replay feeds topic orders .*add app.include"):
+        other.topology()
 
 
 def test_a_fifo_queue_of_a_standard_topic_is_refused() -> None:
