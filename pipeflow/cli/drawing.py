@@ -22,7 +22,8 @@ STYLE = """
 .paper { fill: #ffffff; } .ink { fill: #0f172a; } .faint { fill: #64748b; }
 text { font-family: ui-sans-serif, system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
 .name { font-size: 13px; font-weight: 600; } .small { font-size: 10.5px; } .title { font-size: 17px; font-weight: 700; }
-.label { font-size: 10.5px; paint-order: stroke; stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round; }
+.label { font-size: 10.5px; }
+.halo { fill: #ffffff; stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round; }
 .edge { fill: none; stroke: #94a3b8; stroke-width: 1.6; }
 .aside { stroke: #dc2626; stroke-dasharray: 5 4; opacity: .75; }
 .tip { fill: #94a3b8; } .tip-aside { fill: #dc2626; }
@@ -31,7 +32,7 @@ text { font-family: ui-sans-serif, system-ui, "Segoe UI", Helvetica, Arial, sans
 .handler { fill: #dcfce7; stroke: #16a34a; } .stream { fill: #ede9fe; stroke: #7c3aed; }
 .dead { fill: #fee2e2; stroke: #dc2626; } .source, .sink { fill: #f1f5f9; stroke: #475569; }
 @media (prefers-color-scheme: dark) {
-.paper { fill: #0f172a; } .ink { fill: #f1f5f9; } .faint { fill: #94a3b8; } .label { stroke: #0f172a; }
+.paper { fill: #0f172a; } .ink { fill: #f1f5f9; } .faint { fill: #94a3b8; } .halo { fill: #0f172a; stroke: #0f172a; }
 .topic { fill: #172d52; } .queue { fill: #45300c; } .handler { fill: #12361f; } .stream { fill: #2f2058; }
 .dead { fill: #4a1717; } .source, .sink { fill: #1e293b; stroke: #94a3b8; }
 }"""
@@ -139,7 +140,9 @@ def _text(style: str, x: float, y: float, text: str) -> str:
 
 def _label(edge: Edge, at: tuple[float, float]) -> str:
     shown = edge.label if len(edge.label) <= 24 else f"{edge.label[:23]}…"
-    return f"<g><title>{escape(edge.label)}</title>{_text('faint label', *at, shown)}</g>"
+    # Twice, because not every viewer knows paint-order: first what keeps the line away from the letters, then these.
+    texts = _text("label halo", *at, shown) + _text("label faint", *at, shown)
+    return f"<g><title>{escape(edge.label)}</title>{texts}</g>"
 
 
 def _through(stations: list[Spot]) -> tuple[str, tuple[float, float]]:

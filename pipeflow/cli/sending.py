@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar
 
+import anyio.to_thread
 import click
 import msgspec
 
@@ -75,7 +79,8 @@ class Delivering:
     async def into(self, store: Store) -> Tally:
         """Hand over what is left."""
         await known(store, self._kind, self._name)
-        while (batch := self._next()) is not None:
+        # Whoever writes to stdin may take hours; meanwhile this loop serves the store to others, and hears Ctrl-C.
+        while (batch := await anyio.to_thread.run_sync(self._next, abandon_on_cancel=True)) is not None:
             messages = [msgspec.structs.replace(self._like, body=body.content) for body in batch]
             results = await self._accept(store, messages)
             self._batch = None
@@ -136,9 +141,20 @@ def progress(name: str, total: int | None) -> Iterator[tuple[Callable[[int], Non
 
 def carry_out(url: str, kind: Kind, name: str, arguments: Sequence[str], raw: bool, like: Outgoing) -> Tally:
     """The whole command, but for what it prints."""
-    with progress(name, files_size(arguments)) as (read, moved):
-        source = bodies(arguments, raw, read)
-        return ask(url, Delivering(kind, name, like, source, moved).into)
+    delivering: Delivering | None = None
+    try:
+        with progress(name, files_size(arguments)) as (read, moved):
+            source = bodies(arguments, raw, read)
+            delivering = Delivering(kind, name, like, source, moved)
+            return ask(url, delivering.into)
+    except KeyboardInterrupt:
+        say(f"{name}: {count(delivering.tally.accepted if delivering else 0)} accepted before the interruption")
+        if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+            # The store is closed, but a thread waits for stdin, and Python would wait for that thread.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + signal.SIGINT)
+        raise
 
 
 def report(tally: Tally, as_json: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import Popen
@@ -326,3 +328,19 @@ def test_a_condition_on_a_field_that_no_message_has_is_refused(call: Call, store
     assert "'eror'" in refused.stderr
     assert "did you mean 'error'" in refused.stderr
     assert rows(call("dlq", "ls", "billing", "--json")) != []
+
+
+def test_while_sending_waits_for_stdin_others_reach_the_store_and_ctrl_c_ends_it(
+    call: Call, store: str, python: Python
+) -> None:
+    sender = python("-m", "pipeflow", "send", "lenient", stdin=subprocess.PIPE)
+    looking = python("-m", "pipeflow", "doctor", store, "--json")
+    while "reached through its socket" not in looking.communicate(timeout=60)[0]:
+        assert sender.poll() is None
+        looking = python("-m", "pipeflow", "doctor", store, "--json")
+    assert looking.returncode == 0
+    sender.send_signal(signal.SIGINT)
+    # Its stdin stays open: nothing but the signal ends it.
+    assert sender.wait(timeout=30) == 130
+    assert sender.stderr is not None
+    assert sender.stderr.read() == "lenient: 0 accepted before the interruption\n"
