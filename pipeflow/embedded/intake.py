@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from hashlib import sha256
 
+import msgspec
 from msgspec.structs import replace
 
 from pipeflow.embedded.group import Gathering
@@ -23,6 +24,8 @@ from pipeflow.specs import YEAR, QueueSpec, Subscription
 from pipeflow.state.dedup import WINDOW, dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn
 from pipeflow.state.queue import READY, Stored
+
+_encode = msgspec.msgpack.Encoder().encode
 
 SHARE_FROM = 256
 """Bytes from which a body that goes to several queues is stored once; smaller ones are cheaper as copies."""
@@ -58,6 +61,9 @@ class Intake:
 
     def send(self, head: Head, outgoing: Outgoing, now: float) -> Sent | Refused:
         """Take one message into one queue, or say why not."""
+        unfit = _unfit(head.spec.name, outgoing)
+        if unfit is not None:
+            return unfit
         size = weigh(outgoing)
         refused = self._refusal(head.spec, outgoing, size)
         if refused is not None:
@@ -122,7 +128,7 @@ class Intake:
         """Take one message for every subscription that matches it, or for none when one cannot take it."""
         spec = topic.spec
         state = topic.state
-        refused = state.refusal(outgoing)
+        refused = _unfit(spec.name, outgoing) or state.refusal(outgoing)
         if refused is not None:
             return refused
         dedup_id = state.dedup_id(outgoing)
@@ -224,6 +230,9 @@ class Intake:
 
     def _emit_refusal(self, emit: Emit) -> Refused | None:
         message = emit.message
+        unfit = _unfit(emit.target, message)
+        if unfit is not None:
+            return unfit
         if emit.kind == "stream":
             if emit.target not in self._log:
                 return Refused("not_found", f"there is no stream {emit.target}")
@@ -347,6 +356,24 @@ class Intake:
 
 SEQUENCE = "pipeflow-topic-sequence"
 """The header in which an enveloped copy carries its FIFO topic's sequence (SNS: T72)."""
+
+
+def _unfit(name: str, outgoing: Outgoing) -> Refused | None:
+    """A value that cannot be kept is refused here: encoded with everybody's group it would fail all of them."""
+    if type(outgoing.body) is not bytes:
+        return Refused("bad_body", f"{name}: the body is {type(outgoing.body).__name__}; encode it to bytes")
+    kept = outgoing.attributes, outgoing.headers, outgoing.group, outgoing.dedup_id, outgoing.id
+    if kept == (None, None, None, None, None):
+        return None
+    try:
+        _encode(kept)
+    except (TypeError, ValueError, OverflowError) as error:
+        return Refused(
+            "bad_attributes",
+            f"{name}: attributes, headers, group or ids cannot be kept ({error}); use plain text, numbers of 64 bits,"
+            " booleans, bytes, and lists of them",
+        )
+    return None
 
 
 def weigh(outgoing: Outgoing) -> int:

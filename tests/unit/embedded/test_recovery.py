@@ -14,7 +14,7 @@ from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import FrozenGroup
 from pipeflow.embedded.opening import Kept
 from pipeflow.errors import ConfigurationError, Indeterminate, SpecConflict, StoreCorrupt, StoreOwned, Unavailable
-from pipeflow.messages import Ack, Bury, Delivery, Outgoing, Receipt, Refused, Release, Sent, Settled, Stale, Want
+from pipeflow.messages import Ack, Bury, Delivery, Emit, Outgoing, Receipt, Refused, Release, Sent, Settled, Stale, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
@@ -441,4 +441,31 @@ async def test_a_refused_stream_changes_no_queue_either(tmp_path: Path, clock: V
     with pytest.raises(SpecConflict, match="lake"):
         await store.declare(changed)
     assert "late" not in [queue.name for queue in (await store.describe()).queues]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        Outgoing(b"x", attributes={"n": 1 << 70}),
+        Outgoing(b"x", attributes={"o": object()}),  # type: ignore[dict-item]  # what a careless caller hands in
+        Outgoing(b"x", headers={"h": "\ud800"}),
+        Outgoing("text"),  # type: ignore[arg-type]  # what a careless caller hands in
+    ],
+    ids=["number", "object", "surrogate", "text"],
+)
+async def test_what_cannot_be_kept_is_refused_by_itself_and_closes_nothing(
+    tmp_path: Path, clock: VirtualClock, unfit: Outgoing
+) -> None:
+    store = await opened(tmp_path / "a.db", clock)
+    for answers in (
+        await store.send("work", [unfit, Outgoing(b"good")]),
+        await store.publish("news", [unfit, Outgoing(b"good")]),
+    ):
+        assert isinstance(answers[0], Refused)
+        assert isinstance(answers[1], Sent)
+    first, *_ = await take(store, "work")
+    (refused,) = await store.settle("work", [Ack(first.receipt, [Emit("topic", "news", unfit)])])
+    assert isinstance(refused, Refused)
+    assert await store.settle("work", [Ack(first.receipt)]) == [Settled()]
     await store.close()
