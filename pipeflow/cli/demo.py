@@ -20,6 +20,7 @@ import msgspec
 
 from pipeflow.cli.flights.app import app, cancelled, departures
 from pipeflow.cli.flights.rows import TOTAL
+from pipeflow.cli.output import say
 from pipeflow.engine.scopes import task_scope
 from pipeflow.errors import ConfigurationError
 from pipeflow.filters import where_body
@@ -90,9 +91,13 @@ def demo(out: Path | None, resume: bool, as_json: bool) -> None:
     from rich.console import Console
 
     errors = Console(stderr=True)
-    stats, reasons = anyio.run(
-        perform, errors if errors.is_terminal else None, backend_options={"use_uvloop": has_uvloop()}
-    )
+    try:
+        stats, reasons = anyio.run(
+            perform, errors if errors.is_terminal else None, backend_options={"use_uvloop": has_uvloop()}
+        )
+    except KeyboardInterrupt:
+        say(f"interrupted; pipeflow demo --out {directory} --resume goes on from here")
+        raise
     figures = gather(stats, time.perf_counter() - began, directory)
     if as_json:
         click.echo(json.dumps({key: getattr(figures, key) for key in PRINTED}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -130,3 +131,19 @@ def test_the_independent_reader_notices_missing_and_double_rows(tmp_path: Path) 
 def header() -> list[str]:
     with gzip.open(check.SOURCE, "rt") as text:
         return text.readline().strip().split(",")
+
+
+def test_ctrl_c_says_how_to_go_on_and_going_on_completes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pipeflow", "demo", "--json", "--out", str(out)]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE) as running:
+        log = out / "flights.db-wal"
+        while not log.exists() or log.stat().st_size < 1 << 20:
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert f"pipeflow demo --out {out} --resume" in told
+    assert "Traceback" not in told
+    done = demo("--json", "--resume", "--out", str(out))
+    assert json.loads(done.stdout)["records_in_files"] == 27_004
