@@ -57,6 +57,8 @@ class MissingExtra(ConfigurationError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional package: pip install 'pipeflow[{extra}]'")
+        self.what = what
+        self.extra = extra
 
 
 class FeatureMissing(ConfigurationError):

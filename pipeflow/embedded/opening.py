@@ -8,6 +8,7 @@ from the first line to the last, and ends when the store is closed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
@@ -25,6 +26,8 @@ from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.errors import ConfigurationError, StoreOwned
 from pipeflow.names import new_secret
 from pipeflow.protocols import Store
+
+logger = logging.getLogger("pipeflow")
 
 _open: dict[tuple[str, asyncio.AbstractEventLoop], Kept] = {}
 """Stores that are open in this process, by real path and loop: a second App on the same file shares the broker."""
@@ -68,6 +71,11 @@ class Kept(EmbeddedBroker):
 
         try:
             await self.run(ready)
+        except asyncio.CancelledError:
+            # The program's loop ends around an open store. What was acknowledged is on disk; the next start recovers.
+            logger.warning("%s: the program ended without closing the store", self.url)
+            opened.cancel()
+            raise
         except BaseException as error:
             if not opened.done():
                 opened.set_exception(error)

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from pipeflow.engine.encode import compressor, encode, sealed
 from pipeflow.engine.rows import Reading
+from pipeflow.errors import MissingExtra
 from pipeflow.messages import Manifest, ObjectFacts, Records, Segment
 from pipeflow.protocols import Object
 from pipeflow.specs import StreamSpec
@@ -44,11 +45,14 @@ class _Misfit(Struct, frozen=True):
 
 
 def ready(spec: StreamSpec) -> None:
-    """MissingExtra when the package for the stream's format or compression is not installed."""
-    if spec.format == "parquet":
-        import pipeflow.engine.parquet  # noqa: F401  # takes its time once, and says what is missing
-    else:
-        compressor(spec.compression)
+    """MissingExtra, naming the stream, when the package for its format or compression is not installed."""
+    try:
+        if spec.format == "parquet":
+            import pipeflow.engine.parquet  # noqa: F401  # takes its time once, and says what is missing
+        else:
+            compressor(spec.compression)
+    except MissingExtra as error:
+        raise MissingExtra(f"stream {spec.name}: {error.what}", error.extra) from error
 
 
 def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -> Converted:

@@ -148,7 +148,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "zstandard", None)
     # Found once, the compressor is kept for the process: another test may have found it.
     compressor.cache_clear()
-    told(call("run"), 4, "zstd", "pip install 'pipeflow[fast]'")
+    told(call("run"), 4, "stream lake", "zstd", "pip install 'pipeflow[fast]'")
 
 
 def test_a_bad_filter_in_the_app_is_refused_with_its_place(call: Call, here: Path) -> None:

@@ -208,6 +208,7 @@ def test_a_handler_that_does_not_stop_does_not_keep_the_process(shop: Path, pyth
 
 
 FILLING = """
+import os
 import resource
 import time
 
@@ -228,6 +229,8 @@ billing = app.queue("billing", Order)
 def charge(order: Order) -> None:
     if order.id == "hangs":
         time.sleep(3600)
+    while not os.path.exists("acknowledged"):
+        time.sleep(0.01)
     # No file may grow from here on: what a full disk does to whoever writes.
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 """
@@ -242,6 +245,8 @@ def test_a_store_that_fails_under_a_running_app_ends_it_with_74_and_loses_nothin
     if hangs:
         assert call("send", "billing", '{"id":"hangs"}').exit_code == 0
     assert call("send", "billing", '{"id":"1"}').exit_code == 0
+    # A delivery may come before its send is on disk: the disk fails only once the sender was told.
+    (shop / "acknowledged").touch()
     code, errors = ended(process)
     assert code == 74, errors
     assert any(line.startswith("error: ") and "shop.db" in line for line in errors.splitlines()), errors
