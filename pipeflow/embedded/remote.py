@@ -276,6 +276,8 @@ class _Link:
         self._room = anyio.CapacityLimiter(1)
         self._last_id = 0
         self._reason: PipeflowError | None = None
+        self._in_order = False
+        """The owner said farewell: what it has not answered it never began."""
 
     @property
     def open(self) -> bool:
@@ -298,8 +300,11 @@ class _Link:
             answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             if not self.frames.open:
                 raise self._lost(verb, sent=False)
-            self._calls[id] = verb, answer
             self.frames.write(frame)
+            if not self.frames.open:
+                # The owner hung up before it had the whole frame.
+                raise self._lost(verb, sent=False)
+            self._calls[id] = verb, answer
             try:
                 return await answer
             except asyncio.CancelledError:
@@ -369,6 +374,9 @@ class _Link:
         if answer.id in self._streams:
             self._on_item(answer, self._streams[answer.id])
             return
+        if not answer.id and answer.kind == "done":
+            self._in_order = True
+            return
         verb, future = self._calls.get(answer.id, (None, None))
         if answer.kind == "error":
             error = verbs.raised(verbs.read_fault(answer.content))
@@ -405,7 +413,7 @@ class _Link:
             self._greeting.set_exception(self._reason or Unavailable(f"{self._url}: the owner hung up at the greeting"))
         for verb, future in self._calls.values():
             if not future.done():
-                future.set_exception(self._lost(verb, sent=True))
+                future.set_exception(self._lost(verb, sent=not self._in_order))
         for items in self._streams.values():
             if items.full():
                 items.get_nowait()

@@ -300,4 +300,6 @@ class _Session:
         self._stop_waiting()
         self._finished()
         await self._done.wait()
+        # What lies unread in the kernel was never begun, and the client is to know that.
+        self.frames.write(encode(verbs.FAREWELL))
         self.frames.close()

@@ -79,6 +79,10 @@ class Answer(Struct, frozen=True, array_like=True):
     content: Raw
 
 
+FAREWELL = Answer(0, "done", Raw(b"\xc0"))
+"""The last frame of an owner that hangs up in order: calls it has not answered by then were never begun."""
+
+
 class Fault(Struct, frozen=True, array_like=True):
     """An error on its way: the class by name, its text, and the code of a RefusedError."""
 
