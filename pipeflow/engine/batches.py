@@ -83,7 +83,11 @@ class Batches:
         return [pair for pair in self._pending if pair[1].group not in busy]
 
     def _ripe(self, eligible: Sequence[tuple[float, Delivery]], now: float) -> bool:
-        return len(eligible) >= self._size or (bool(eligible) and now >= eligible[0][0] + self._linger)
+        if not eligible:
+            return False
+        since, oldest = eligible[0]
+        # A message that runs alone has nobody to wait for: a batch of them after a crash would linger one by one.
+        return len(eligible) >= self._size or oldest.alone or now >= since + self._linger
 
     def _announce(self) -> None:
         eligible = self._eligible()

@@ -84,3 +84,31 @@ async def test_nothing_runs_beside_what_was_in_flight_at_two_kills(tmp_path: Pat
         assert len(beside["new 5"]) >= 2
     for store in stores:
         await store.close()
+
+
+async def test_a_batch_that_was_in_flight_at_two_kills_lingers_for_nobody(tmp_path: Path) -> None:
+    """Each runs alone, one right after the other: waiting for company would take as many lingers as messages."""
+    clock = VirtualClock(1000.0)
+    app = App("shop")
+    work = app.queue("work", Order)
+    sizes: list[int] = []
+
+    @work.batch_handler(size=500, linger=60.0)
+    async def load(batch: Batch[Order]) -> None:
+        sizes.append(len(batch))
+
+    stores = [await opened(tmp_path / "0.db", app, clock)]
+    async with app.running(store=stores[0], handlers=False, clock=clock):
+        await work.send_many([Order(str(number)) for number in range(8)])
+    for crash in (1, 2):
+        assert len(await stores[-1].receive("work", Want(limit=10))) == 8
+        async with app.running(store=stores[-1], handlers=False, clock=clock):
+            await work.send(Order("commits what was written behind"), delay=500.0)
+        for suffix in ("", "-wal"):
+            shutil.copy(tmp_path / f"{crash - 1}.db{suffix}", tmp_path / f"{crash}.db{suffix}")
+        stores.append(await opened(tmp_path / f"{crash}.db", app, clock))
+    async with app.running(store=stores[-1], clock=clock, seed=1, grace=0.0):
+        await clock.advance(0.01)
+        assert sizes == [1] * 8
+    for store in stores:
+        await store.close()
