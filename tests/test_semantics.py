@@ -32,7 +32,7 @@ def test_the_page_of_rules_is_up_to_date() -> None:
     ("docstring", "name", "rules"),
     [
         ("A group in order: Q75.", "test_order", [("Q", 75)]),
-        ("", "test_q75_holds_for_s3", [("Q", 75), ("S", 3)]),
+        ("", "test_Q75_holds_for_S3", [("Q", 75), ("S", 3)]),
         ("Q69-Q71 and H22", "test_x", [("Q", 69), ("Q", 70), ("Q", 71), ("H", 22)]),
         ("A promise, P17, is no rule of this list", "test_seq75", []),
     ],

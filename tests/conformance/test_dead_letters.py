@@ -23,7 +23,7 @@ async def fail(desk: Desk, times: int, queue: str = "q") -> Delivery:
     return delivery
 
 
-async def test_q89_a_message_is_seen_max_receives_times_and_moved_by_the_next_receive(desk: Desk) -> None:
+async def test_Q89_a_message_is_seen_max_receives_times_and_moved_by_the_next_receive(desk: Desk) -> None:
     await desk.queue(max_receives=3, dead_letters="dead")
     await desk.send("a")
     assert (await fail(desk, 3)).attempt == 3
@@ -32,7 +32,7 @@ async def test_q89_a_message_is_seen_max_receives_times_and_moved_by_the_next_re
     assert (await desk.stats()).buried == 1
 
 
-async def test_q89_a_visibility_timeout_that_runs_out_counts_like_a_failure(desk: Desk) -> None:
+async def test_Q89_a_visibility_timeout_that_runs_out_counts_like_a_failure(desk: Desk) -> None:
     await desk.queue(max_receives=2, dead_letters="dead", visibility_timeout=10)
     await desk.send("a")
     for _ in range(2):
@@ -42,7 +42,7 @@ async def test_q89_a_visibility_timeout_that_runs_out_counts_like_a_failure(desk
     assert await desk.bodies(queue="dead") == ["a"]
 
 
-async def test_q89_no_timer_moves_a_message_that_nobody_receives(desk: Desk) -> None:
+async def test_Q89_no_timer_moves_a_message_that_nobody_receives(desk: Desk) -> None:
     await desk.queue(max_receives=1, dead_letters="dead", visibility_timeout=10)
     await desk.send("a")
     await desk.one()
@@ -51,7 +51,7 @@ async def test_q89_no_timer_moves_a_message_that_nobody_receives(desk: Desk) -> 
     assert await desk.counts() == (1, 0, 0)
 
 
-async def test_q89_one_dead_letter_does_not_hide_the_next_message(desk: Desk) -> None:
+async def test_Q89_one_dead_letter_does_not_hide_the_next_message(desk: Desk) -> None:
     await desk.queue(max_receives=1, dead_letters="dead", visibility_timeout=10)
     await desk.send("a", "b")
     await desk.one()
@@ -61,7 +61,7 @@ async def test_q89_one_dead_letter_does_not_hide_the_next_message(desk: Desk) ->
     assert await desk.bodies(queue="dead") == ["a"]
 
 
-async def test_q48_q89_a_receiver_of_the_dead_letters_is_woken(desk: Desk) -> None:
+async def test_Q48_Q89_a_receiver_of_the_dead_letters_is_woken(desk: Desk) -> None:
     await desk.queue(dead_letters="dead")
     await desk.send("a")
     delivery = await desk.one()
@@ -77,7 +77,7 @@ async def test_without_max_receives_a_message_is_never_moved(desk: Desk) -> None
     assert (await desk.one()).attempt == 21
 
 
-async def test_q90_a_dead_letter_keeps_all_that_it_was_and_says_where_it_came_from(desk: Desk) -> None:
+async def test_Q90_a_dead_letter_keeps_all_that_it_was_and_says_where_it_came_from(desk: Desk) -> None:
     await desk.queue(max_receives=1, dead_letters="dead")
     (sent,) = await desk.send("a", attributes={"kind": "x"}, headers={"h": "1"}, group="g")
     sent_at = desk.clock.now()
@@ -109,7 +109,7 @@ async def test_bury_moves_at_once_with_the_reason(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("age", ["arrival", "sent"])
-async def test_q92_retention_in_the_dead_letters_counts_from_arrival_or_from_the_send(desk: Desk, age: str) -> None:
+async def test_Q92_retention_in_the_dead_letters_counts_from_arrival_or_from_the_send(desk: Desk, age: str) -> None:
     await desk.queue("dead", retention=100, max_receives=None)
     await desk.queue(max_receives=1, dead_letters="dead", dead_letter_age=age)
     await desk.send("a")
@@ -121,7 +121,7 @@ async def test_q92_retention_in_the_dead_letters_counts_from_arrival_or_from_the
     assert (await desk.stats()).dead == 0
 
 
-async def test_q94_a_dead_letter_is_subject_to_neither_delay_nor_size_of_its_new_queue(desk: Desk) -> None:
+async def test_Q94_a_dead_letter_is_subject_to_neither_delay_nor_size_of_its_new_queue(desk: Desk) -> None:
     await desk.queue("dead", delay=60, max_body=10, max_receives=None)
     await desk.queue(dead_letters="dead")
     await desk.send("x" * 100)
@@ -129,7 +129,7 @@ async def test_q94_a_dead_letter_is_subject_to_neither_delay_nor_size_of_its_new
     assert await desk.bodies(queue="dead") == ["x" * 100]
 
 
-async def test_q95_dead_letters_may_have_dead_letters(desk: Desk) -> None:
+async def test_Q95_dead_letters_may_have_dead_letters(desk: Desk) -> None:
     await desk.queue("last", max_receives=None)
     await desk.queue("dead", max_receives=2, dead_letters="last")
     await desk.queue(max_receives=1, dead_letters="dead")
@@ -143,13 +143,13 @@ async def test_q95_dead_letters_may_have_dead_letters(desk: Desk) -> None:
     assert await desk.bodies(queue="last") == ["a"]
 
 
-async def test_q87_dead_letters_are_of_the_kind_of_their_queue(desk: Desk) -> None:
+async def test_Q87_dead_letters_are_of_the_kind_of_their_queue(desk: Desk) -> None:
     await desk.queue("dead", max_receives=None)
     with pytest.raises(ConfigurationError, match="FIFO"):
         await desk.queue("f", fifo=True, dead_letters="dead")
 
 
-async def test_q99_a_redriven_message_is_new(desk: Desk) -> None:
+async def test_Q99_a_redriven_message_is_new(desk: Desk) -> None:
     await desk.queue(max_receives=1, dead_letters="dead", retention=1000)
     (sent,) = await desk.send("a", attributes={"kind": "x"})
     await fail(desk, 1)
@@ -167,7 +167,7 @@ async def test_q99_a_redriven_message_is_new(desk: Desk) -> None:
     assert (await desk.stats()).redriven == 1
 
 
-async def test_q99_redriven_messages_come_oldest_first_and_wake_receivers(desk: Desk) -> None:
+async def test_Q99_redriven_messages_come_oldest_first_and_wake_receivers(desk: Desk) -> None:
     await desk.queue(max_receives=1, dead_letters="dead")
     await desk.send(*(str(n) for n in range(10)))
     await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take()))
@@ -203,7 +203,7 @@ async def test_a_redrive_may_go_to_another_queue_and_needs_dead_letters(desk: De
         await desk.store.redrive(Redrive("lenient"))
 
 
-async def test_q107_an_expired_message_is_neither_received_nor_dead_lettered(desk: Desk) -> None:
+async def test_Q107_an_expired_message_is_neither_received_nor_dead_lettered(desk: Desk) -> None:
     await desk.queue(retention=100, max_receives=1, dead_letters="dead", visibility_timeout=10)
     await desk.send(*"abcde")
     await desk.one()
@@ -213,7 +213,7 @@ async def test_q107_an_expired_message_is_neither_received_nor_dead_lettered(des
     assert (stats.ready, stats.in_flight, stats.expired, stats.buried, stats.dead) == (0, 0, 5, 0, 0)
 
 
-async def test_q2_q107_messages_in_flight_and_delayed_expire_too(desk: Desk) -> None:
+async def test_Q2_Q107_messages_in_flight_and_delayed_expire_too(desk: Desk) -> None:
     await desk.queue(retention=100, visibility_timeout=1000)
     await desk.send("held")
     await desk.one()

@@ -21,7 +21,7 @@ async def fifo(desk: Desk, *bodies: str, **options: Any) -> None:
         await desk.send(body, group=body[0])
 
 
-async def test_q38_a_group_is_needed_and_of_a_certain_alphabet(desk: Desk) -> None:
+async def test_Q38_a_group_is_needed_and_of_a_certain_alphabet(desk: Desk) -> None:
     await desk.queue(fifo=True)
     results = await desk.store.send(
         "q",
@@ -31,7 +31,7 @@ async def test_q38_a_group_is_needed_and_of_a_certain_alphabet(desk: Desk) -> No
     assert await desk.counts() == (0, 0, 0)
 
 
-async def test_q69_sequences_rise_and_groups_are_in_order(desk: Desk) -> None:
+async def test_Q69_sequences_rise_and_groups_are_in_order(desk: Desk) -> None:
     await desk.queue(fifo=True)
     sent = [(await desk.send(str(n), group="ab"[n % 2]))[0] for n in range(12)]
     sequences = [each.sequence for each in sent]
@@ -44,7 +44,7 @@ async def test_q69_sequences_rise_and_groups_are_in_order(desk: Desk) -> None:
     assert seen == {"a": [0, 2, 4, 6, 8, 10], "b": [1, 3, 5, 7, 9, 11]}
 
 
-async def test_q70_q71_a_duplicate_within_five_minutes_answers_with_the_original(desk: Desk) -> None:
+async def test_Q70_Q71_a_duplicate_within_five_minutes_answers_with_the_original(desk: Desk) -> None:
     await desk.queue(fifo=True)
     (first,) = await desk.send("a", group="g", dedup_id="1")
     await desk.ack(await desk.one())
@@ -58,7 +58,7 @@ async def test_q70_q71_a_duplicate_within_five_minutes_answers_with_the_original
     assert await desk.bodies() == ["c"]
 
 
-async def test_q72_a_duplicate_repeats_the_sequence_and_uses_none_up(desk: Desk) -> None:
+async def test_Q72_a_duplicate_repeats_the_sequence_and_uses_none_up(desk: Desk) -> None:
     await desk.queue(fifo=True)
     (first,) = await desk.send("a", group="g", dedup_id="1")
     (again,) = await desk.send("a", group="g", dedup_id="1")
@@ -67,7 +67,7 @@ async def test_q72_a_duplicate_repeats_the_sequence_and_uses_none_up(desk: Desk)
     assert next_one.sequence == first.sequence + 1
 
 
-async def test_q70_content_deduplication_goes_by_the_body_and_an_explicit_id_wins(desk: Desk) -> None:
+async def test_Q70_content_deduplication_goes_by_the_body_and_an_explicit_id_wins(desk: Desk) -> None:
     await desk.queue(fifo=True, content_dedup=True)
     await desk.send("a", group="g")
     (same,) = await desk.send("a", group="g", attributes={"other": 1})
@@ -78,14 +78,14 @@ async def test_q70_content_deduplication_goes_by_the_body_and_an_explicit_id_win
     assert hashed.duplicate
 
 
-async def test_q71_q44_duplicates_inside_one_batch_are_found(desk: Desk) -> None:
+async def test_Q71_Q44_duplicates_inside_one_batch_are_found(desk: Desk) -> None:
     await desk.queue(fifo=True)
     results = await desk.send("a", "b", group="g", dedup_id="1")
     assert [result.duplicate for result in results] == [False, True]
     assert await desk.bodies() == ["a"]
 
 
-async def test_q73_the_scope_of_deduplication_is_the_queue_or_the_group(desk: Desk) -> None:
+async def test_Q73_the_scope_of_deduplication_is_the_queue_or_the_group(desk: Desk) -> None:
     await desk.queue("by_queue", fifo=True)
     await desk.queue("by_group", fifo=True, dedup_scope="group")
     for queue, duplicate in (("by_queue", True), ("by_group", False)):
@@ -96,7 +96,7 @@ async def test_q73_the_scope_of_deduplication_is_the_queue_or_the_group(desk: De
         assert same.duplicate
 
 
-async def test_q71_a_purge_does_not_forget_deduplication(desk: Desk) -> None:
+async def test_Q71_a_purge_does_not_forget_deduplication(desk: Desk) -> None:
     """SQS: Q68."""
     await desk.queue(fifo=True)
     await desk.send("a", group="g", dedup_id="1")
@@ -147,7 +147,7 @@ async def test_q75e_a_group_without_earlier_messages_is_free(desk: Desk) -> None
     assert await desk.bodies() == ["a3"]
 
 
-async def test_q75_a_deferred_message_blocks_its_group_until_it_is_back(desk: Desk) -> None:
+async def test_Q75_a_deferred_message_blocks_its_group_until_it_is_back(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", "b1", max_receives=None, visibility_timeout=100)
     delivery = await desk.one()
     await desk.settle(Defer(delivery.receipt, 30))
@@ -156,7 +156,7 @@ async def test_q75_a_deferred_message_blocks_its_group_until_it_is_back(desk: De
     assert await desk.bodies() == ["a1", "a2"]
 
 
-async def test_q75_a_released_message_comes_back_in_its_place(desk: Desk) -> None:
+async def test_Q75_a_released_message_comes_back_in_its_place(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", "a3")
     first, second, third = await desk.take()
     await desk.settle(Release(third.receipt), Release(second.receipt))
@@ -165,7 +165,7 @@ async def test_q75_a_released_message_comes_back_in_its_place(desk: Desk) -> Non
     assert await desk.bodies() == ["a1", "a2", "a3"]
 
 
-async def test_q48_a_long_poll_wakes_when_a_group_is_unlocked(desk: Desk) -> None:
+async def test_Q48_a_long_poll_wakes_when_a_group_is_unlocked(desk: Desk) -> None:
     await fifo(desk, "a1", "a2")
     held = await desk.one()
     async with desk.waiting() as receiver:
@@ -173,13 +173,13 @@ async def test_q48_a_long_poll_wakes_when_a_group_is_unlocked(desk: Desk) -> Non
         assert await receiver.bodies() == ["a2"]
 
 
-async def test_q76_one_group_is_drained_before_the_next_oldest_head_first(desk: Desk) -> None:
+async def test_Q76_one_group_is_drained_before_the_next_oldest_head_first(desk: Desk) -> None:
     await fifo(desk, "a1", "b1", "a2", "b2", "c1")
     assert await desk.bodies(3) == ["a1", "a2", "b1"]
     assert await desk.bodies() == ["c1"], "b is held"
 
 
-async def test_q77_q80_a_blocked_group_with_a_backlog_hides_no_other(desk: Desk) -> None:
+async def test_Q77_Q80_a_blocked_group_with_a_backlog_hides_no_other(desk: Desk) -> None:
     await fifo(desk, *(f"a{n}" for n in range(100)))
     await desk.one()
     await desk.send("b1", group="b")
@@ -187,7 +187,7 @@ async def test_q77_q80_a_blocked_group_with_a_backlog_hides_no_other(desk: Desk)
     assert await desk.bodies() == ["b1", "c1"]
 
 
-async def test_q77_there_is_no_limit_on_groups(desk: Desk) -> None:
+async def test_Q77_there_is_no_limit_on_groups(desk: Desk) -> None:
     await desk.queue(fifo=True)
     for n in range(200):
         await desk.store.send("q", [Outgoing(str(n).encode(), group=f"g{n}")])
@@ -197,7 +197,7 @@ async def test_q77_there_is_no_limit_on_groups(desk: Desk) -> None:
     assert sorted(got, key=int) == [str(n) for n in range(200)]
 
 
-async def test_q61_an_expired_receipt_does_not_acknowledge_and_one_extended_in_time_does(desk: Desk) -> None:
+async def test_Q61_an_expired_receipt_does_not_acknowledge_and_one_extended_in_time_does(desk: Desk) -> None:
     await fifo(desk, "a1", "b1", visibility_timeout=10, max_receives=None)
     expired, extended = await desk.take()
     await desk.advance(5)
@@ -208,7 +208,7 @@ async def test_q61_an_expired_receipt_does_not_acknowledge_and_one_extended_in_t
     assert await desk.bodies() == ["a1"]
 
 
-async def test_q61_superseded_receipts_are_not_good_enough_on_fifo(desk: Desk) -> None:
+async def test_Q61_superseded_receipts_are_not_good_enough_on_fifo(desk: Desk) -> None:
     await fifo(desk, "a1", visibility_timeout=10, max_receives=None)
     old = await desk.one()
     await desk.advance(10)
@@ -216,14 +216,14 @@ async def test_q61_superseded_receipts_are_not_good_enough_on_fifo(desk: Desk) -
     assert isinstance((await desk.settle(Ack(old.receipt, superseded_ok=True)))[0], Stale)
 
 
-async def test_q79_a_receive_without_visibility_timeout_gives_a_receipt_that_is_expired(desk: Desk) -> None:
+async def test_Q79_a_receive_without_visibility_timeout_gives_a_receipt_that_is_expired(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", max_receives=None)
     delivery = await desk.one(visibility_timeout=0)
     assert isinstance((await desk.settle(Ack(delivery.receipt)))[0], Stale)
     assert await desk.bodies() == ["a1", "a2"]
 
 
-async def test_q33_a_fifo_queue_delays_as_a_whole(desk: Desk) -> None:
+async def test_Q33_a_fifo_queue_delays_as_a_whole(desk: Desk) -> None:
     await desk.queue(fifo=True, delay=10)
     (refused,) = await desk.store.send("q", [Outgoing(b"x", group="g", delay=5)])
     assert isinstance(refused, Refused)
@@ -233,7 +233,7 @@ async def test_q33_a_fifo_queue_delays_as_a_whole(desk: Desk) -> None:
     assert await desk.bodies() == ["a"]
 
 
-async def test_q17_a_new_delay_of_a_fifo_queue_holds_for_messages_still_delayed(desk: Desk) -> None:
+async def test_Q17_a_new_delay_of_a_fifo_queue_holds_for_messages_still_delayed(desk: Desk) -> None:
     await desk.queue(fifo=True, delay=100)
     await desk.send("a", group="g")
     await desk.advance(10)
@@ -244,7 +244,7 @@ async def test_q17_a_new_delay_of_a_fifo_queue_holds_for_messages_still_delayed(
     assert await desk.bodies() == ["a"]
 
 
-async def test_q91_a_fifo_dead_letter_keeps_its_group_and_takes_its_id_for_deduplication(desk: Desk) -> None:
+async def test_Q91_a_fifo_dead_letter_keeps_its_group_and_takes_its_id_for_deduplication(desk: Desk) -> None:
     await desk.queue(fifo=True, dead_letters="dead")
     (sent,) = await desk.send("a", group="g", dedup_id="1")
     await desk.settle(Bury((await desk.one()).receipt))
@@ -252,7 +252,7 @@ async def test_q91_a_fifo_dead_letter_keeps_its_group_and_takes_its_id_for_dedup
     assert (dead.id, dead.group, dead.dedup_id) == (sent.id, "g", sent.id)
 
 
-async def test_q92_retention_of_fifo_dead_letters_starts_again(desk: Desk) -> None:
+async def test_Q92_retention_of_fifo_dead_letters_starts_again(desk: Desk) -> None:
     await desk.queue("dead", fifo=True, retention=100, max_receives=None)
     await desk.queue(fifo=True, dead_letters="dead", dead_letter_age="sent")
     await desk.send("a", group="g")
@@ -262,7 +262,7 @@ async def test_q92_retention_of_fifo_dead_letters_starts_again(desk: Desk) -> No
     assert (await desk.stats()).dead == 1
 
 
-async def test_q93_a_dead_lettered_head_frees_its_group(desk: Desk) -> None:
+async def test_Q93_a_dead_lettered_head_frees_its_group(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", max_receives=1, dead_letters="dead", visibility_timeout=10)
     await desk.one()
     await desk.advance(10)
@@ -270,20 +270,20 @@ async def test_q93_a_dead_lettered_head_frees_its_group(desk: Desk) -> None:
     assert await desk.bodies(queue="dead") == ["a1"]
 
 
-async def test_q93_burying_the_head_frees_its_group(desk: Desk) -> None:
+async def test_Q93_burying_the_head_frees_its_group(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", dead_letters="dead")
     delivery = await desk.one()
     await desk.settle(Bury(delivery.receipt))
     assert await desk.bodies() == ["a2"]
 
 
-async def test_q102_blocked_messages_of_a_group_count_as_ready(desk: Desk) -> None:
+async def test_Q102_blocked_messages_of_a_group_count_as_ready(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", "a3")
     await desk.one()
     assert await desk.counts() == (2, 0, 1)
 
 
-async def test_q107_an_expired_head_frees_its_group(desk: Desk) -> None:
+async def test_Q107_an_expired_head_frees_its_group(desk: Desk) -> None:
     await desk.queue(fifo=True, retention=100, visibility_timeout=1000)
     await desk.send("a1", group="a")
     await desk.advance(50)
@@ -293,7 +293,7 @@ async def test_q107_an_expired_head_frees_its_group(desk: Desk) -> None:
     assert await desk.bodies() == ["a2"]
 
 
-async def test_q56_the_in_flight_cap_of_a_fifo_queue_is_silent(desk: Desk) -> None:
+async def test_Q56_the_in_flight_cap_of_a_fifo_queue_is_silent(desk: Desk) -> None:
     await fifo(desk, "a1", "b1", "c1", max_in_flight=2)
     taken = await desk.take()
     assert len(taken) == 2
@@ -302,13 +302,13 @@ async def test_q56_the_in_flight_cap_of_a_fifo_queue_is_silent(desk: Desk) -> No
     assert await desk.bodies() == ["c1"]
 
 
-async def test_q7_a_queue_is_fifo_or_standard_for_life(desk: Desk) -> None:
+async def test_Q7_a_queue_is_fifo_or_standard_for_life(desk: Desk) -> None:
     await desk.queue(fifo=True)
     with pytest.raises(SpecConflict, match="fifo"):
         await desk.queue(fifo=False)
 
 
-async def test_q68_a_purge_frees_every_group(desk: Desk) -> None:
+async def test_Q68_a_purge_frees_every_group(desk: Desk) -> None:
     await fifo(desk, *(f"a{n}" for n in range(10)))
     await desk.one()
     assert await desk.store.purge("q") == 10

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
 
 
-async def test_q59_an_acknowledgement_is_idempotent_in_effect(desk: Desk) -> None:
+async def test_Q59_an_acknowledgement_is_idempotent_in_effect(desk: Desk) -> None:
     await desk.queue()
     await desk.send("a")
     delivery = await desk.one()
@@ -21,7 +21,7 @@ async def test_q59_an_acknowledgement_is_idempotent_in_effect(desk: Desk) -> Non
     assert (await desk.stats()).acked == 1
 
 
-async def test_q59_a_timed_out_receipt_without_successor_still_acknowledges(desk: Desk) -> None:
+async def test_Q59_a_timed_out_receipt_without_successor_still_acknowledges(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10)
     await desk.send("a")
     delivery = await desk.one()
@@ -31,7 +31,7 @@ async def test_q59_a_timed_out_receipt_without_successor_still_acknowledges(desk
     assert await desk.bodies() == []
 
 
-async def test_q60_an_older_receipt_is_stale_unless_the_caller_says_that_it_is_good_enough(desk: Desk) -> None:
+async def test_Q60_an_older_receipt_is_stale_unless_the_caller_says_that_it_is_good_enough(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10)
     await desk.send("a")
     old = await desk.one()
@@ -45,7 +45,7 @@ async def test_q60_an_older_receipt_is_stale_unless_the_caller_says_that_it_is_g
 
 
 @pytest.mark.parametrize("kind", ["defer", "extend", "bury", "release"])
-async def test_q60_an_older_receipt_settles_nothing(desk: Desk, kind: str) -> None:
+async def test_Q60_an_older_receipt_settles_nothing(desk: Desk, kind: str) -> None:
     await desk.queue(visibility_timeout=10, dead_letters="dead")
     await desk.send("a")
     old = (await desk.one()).receipt
@@ -62,7 +62,7 @@ async def test_q60_an_older_receipt_settles_nothing(desk: Desk, kind: str) -> No
     await desk.ack(new)
 
 
-async def test_q62_an_extension_counts_from_the_call_and_replaces_the_remainder(desk: Desk) -> None:
+async def test_Q62_an_extension_counts_from_the_call_and_replaces_the_remainder(desk: Desk) -> None:
     await desk.queue(visibility_timeout=30, max_receives=None)
     await desk.send("a")
     delivery = await desk.one()
@@ -78,7 +78,7 @@ async def test_q62_an_extension_counts_from_the_call_and_replaces_the_remainder(
     assert (await desk.one()).attempt == 3
 
 
-async def test_q62_an_extension_of_zero_makes_the_message_visible_at_once(desk: Desk) -> None:
+async def test_Q62_an_extension_of_zero_makes_the_message_visible_at_once(desk: Desk) -> None:
     await desk.queue()
     await desk.send("a")
     assert await desk.settle(Extend((await desk.one()).receipt, 0)) == [Settled()]
@@ -86,7 +86,7 @@ async def test_q62_an_extension_of_zero_makes_the_message_visible_at_once(desk: 
     assert (await desk.one()).attempt == 2
 
 
-async def test_q62_many_extensions_keep_a_message_for_as_long_as_they_come(desk: Desk) -> None:
+async def test_Q62_many_extensions_keep_a_message_for_as_long_as_they_come(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10)
     await desk.send("a")
     delivery = await desk.one()
@@ -97,7 +97,7 @@ async def test_q62_many_extensions_keep_a_message_for_as_long_as_they_come(desk:
     await desk.ack(delivery)
 
 
-async def test_q64_an_extension_after_the_deadline_has_no_effect(desk: Desk) -> None:
+async def test_Q64_an_extension_after_the_deadline_has_no_effect(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10)
     await desk.send("a")
     delivery = await desk.one()
@@ -106,7 +106,7 @@ async def test_q64_an_extension_after_the_deadline_has_no_effect(desk: Desk) -> 
     assert await desk.bodies() == ["a"]
 
 
-async def test_q65_an_extension_of_a_message_that_is_gone_is_stale(desk: Desk) -> None:
+async def test_Q65_an_extension_of_a_message_that_is_gone_is_stale(desk: Desk) -> None:
     await desk.queue()
     await desk.send("a")
     delivery = await desk.one()
@@ -114,7 +114,7 @@ async def test_q65_an_extension_of_a_message_that_is_gone_is_stale(desk: Desk) -
     assert isinstance((await desk.settle(Extend(delivery.receipt, 10)))[0], Stale)
 
 
-async def test_q66_q61_deferring_or_releasing_after_the_deadline_changes_nothing(desk: Desk) -> None:
+async def test_Q66_Q61_deferring_or_releasing_after_the_deadline_changes_nothing(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10)
     await desk.send("a")
     receipt = (await desk.one()).receipt
@@ -123,7 +123,7 @@ async def test_q66_q61_deferring_or_releasing_after_the_deadline_changes_nothing
     assert (await desk.one()).attempt == 2
 
 
-async def test_q67_a_batch_is_settled_entry_by_entry_in_order(desk: Desk) -> None:
+async def test_Q67_a_batch_is_settled_entry_by_entry_in_order(desk: Desk) -> None:
     await desk.queue()
     await desk.send(*"abcd")
     a, b, c, d = await desk.take()
@@ -134,7 +134,7 @@ async def test_q67_a_batch_is_settled_entry_by_entry_in_order(desk: Desk) -> Non
     assert await desk.counts() == (2, 1, 0)
 
 
-async def test_q68_a_purge_deletes_everything_in_whatever_state(desk: Desk) -> None:
+async def test_Q68_a_purge_deletes_everything_in_whatever_state(desk: Desk) -> None:
     await desk.queue()
     await desk.send("held", *(str(n) for n in range(10)))
     held = await desk.one()
@@ -149,7 +149,7 @@ async def test_q68_a_purge_deletes_everything_in_whatever_state(desk: Desk) -> N
     assert await desk.bodies() == ["after"]
 
 
-async def test_q68_messages_sent_after_a_purge_are_all_there(desk: Desk) -> None:
+async def test_Q68_messages_sent_after_a_purge_are_all_there(desk: Desk) -> None:
     await desk.queue()
     await desk.send(*(f"old{n}" for n in range(10)))
     await desk.store.purge("q")

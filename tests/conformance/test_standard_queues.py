@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
 
 
-async def test_q1_q102_a_message_is_in_exactly_one_state_and_counted_there(desk: Desk) -> None:
+async def test_Q1_Q102_a_message_is_in_exactly_one_state_and_counted_there(desk: Desk) -> None:
     await desk.queue()
     await desk.send("a")
     assert await desk.counts() == (1, 0, 0)
@@ -40,7 +40,7 @@ async def test_q1_q102_a_message_is_in_exactly_one_state_and_counted_there(desk:
     assert await desk.counts() == (1, 0, 0)
 
 
-async def test_q2_q4_a_delayed_message_is_visible_at_its_due_moment_and_not_before(desk: Desk) -> None:
+async def test_Q2_Q4_a_delayed_message_is_visible_at_its_due_moment_and_not_before(desk: Desk) -> None:
     await desk.queue()
     await desk.send("a", delay=10)
     await desk.advance(9.999)
@@ -49,7 +49,7 @@ async def test_q2_q4_a_delayed_message_is_visible_at_its_due_moment_and_not_befo
     assert await desk.bodies() == ["a"]
 
 
-async def test_q2_q4_a_message_in_flight_is_visible_again_at_its_deadline_and_not_before(desk: Desk) -> None:
+async def test_Q2_Q4_a_message_in_flight_is_visible_again_at_its_deadline_and_not_before(desk: Desk) -> None:
     await desk.queue(visibility_timeout=30)
     await desk.send("a")
     delivery = await desk.one()
@@ -60,7 +60,7 @@ async def test_q2_q4_a_message_in_flight_is_visible_again_at_its_deadline_and_no
     assert (await desk.one()).attempt == 2
 
 
-async def test_q2_a_receive_with_no_visibility_timeout_counts_and_leaves_the_message_visible(desk: Desk) -> None:
+async def test_Q2_a_receive_with_no_visibility_timeout_counts_and_leaves_the_message_visible(desk: Desk) -> None:
     await desk.queue(max_receives=None)
     await desk.send("a")
     first = await desk.one(visibility_timeout=0)
@@ -72,7 +72,7 @@ async def test_q2_a_receive_with_no_visibility_timeout_counts_and_leaves_the_mes
     assert await desk.counts() == (0, 0, 0)
 
 
-async def test_q3_in_flight_is_received_and_neither_deleted_nor_visible_again(desk: Desk) -> None:
+async def test_Q3_in_flight_is_received_and_neither_deleted_nor_visible_again(desk: Desk) -> None:
     await desk.queue(visibility_timeout=30)
     await desk.send(*"abc")
     first, _, _ = await desk.take()
@@ -83,7 +83,7 @@ async def test_q3_in_flight_is_received_and_neither_deleted_nor_visible_again(de
     assert await desk.counts() == (2, 0, 0)
 
 
-async def test_q17_a_new_visibility_timeout_or_delay_leaves_what_was_sent_or_received_alone(desk: Desk) -> None:
+async def test_Q17_a_new_visibility_timeout_or_delay_leaves_what_was_sent_or_received_alone(desk: Desk) -> None:
     await desk.queue(visibility_timeout=30, delay=10)
     await desk.send("held")
     await desk.advance(10)
@@ -97,7 +97,7 @@ async def test_q17_a_new_visibility_timeout_or_delay_leaves_what_was_sent_or_rec
     assert await desk.bodies() == ["held"]
 
 
-async def test_q18_a_lower_retention_expires_what_is_there(desk: Desk) -> None:
+async def test_Q18_a_lower_retention_expires_what_is_there(desk: Desk) -> None:
     await desk.queue(retention=1000)
     await desk.send("old")
     await desk.advance(100)
@@ -107,7 +107,7 @@ async def test_q18_a_lower_retention_expires_what_is_there(desk: Desk) -> None:
     assert (await desk.stats()).expired == 1
 
 
-async def test_q33_a_delay_of_its_own_beats_that_of_the_queue_zero_included(desk: Desk) -> None:
+async def test_Q33_a_delay_of_its_own_beats_that_of_the_queue_zero_included(desk: Desk) -> None:
     await desk.queue(delay=60)
     await desk.send("at once", delay=0)
     await desk.send("soon", delay=5)
@@ -128,7 +128,7 @@ async def test_a_delay_may_be_days_and_a_bad_one_is_refused_by_itself(desk: Desk
     assert "a" in await desk.bodies()
 
 
-async def test_q46_a_receive_takes_no_more_than_its_limit(desk: Desk) -> None:
+async def test_Q46_a_receive_takes_no_more_than_its_limit(desk: Desk) -> None:
     await desk.queue()
     await desk.send(*"abcdefg")
     assert await desk.bodies(1) == ["a"]
@@ -136,14 +136,14 @@ async def test_q46_a_receive_takes_no_more_than_its_limit(desk: Desk) -> None:
     assert await desk.bodies() == ["e", "f", "g"]
 
 
-async def test_q46_a_receive_takes_no_more_bytes_than_it_may_but_always_one_message(desk: Desk) -> None:
+async def test_Q46_a_receive_takes_no_more_bytes_than_it_may_but_always_one_message(desk: Desk) -> None:
     await desk.queue()
     await desk.send("x" * 100, "y" * 100, "z")
     assert len(await desk.store.receive("q", Want(max_bytes=10))) == 1
     assert len(await desk.store.receive("q", Want(max_bytes=101))) == 2
 
 
-async def test_q47_q48_an_empty_queue_answers_at_once_or_after_the_wait(desk: Desk) -> None:
+async def test_Q47_Q48_an_empty_queue_answers_at_once_or_after_the_wait(desk: Desk) -> None:
     await desk.queue()
     assert await desk.take() == []
     async with desk.waiting(wait=20) as receiver:
@@ -151,14 +151,14 @@ async def test_q47_q48_an_empty_queue_answers_at_once_or_after_the_wait(desk: De
         assert await receiver.bodies() == []
 
 
-async def test_q48_a_long_poll_wakes_on_a_new_send_and_does_not_wait_to_fill_its_batch(desk: Desk) -> None:
+async def test_Q48_a_long_poll_wakes_on_a_new_send_and_does_not_wait_to_fill_its_batch(desk: Desk) -> None:
     await desk.queue()
     async with desk.waiting() as receiver:
         await desk.send("a")
         assert await receiver.bodies() == ["a"]
 
 
-async def test_q48_a_long_poll_wakes_when_a_delay_ends(desk: Desk) -> None:
+async def test_Q48_a_long_poll_wakes_when_a_delay_ends(desk: Desk) -> None:
     await desk.queue()
     await desk.send("a", delay=5)
     async with desk.waiting() as receiver:
@@ -166,7 +166,7 @@ async def test_q48_a_long_poll_wakes_when_a_delay_ends(desk: Desk) -> None:
         assert await receiver.bodies() == ["a"]
 
 
-async def test_q48_a_long_poll_wakes_when_a_visibility_timeout_runs_out(desk: Desk) -> None:
+async def test_Q48_a_long_poll_wakes_when_a_visibility_timeout_runs_out(desk: Desk) -> None:
     await desk.queue(visibility_timeout=5)
     await desk.send("a")
     await desk.one()
@@ -176,7 +176,7 @@ async def test_q48_a_long_poll_wakes_when_a_visibility_timeout_runs_out(desk: De
 
 
 @pytest.mark.parametrize("how", ["extend", "defer", "release"])
-async def test_q48_a_long_poll_wakes_when_a_message_is_given_back(desk: Desk, how: str) -> None:
+async def test_Q48_a_long_poll_wakes_when_a_message_is_given_back(desk: Desk, how: str) -> None:
     await desk.queue()
     await desk.send("a")
     receipt = (await desk.one()).receipt
@@ -190,14 +190,14 @@ async def test_q48_a_long_poll_wakes_when_a_message_is_given_back(desk: Desk, ho
         assert await receiver.bodies() == ["a"]
 
 
-async def test_q48_every_waiting_receiver_gets_its_message(desk: Desk) -> None:
+async def test_Q48_every_waiting_receiver_gets_its_message(desk: Desk) -> None:
     await desk.queue()
     async with desk.waiting(limit=1) as one, desk.waiting(limit=1) as other:
         await desk.send("a", "b")
         assert sorted(await one.bodies() + await other.bodies()) == ["a", "b"]
 
 
-async def test_q49_a_short_poll_sees_the_whole_queue(desk: Desk) -> None:
+async def test_Q49_a_short_poll_sees_the_whole_queue(desk: Desk) -> None:
     await desk.queue()
     sent = [str(n) for n in range(50)]
     await desk.send(*sent)
@@ -207,7 +207,7 @@ async def test_q49_a_short_poll_sees_the_whole_queue(desk: Desk) -> None:
     assert got == sent
 
 
-async def test_q50_a_receive_may_have_a_visibility_timeout_of_its_own(desk: Desk) -> None:
+async def test_Q50_a_receive_may_have_a_visibility_timeout_of_its_own(desk: Desk) -> None:
     await desk.queue(visibility_timeout=30)
     await desk.send("a", "b")
     assert (await desk.one(visibility_timeout=5)).deadline == desk.clock.now() + 5
@@ -216,7 +216,7 @@ async def test_q50_a_receive_may_have_a_visibility_timeout_of_its_own(desk: Desk
     assert await desk.bodies() == ["a"]
 
 
-async def test_q51_each_receive_counts_and_mints_a_receipt_that_is_never_used_again(desk: Desk) -> None:
+async def test_Q51_each_receive_counts_and_mints_a_receipt_that_is_never_used_again(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10, max_receives=None)
     await desk.send("a")
     first_received = desk.clock.now()
@@ -230,7 +230,7 @@ async def test_q51_each_receive_counts_and_mints_a_receipt_that_is_never_used_ag
     assert len(receipts) == 3
 
 
-async def test_q55_the_oldest_visible_message_comes_first(desk: Desk) -> None:
+async def test_Q55_the_oldest_visible_message_comes_first(desk: Desk) -> None:
     await desk.queue(visibility_timeout=10)
     await desk.send("a", "b")
     assert await desk.bodies(1) == ["a"]
@@ -240,7 +240,7 @@ async def test_q55_the_oldest_visible_message_comes_first(desk: Desk) -> None:
     assert await desk.bodies() == ["b", "c", "a"]
 
 
-async def test_q56_at_the_in_flight_cap_nothing_more_is_handed_out(desk: Desk) -> None:
+async def test_Q56_at_the_in_flight_cap_nothing_more_is_handed_out(desk: Desk) -> None:
     await desk.queue(max_in_flight=2)
     await desk.send(*"abc")
     taken = await desk.take()
@@ -251,7 +251,7 @@ async def test_q56_at_the_in_flight_cap_nothing_more_is_handed_out(desk: Desk) -
         assert await receiver.bodies() == ["c"]
 
 
-async def test_q56_a_long_poll_at_the_cap_ends_empty_without_an_error(desk: Desk) -> None:
+async def test_Q56_a_long_poll_at_the_cap_ends_empty_without_an_error(desk: Desk) -> None:
     await desk.queue(max_in_flight=1, visibility_timeout=100)
     await desk.send("a", "b")
     await desk.one()
@@ -273,7 +273,7 @@ async def test_what_was_sent_is_what_is_received(desk: Desk) -> None:
     assert delivery.id == sent.id  # type: ignore[union-attr]  # it was accepted
 
 
-async def test_q26_q27_a_message_over_the_limit_is_refused_by_itself_and_one_at_it_is_not(desk: Desk) -> None:
+async def test_Q26_Q27_a_message_over_the_limit_is_refused_by_itself_and_one_at_it_is_not(desk: Desk) -> None:
     await desk.queue(max_body=100)
     at, over, other = await desk.store.send(
         "q", [Outgoing(b"x" * 100), Outgoing(b"x" * 101), Outgoing(b"x" * 99, {"name": "v"})]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
 
 
-async def test_t29_every_subscription_has_its_own_copy(desk: Desk) -> None:
+async def test_T29_every_subscription_has_its_own_copy(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"), QueueSpec("b"))
     await desk.publish("x" * 1000)
     first = await desk.one("a")
@@ -27,7 +27,7 @@ async def test_t29_every_subscription_has_its_own_copy(desk: Desk) -> None:
     assert (topic.published, topic.delivered) == (1, 2)
 
 
-async def test_t29_a_subscription_made_later_does_not_see_earlier_publishes(desk: Desk) -> None:
+async def test_T29_a_subscription_made_later_does_not_see_earlier_publishes(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"))
     await desk.publish("early")
     await desk.fan_out(QueueSpec("a"), QueueSpec("b"))
@@ -44,7 +44,7 @@ async def test_a_subscription_that_is_no_longer_declared_by_its_queue_ends(desk:
     assert await desk.bodies(queue="b") == ["x"]
 
 
-async def test_t14_a_subscription_of_a_queue_that_is_not_there_is_refused_and_changes_nothing(desk: Desk) -> None:
+async def test_T14_a_subscription_of_a_queue_that_is_not_there_is_refused_and_changes_nothing(desk: Desk) -> None:
     with pytest.raises(ConfigurationError, match="nowhere"):
         await desk.store.declare(
             Topology(topics=(TopicSpec("t"),), subscriptions=(Subscription("t", "queue", "nowhere"),))
@@ -60,12 +60,12 @@ async def test_a_bad_policy_is_refused_and_changes_nothing(desk: Desk) -> None:
     assert described.queues == ()
 
 
-async def test_t20_a_fifo_queue_cannot_subscribe_to_a_standard_topic(desk: Desk) -> None:
+async def test_T20_a_fifo_queue_cannot_subscribe_to_a_standard_topic(desk: Desk) -> None:
     with pytest.raises(ConfigurationError, match="FIFO"):
         await desk.fan_out(QueueSpec("a", fifo=True))
 
 
-async def test_t49_a_filter_lets_through_what_matches(desk: Desk) -> None:
+async def test_T49_a_filter_lets_through_what_matches(desk: Desk) -> None:
     await desk.fan_out(
         QueueSpec("all"),
         QueueSpec("placed"),
@@ -83,7 +83,7 @@ async def test_t49_a_filter_lets_through_what_matches(desk: Desk) -> None:
     assert (stats.sent, stats.dead, stats.buried) == (1, 0, 0)
 
 
-async def test_t80_a_topic_without_subscribers_accepts_and_returns_ids(desk: Desk) -> None:
+async def test_T80_a_topic_without_subscribers_accepts_and_returns_ids(desk: Desk) -> None:
     await desk.fan_out()
     sent = await desk.publish("x")
     assert isinstance(sent, Sent)
@@ -91,7 +91,7 @@ async def test_t80_a_topic_without_subscribers_accepts_and_returns_ids(desk: Des
     assert (await desk.store.stats()).topics[0].published == 1
 
 
-async def test_t52_raw_delivery_is_the_body_with_its_attributes(desk: Desk) -> None:
+async def test_T52_raw_delivery_is_the_body_with_its_attributes(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"))
     attributes = {"s": "x", "n": 1.5, "b": b"\xff"}
     await desk.publish("text", attributes)  # type: ignore[arg-type]  # every kind
@@ -100,7 +100,7 @@ async def test_t52_raw_delivery_is_the_body_with_its_attributes(desk: Desk) -> N
     assert delivery.attributes == attributes
 
 
-async def test_t50_enveloped_delivery_renders_the_envelope_and_sets_no_attributes(desk: Desk) -> None:
+async def test_T50_enveloped_delivery_renders_the_envelope_and_sets_no_attributes(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a", max_receives=None), raw=False)
     sent = await desk.publish("text", {"kind": "x"}, headers={"subject": "hello"})
     assert isinstance(sent, Sent)
@@ -122,7 +122,7 @@ async def test_t50_enveloped_delivery_renders_the_envelope_and_sets_no_attribute
     assert bodies[0] == bodies[1], "retries keep id and time (T58)"
 
 
-async def test_t51_t72_a_fifo_envelope_carries_its_sequence(desk: Desk) -> None:
+async def test_T51_T72_a_fifo_envelope_carries_its_sequence(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"), fifo=True, raw=False)
     await desk.publish("x", group="g", dedup_id="1")
     second = await desk.publish("y", group="g", dedup_id="2")
@@ -135,14 +135,14 @@ async def test_t51_t72_a_fifo_envelope_carries_its_sequence(desk: Desk) -> None:
     assert "Signature" not in envelopes[0]
 
 
-async def test_t28_a_dedup_id_on_a_standard_topic_is_refused_and_a_group_goes_to_standard_queues(desk: Desk) -> None:
+async def test_T28_a_dedup_id_on_a_standard_topic_is_refused_and_a_group_goes_to_standard_queues(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"))
     assert isinstance(await desk.publish("x", dedup_id="1"), Refused)
     await desk.publish("x", group="tenant")
     assert (await desk.one("a")).group == "tenant"
 
 
-async def test_t30_t71_a_fifo_topic_keeps_the_order_of_each_group_in_each_queue(desk: Desk) -> None:
+async def test_T30_T71_a_fifo_topic_keeps_the_order_of_each_group_in_each_queue(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("f", fifo=True), QueueSpec("s"), fifo=True)
     for n in range(6):
         await desk.publish(str(n), group="ab"[n % 2], dedup_id=str(n))
@@ -158,14 +158,14 @@ async def test_t30_t71_a_fifo_topic_keeps_the_order_of_each_group_in_each_queue(
     assert {(delivery.group, delivery.dedup_id) for delivery in plain} == {(None, None)}
 
 
-async def test_t69_a_fifo_topic_needs_a_group(desk: Desk) -> None:
+async def test_T69_a_fifo_topic_needs_a_group(desk: Desk) -> None:
     await desk.fan_out(fifo=True)
     assert isinstance(await desk.publish("x", dedup_id="1"), Refused)
     assert isinstance(await desk.publish("x", group="a b", dedup_id="1"), Refused)
     assert isinstance(await desk.publish("x", group="g", dedup_id="1"), Sent)
 
 
-async def test_t70_a_duplicate_publish_answers_with_the_original_and_delivers_nothing(desk: Desk) -> None:
+async def test_T70_a_duplicate_publish_answers_with_the_original_and_delivers_nothing(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("f", fifo=True), QueueSpec("s"), fifo=True)
     first = await desk.publish("x", group="g", dedup_id="1")
     again = await desk.publish("y", group="g", dedup_id="1")
@@ -180,7 +180,7 @@ async def test_t70_a_duplicate_publish_answers_with_the_original_and_delivers_no
     assert await desk.bodies(queue="s") == ["x", "z"]
 
 
-async def test_t70_t71_content_deduplication_of_a_topic_hands_its_hash_to_fifo_queues(desk: Desk) -> None:
+async def test_T70_T71_content_deduplication_of_a_topic_hands_its_hash_to_fifo_queues(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("f", fifo=True), fifo=True, content_dedup=True)
     await desk.publish("x", group="g")
     again = await desk.publish("x", {"other": 1}, group="g")

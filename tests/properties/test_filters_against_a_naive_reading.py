@@ -239,7 +239,7 @@ def runs(pattern: str, text: str) -> bool:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
-def test_t38_t47_a_policy_on_bodies_says_what_the_naive_reading_says(seed: int) -> None:
+def test_T38_T47_a_policy_on_bodies_says_what_the_naive_reading_says(seed: int) -> None:
     maker = Maker(seed)
     for _ in range(20):
         body = maker.body()
@@ -253,7 +253,7 @@ def test_t38_t47_a_policy_on_bodies_says_what_the_naive_reading_says(seed: int) 
 
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32))
-def test_t39_t43_a_policy_on_attributes_says_what_the_naive_reading_says(seed: int) -> None:
+def test_T39_T43_a_policy_on_attributes_says_what_the_naive_reading_says(seed: int) -> None:
     maker = Maker(seed)
     for _ in range(20):
         message = {name: value for name, value in maker.body(2).items() if is_attribute(value)}

@@ -340,7 +340,7 @@ class Walk:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "cold"])
-async def test_q1_q2_a_queue_does_what_the_naive_model_says(tmp_path: Path, kind: str, fifo: bool, seed: int) -> None:
+async def test_Q1_Q2_a_queue_does_what_the_naive_model_says(tmp_path: Path, kind: str, fifo: bool, seed: int) -> None:
     clock = VirtualClock(1_000_000.0)
     options = {"sqlite": "durability=normal", "cold": "durability=normal&hot_messages=3"}
     url = "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/store.db?{options[kind]}"

@@ -157,5 +157,5 @@ def test_a_type_that_cannot_be_a_payload_is_refused_before_the_first_message() -
         codec_for(Order, "yaml")
 
 
-def test_h44_of_duplicate_keys_in_a_body_the_last_counts() -> None:
+def test_H44_of_duplicate_keys_in_a_body_the_last_counts() -> None:
     assert codec_for(Order).decode(b'{"id": "1", "id": "2"}') == Order("2")

@@ -24,18 +24,18 @@ from pipeflow.names import (
 
 
 @pytest.mark.parametrize("name", ["a", "A-z_0", "q" * 80])
-def test_q5_a_good_queue_name_is_given_back(name: str) -> None:
+def test_Q5_a_good_queue_name_is_given_back(name: str) -> None:
     assert queue_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "q" * 81, "ö", "a/b", "a\n", "orders.fifo"])
-def test_q5_a_bad_queue_name_is_refused_with_the_rule(name: str) -> None:
+def test_Q5_a_bad_queue_name_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(InvalidName, match="use 1 to 80 letters, digits, hyphens or underscores") as caught:
         queue_name(name)
     assert repr(name) in str(caught.value)
 
 
-def test_q5_the_fifo_suffix_is_an_option_not_a_name() -> None:
+def test_Q5_the_fifo_suffix_is_an_option_not_a_name() -> None:
     with pytest.raises(InvalidName, match="fifo=True"):
         queue_name("orders.fifo")
     with pytest.raises(InvalidName, match="fifo=True"):
@@ -43,23 +43,23 @@ def test_q5_the_fifo_suffix_is_an_option_not_a_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "Orders_1-x", "t" * 256])
-def test_t1_a_good_topic_name_is_given_back(name: str) -> None:
+def test_T1_a_good_topic_name_is_given_back(name: str) -> None:
     assert topic_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a b", "t" * 257, "a.b", "x\n"])
-def test_t1_a_bad_topic_name_is_refused(name: str) -> None:
+def test_T1_a_bad_topic_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidName, match="1 to 256"):
         topic_name(name)
 
 
 @pytest.mark.parametrize("name", ["a", "lake.2013-01_x", "s" * 64, "..a"])
-def test_s1_a_good_stream_name_is_given_back(name: str) -> None:
+def test_S1_a_good_stream_name_is_given_back(name: str) -> None:
     assert stream_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "s" * 65, "a b", "x\n"])
-def test_s1_a_stream_name_that_could_leave_its_folder_is_refused(name: str) -> None:
+def test_S1_a_stream_name_that_could_leave_its_folder_is_refused(name: str) -> None:
     with pytest.raises(InvalidName, match="1 to 64"):
         stream_name(name)
 
@@ -89,7 +89,7 @@ def test_a_bad_source_name_is_refused(name: str) -> None:
         ("\x7f", False),
     ],
 )
-def test_q38_groups_and_dedup_ids_are_printable_ascii_without_spaces(value: str, good: bool) -> None:
+def test_Q38_groups_and_dedup_ids_are_printable_ascii_without_spaces(value: str, good: bool) -> None:
     assert valid_group(value) is good
 
 
@@ -145,24 +145,24 @@ KEY = b"k" * 32
 RECEIPT = Receipt(place=2**40, boot=3, receive=17)
 
 
-def test_q58_a_sealed_receipt_opens_to_itself() -> None:
+def test_Q58_a_sealed_receipt_opens_to_itself() -> None:
     handle = seal_receipt(KEY, "billing", RECEIPT)
     assert open_receipt(KEY, "billing", handle) == RECEIPT
     assert re.fullmatch(r"[A-Za-z0-9_-]+", handle), "a handle travels in URLs and headers"
 
 
-def test_q58_another_queues_or_another_keys_receipt_does_not_open() -> None:
+def test_Q58_another_queues_or_another_keys_receipt_does_not_open() -> None:
     handle = seal_receipt(KEY, "billing", RECEIPT)
     assert open_receipt(KEY, "audit", handle) is None
     assert open_receipt(b"x" * 32, "billing", handle) is None
 
 
 @pytest.mark.parametrize("handle", ["", "x", "garbage", "ö", "A" * 500, "=", "!!!!"])
-def test_q58_garbage_opens_to_nothing(handle: str) -> None:
+def test_Q58_garbage_opens_to_nothing(handle: str) -> None:
     assert open_receipt(KEY, "billing", handle) is None
 
 
-def test_q58_every_flipped_bit_is_noticed() -> None:
+def test_Q58_every_flipped_bit_is_noticed() -> None:
     handle = seal_receipt(KEY, "billing", RECEIPT)
     raw = urlsafe_b64decode(handle + "=" * (-len(handle) % 4))
     for bit in range(len(raw) * 8):

@@ -31,7 +31,7 @@ def test_a_router_puts_its_prefix_before_every_name_and_apps_include_it() -> Non
     assert topology.subscriptions == (Subscription("orders", "queue", "invoicing-orders"),)
 
 
-def test_dead_letters_are_declared_with_their_queue_fifo_like_it_and_kept_for_fourteen_days_q87() -> None:
+def test_dead_letters_are_declared_with_their_queue_fifo_like_it_and_kept_for_fourteen_days_Q87() -> None:
     app = App("shop")
     app.queue("plain", Order)
     app.queue("ordered", Order, fifo=True)
@@ -147,7 +147,7 @@ def test_a_fifo_queue_of_a_standard_topic_is_refused() -> None:
         app.topology()
 
 
-def test_fifo_dead_letters_that_are_standard_are_refused_q87() -> None:
+def test_fifo_dead_letters_that_are_standard_are_refused_Q87() -> None:
     app = App("shop")
     app.queue("ledger", Order, fifo=True, dead_letters="failed")
     app.queue("failed", Order)

@@ -94,7 +94,7 @@ def test_backoff_is_full_jitter_between_nothing_and_all() -> None:
     assert backoff.delay(5, 0.5) == 8.0
 
 
-def test_s33_the_buffering_of_a_stream_is_size_or_time() -> None:
+def test_S33_the_buffering_of_a_stream_is_size_or_time() -> None:
     assert StreamSpec("lake", "memory://x").buffering == Buffering(5 << 20, 60.0)
 
 
@@ -107,7 +107,7 @@ def test_s33_the_buffering_of_a_stream_is_size_or_time() -> None:
         (StreamSpec("a", "memory://x", delimiter=b""), b""),
     ],
 )
-def test_s23_lines_end_with_a_newline_and_raw_records_with_nothing(spec: StreamSpec, separator: bytes) -> None:
+def test_S23_lines_end_with_a_newline_and_raw_records_with_nothing(spec: StreamSpec, separator: bytes) -> None:
     assert spec.separator == separator
 
 

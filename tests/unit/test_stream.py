@@ -86,7 +86,7 @@ async def test_put_put_many_and_put_nowait_keep_their_order(store: str, durabili
         assert lines(sink) == ["1", "2", "3", "4"]
 
 
-async def test_s86_leaving_the_app_delivers_what_is_buffered(tmp_path: Path) -> None:
+async def test_S86_leaving_the_app_delivers_what_is_buffered(tmp_path: Path) -> None:
     app, sink = App("shop"), MemorySink()
     lake = app.stream("lake", Order, sink="memory://", compression="none")
     async with opened(app, sink, url("sqlite", tmp_path)):
@@ -154,7 +154,7 @@ async def test_a_record_without_a_partition_is_refused_to_its_producer_and_its_n
     assert lines(sink) == ["2"]
 
 
-async def test_s28_a_transform_keeps_drops_or_fails_single_records() -> None:
+async def test_S28_a_transform_keeps_drops_or_fails_single_records() -> None:
     app, sink = App("shop"), MemorySink()
     orders = app.topic("orders", Order)
     lake = app.stream("lake", Order, orders, sink="memory://", compression="none")
@@ -329,7 +329,7 @@ async def test_a_csv_stream_has_the_columns_of_its_payload_type() -> None:
 
 
 @pytest.mark.parametrize("broker", ["memory://", "sqlite"])
-async def test_s47_a_parquet_stream_writes_parquet_files_beneath_its_partitions(broker: str, tmp_path: Path) -> None:
+async def test_S47_a_parquet_stream_writes_parquet_files_beneath_its_partitions(broker: str, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="reads Parquet files back with pyarrow: pip install 'pipeflow[parquet]'")
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -350,7 +350,7 @@ async def test_s47_a_parquet_stream_writes_parquet_files_beneath_its_partitions(
     assert sorted(int(row["id"]) for row in rows) == list(range(11))
 
 
-async def test_s62_bytes_that_are_no_json_go_to_the_errors_of_a_parquet_stream_as_plain_lines() -> None:
+async def test_S62_bytes_that_are_no_json_go_to_the_errors_of_a_parquet_stream_as_plain_lines() -> None:
     pytest.importorskip("pyarrow", reason="writes Parquet files with pyarrow: pip install 'pipeflow[parquet]'")
     app, sink = App("shop", broker="memory://"), MemorySink()
     lake = app.stream(
@@ -399,7 +399,7 @@ def test_options_that_do_not_go_together_are_refused_where_they_are_declared() -
     assert app.stream("lake", Order, sink="memory://lake", format="parquet").spec.compression == "zstd"
 
 
-async def test_s46_records_that_fit_no_column_have_an_error_type_of_their_own_in_prefixes() -> None:
+async def test_S46_records_that_fit_no_column_have_an_error_type_of_their_own_in_prefixes() -> None:
     app, sink = App("shop", broker="memory://"), MemorySink()
     lake = app.stream(
         "lake",

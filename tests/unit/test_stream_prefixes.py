@@ -84,12 +84,12 @@ async def test_records_lie_beneath_the_evaluated_prefix_and_failed_ones_beneath_
         ("!{timestamp:bb}/", r"stream lake: prefix .*column 13: .*the letter 'b' is unknown"),
     ],
 )
-def test_s40_a_prefix_is_taken_apart_when_the_stream_is_declared(prefix: str, wrong: str) -> None:
+def test_S40_a_prefix_is_taken_apart_when_the_stream_is_declared(prefix: str, wrong: str) -> None:
     with pytest.raises(ConfigurationError, match=wrong):
         declared(App("prefixes"), prefix)
 
 
-async def test_s54_a_record_whose_keys_are_not_those_of_the_prefix_is_refused_to_its_producer() -> None:
+async def test_S54_a_record_whose_keys_are_not_those_of_the_prefix_is_refused_to_its_producer() -> None:
     app = App("prefixes")
     lake = app.stream(
         "lake",
@@ -140,7 +140,7 @@ KEYED = StreamSpec(
 )
 
 
-async def test_s43_the_random_parts_of_a_name_are_durable_before_anything_is_written_under_it() -> None:
+async def test_S43_the_random_parts_of_a_name_are_durable_before_anything_is_written_under_it() -> None:
     owner = Owner()
     log = owner.open(KEYED)
     await log.append("lake", [Outgoing(b"1", partition="carrier=UA")])
@@ -152,7 +152,7 @@ async def test_s43_the_random_parts_of_a_name_are_durable_before_anything_is_wri
 
 
 @pytest.mark.parametrize("partition", ["", "UA", "carrier=", "carrier=../..", "carrier=UA/day=1"])
-async def test_s57_a_store_refuses_partitions_that_the_prefix_cannot_name_whoever_sends_them(partition: str) -> None:
+async def test_S57_a_store_refuses_partitions_that_the_prefix_cannot_name_whoever_sends_them(partition: str) -> None:
     log = Owner().open(KEYED)
     (answer,) = await log.append("lake", [Outgoing(b"1", partition=partition)])
     assert isinstance(answer, Refused)
@@ -164,7 +164,7 @@ async def test_s57_a_store_refuses_partitions_that_the_prefix_cannot_name_whoeve
         await log.derive("lake", Position(0), [Outgoing(b"1", partition=partition)])
 
 
-async def test_s10_keys_may_change_once_the_records_that_wait_under_the_old_ones_are_delivered() -> None:
+async def test_S10_keys_may_change_once_the_records_that_wait_under_the_old_ones_are_delivered() -> None:
     log = Owner().open(KEYED)
     await log.append("lake", [Outgoing(b"1", partition="carrier=UA")])
     changed = replace(KEYED, prefix="!{partitionKeyFromLambda:origin}/")

@@ -67,13 +67,13 @@ async def test_a_record_too_large_is_refused_and_its_neighbours_are_not() -> Non
     assert answers[2] == Position(2)
 
 
-async def test_s57_a_partition_from_outside_that_leaves_the_root_is_refused_at_the_door() -> None:
+async def test_S57_a_partition_from_outside_that_leaves_the_root_is_refused_at_the_door() -> None:
     log = Owner().open(stream(partitioned=True))
     (answer,) = await log.append("lake", out("a", partition="../../etc"))
     assert isinstance(answer, Refused)
 
 
-async def test_s33_a_buffer_is_sealed_when_its_time_comes_and_not_before() -> None:
+async def test_S33_a_buffer_is_sealed_when_its_time_comes_and_not_before() -> None:
     owner = Owner()
     log = owner.open(stream(buffer_seconds=60))
     await log.append("lake", out("a"))
@@ -172,7 +172,7 @@ async def test_a_segment_given_back_is_handed_out_again_a_parked_one_is_not() ->
         await log.delivered("lake")
 
 
-async def test_s19_with_a_transform_records_lie_in_the_intake_until_they_are_derived() -> None:
+async def test_S19_with_a_transform_records_lie_in_the_intake_until_they_are_derived() -> None:
     owner = Owner()
     log = owner.open(stream(transformed=True))
     await log.append("lake", out("a", "b", "c"))
@@ -388,7 +388,7 @@ async def test_p7_a_sealed_segment_with_damage_is_never_written_over_its_object(
         snapshot = again.snapshot
 
 
-async def test_s36_new_options_concern_buffers_opened_after_the_update() -> None:
+async def test_S36_new_options_concern_buffers_opened_after_the_update() -> None:
     log = Owner().open(stream(buffer_seconds=60))
     await log.append("lake", out("a"))
     log.declare(stream(buffer_seconds=5))

@@ -40,7 +40,7 @@ async def counted(store: Store, name: str) -> QueueStats:
     return next(queue for queue in (await store.stats()).queues if queue.name == name)
 
 
-async def test_q2_a_buried_message_is_not_delivered_again_by_the_queue_it_left(store: Store) -> None:
+async def test_Q2_a_buried_message_is_not_delivered_again_by_the_queue_it_left(store: Store) -> None:
     """The receive stopped at its limit, with the buried message still at the front of the line. Q2, Q93."""
     first = await one(store, "work")
     assert first is not None
@@ -52,7 +52,7 @@ async def test_q2_a_buried_message_is_not_delivered_again_by_the_queue_it_left(s
     assert (stats.ready, stats.in_flight, stats.buried, stats.dead) == (0, 1, 1, 1)
 
 
-async def test_q55_a_deferred_message_goes_behind_those_that_became_visible_before_it(store: Store) -> None:
+async def test_Q55_a_deferred_message_goes_behind_those_that_became_visible_before_it(store: Store) -> None:
     first = await one(store, "work")
     assert first is not None
     await store.settle("work", [Defer(first.receipt, 0)])
@@ -60,7 +60,7 @@ async def test_q55_a_deferred_message_goes_behind_those_that_became_visible_befo
     assert following == [b"2", b"1"]
 
 
-async def test_q2_a_redriven_message_in_flight_elsewhere_does_not_come_back_to_the_queue_it_left(store: Store) -> None:
+async def test_Q2_a_redriven_message_in_flight_elsewhere_does_not_come_back_to_the_queue_it_left(store: Store) -> None:
     """What the first queue remembers of its own visibility timeout does not apply to another queue's. Q2, Q99."""
     clock = store.clock
     assert isinstance(clock, VirtualClock)
@@ -78,7 +78,7 @@ async def test_q2_a_redriven_message_in_flight_elsewhere_does_not_come_back_to_t
     assert len(await store.receive("other", Want(limit=2))) == 2
 
 
-async def test_q90_a_dead_letter_keeps_its_failures_over_a_restart(tmp_path: Path) -> None:
+async def test_Q90_a_dead_letter_keeps_its_failures_over_a_restart(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/moves.db"
     store = await open_store(url)
     await store.declare(

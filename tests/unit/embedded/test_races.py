@@ -54,7 +54,7 @@ async def test_a_long_group_that_needs_no_loading_leaves_the_store_idle(path: Pa
     await store.close()
 
 
-async def test_q48_who_waits_gets_what_is_sent_while_memory_is_full_of_what_is_in_flight(
+async def test_Q48_who_waits_gets_what_is_sent_while_memory_is_full_of_what_is_in_flight(
     store: Kept, clock: VirtualClock
 ) -> None:
     await store.send("work", messages("a", "b", "c"))
@@ -95,7 +95,7 @@ async def test_a_delayed_message_sent_while_a_load_waits_for_its_commit_comes_du
     assert (stats.ready, stats.delayed) == (0, 0)
 
 
-async def test_q68_a_purge_while_delayed_messages_are_read_leaves_no_second_copy_of_what_is_sent_next(
+async def test_Q68_a_purge_while_delayed_messages_are_read_leaves_no_second_copy_of_what_is_sent_next(
     store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.send("work", messages(*(f"{n}" for n in range(8)), delay=10.0))
@@ -114,7 +114,7 @@ async def test_q68_a_purge_while_delayed_messages_are_read_leaves_no_second_copy
     assert (stats.ready, stats.delayed) == (0, 0)
 
 
-async def test_q75_a_purge_before_a_kill_hides_nothing_sent_after_it(
+async def test_Q75_a_purge_before_a_kill_hides_nothing_sent_after_it(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows of a purge that was not swept lie in front of a group's later messages."""
@@ -268,7 +268,7 @@ async def test_bytes_in_memory_are_counted_right_when_a_message_moves_without_it
 # -- purging and moving -----------------------------------------------------------------------------------------------
 
 
-async def test_q68_nothing_is_swept_before_the_purge_itself_is_on_disk(
+async def test_Q68_nothing_is_swept_before_the_purge_itself_is_on_disk(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await opened(path, clock)
@@ -294,7 +294,7 @@ async def test_q68_nothing_is_swept_before_the_purge_itself_is_on_disk(
     await store.close()
 
 
-async def test_q68_a_dead_letter_purged_in_the_commit_that_moved_it_does_not_come_back_where_it_came_from(
+async def test_Q68_a_dead_letter_purged_in_the_commit_that_moved_it_does_not_come_back_where_it_came_from(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await opened(path, clock)
@@ -329,7 +329,7 @@ async def bury_many(store: Kept, queue: str, count: int, **each: Any) -> None:
         buried += len(deliveries)
 
 
-async def test_q99_a_redrive_takes_every_dead_letter_along_while_receivers_read_the_tail(store: Kept) -> None:
+async def test_Q99_a_redrive_takes_every_dead_letter_along_while_receivers_read_the_tail(store: Kept) -> None:
     await bury_many(store, "work", 600)
     stolen: list[bytes] = []
 
@@ -395,7 +395,7 @@ async def test_a_receive_cancelled_while_it_waits_for_a_body_gives_its_message_b
     await store.close()
 
 
-async def test_q62_a_lease_ended_by_its_holder_does_not_come_back_after_a_kill(path: Path, clock: VirtualClock) -> None:
+async def test_Q62_a_lease_ended_by_its_holder_does_not_come_back_after_a_kill(path: Path, clock: VirtualClock) -> None:
     store = await opened(path, clock)
     await store.send("groups", messages("one", group="a"))
     (one,) = await take(store, "groups", durable=True, visibility_timeout=1000.0)

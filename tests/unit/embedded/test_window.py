@@ -38,7 +38,7 @@ async def send_one(store: Kept, dedup_id: str) -> Sent:
     return sent
 
 
-async def test_q71_a_duplicate_that_only_the_disk_remembered_does_not_extend_the_window(
+async def test_Q71_a_duplicate_that_only_the_disk_remembered_does_not_extend_the_window(
     store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "DEDUP_IN_MEMORY", 2)
@@ -53,7 +53,7 @@ async def test_q71_a_duplicate_that_only_the_disk_remembered_does_not_extend_the
     assert not (await send_one(store, "x")).duplicate
 
 
-async def test_q71_ids_of_the_window_beyond_what_a_start_brings_along_are_still_known(
+async def test_Q71_ids_of_the_window_beyond_what_a_start_brings_along_are_still_known(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recovery, "KNOWN_KEPT", 2)
@@ -69,7 +69,7 @@ async def test_q71_ids_of_the_window_beyond_what_a_start_brings_along_are_still_
     await store.close()
 
 
-async def test_q71_a_wall_clock_set_back_between_two_starts_stops_no_window_and_no_delay(path: Path) -> None:
+async def test_Q71_a_wall_clock_set_back_between_two_starts_stops_no_window_and_no_delay(path: Path) -> None:
     store = await opened(path, VirtualClock(1_000_000.0))
     first = await send_one(store, "x")
     await store.send("work", messages("late", delay=10.0))

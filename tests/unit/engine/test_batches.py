@@ -26,7 +26,7 @@ def ids(batch: Batch[Order]) -> list[int]:
     return [message.body.id for message in batch]
 
 
-async def test_a_batch_is_called_when_it_is_full_or_its_first_message_has_waited_long_enough_h12_h13() -> None:
+async def test_a_batch_is_called_when_it_is_full_or_its_first_message_has_waited_long_enough_H12_H13() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order)
     batches: list[list[int]] = []
@@ -47,7 +47,7 @@ async def test_a_batch_is_called_when_it_is_full_or_its_first_message_has_waited
         assert batches == [[1, 2, 3], [4, 5]]
 
 
-async def test_without_linger_a_batch_is_what_one_receive_returned_h13() -> None:
+async def test_without_linger_a_batch_is_what_one_receive_returned_H13() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order)
     batches: list[list[int]] = []
@@ -62,7 +62,7 @@ async def test_without_linger_a_batch_is_what_one_receive_returned_h13() -> None
         assert batches == [[1, 2, 3]]
 
 
-async def test_messages_named_by_fail_are_tried_again_alone_and_the_others_are_acknowledged_h25() -> None:
+async def test_messages_named_by_fail_are_tried_again_alone_and_the_others_are_acknowledged_H25() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order, max_receives=2)
     batches: list[list[int]] = []
@@ -85,7 +85,7 @@ async def test_messages_named_by_fail_are_tried_again_alone_and_the_others_are_a
         assert failures == {"still odd"}
 
 
-async def test_returning_without_naming_anybody_acknowledges_all_whatever_is_returned_h26_h28_h71() -> None:
+async def test_returning_without_naming_anybody_acknowledges_all_whatever_is_returned_H26_H28_H71() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order)
 
@@ -99,7 +99,7 @@ async def test_returning_without_naming_anybody_acknowledges_all_whatever_is_ret
         assert h.queued(bulk) == h.in_flight(bulk) == h.dead(bulk) == []
 
 
-async def test_naming_a_message_of_another_batch_fails_the_whole_batch_h27() -> None:
+async def test_naming_a_message_of_another_batch_fails_the_whole_batch_H27() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order, max_receives=1)
     strangers: list[Message[Order]] = []
@@ -140,7 +140,7 @@ async def test_fail_may_say_how_with_an_exception() -> None:
 
 
 @pytest.mark.parametrize("fifo", [False, True])
-async def test_a_batch_that_raises_is_split_until_the_culprits_fail_alone_h55(fifo: bool) -> None:
+async def test_a_batch_that_raises_is_split_until_the_culprits_fail_alone_H55(fifo: bool) -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order, max_receives=1, fifo=fifo, content_dedup=fifo)
     batches: list[list[int]] = []
@@ -160,7 +160,7 @@ async def test_a_batch_that_raises_is_split_until_the_culprits_fail_alone_h55(fi
         assert h.queued(bulk) == h.in_flight(bulk) == []
 
 
-async def test_a_later_half_never_runs_what_follows_a_failure_in_its_group_p11_h29() -> None:
+async def test_a_later_half_never_runs_what_follows_a_failure_in_its_group_p11_H29() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order, fifo=True, content_dedup=True)
     done: list[int] = []
@@ -186,7 +186,7 @@ async def test_a_later_half_never_runs_what_follows_a_failure_in_its_group_p11_h
         assert [number for number in done if number % 2 == 0] == [2, 4, 6, 8]
 
 
-async def test_named_failures_in_a_group_hold_back_its_later_messages_h29() -> None:
+async def test_named_failures_in_a_group_hold_back_its_later_messages_H29() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order, fifo=True, content_dedup=True)
     seen: list[tuple[int, int]] = []
@@ -318,7 +318,7 @@ async def test_a_body_that_does_not_decode_is_dead_and_the_others_of_its_batch_a
         assert len([event for event in h.events if isinstance(event, Buried)]) == 1
 
 
-async def test_a_batch_that_takes_too_long_is_split_like_one_that_raises_h31() -> None:
+async def test_a_batch_that_takes_too_long_is_split_like_one_that_raises_H31() -> None:
     app = App("shop")
     bulk = app.queue("bulk", Order, max_receives=1)
 

@@ -23,7 +23,7 @@ def orders(*ids: int) -> list[Order]:
     return [Order(number) for number in ids]
 
 
-async def test_no_more_handlers_run_than_the_concurrency_allows_h20_h70() -> None:
+async def test_no_more_handlers_run_than_the_concurrency_allows_H20_H70() -> None:
     app = App("shop")
     work = app.queue("work", Order)
     running: list[int] = []
@@ -73,7 +73,7 @@ async def test_the_default_is_ten_coroutines_or_four_threads(threads: bool) -> N
         assert h.in_flight(work) == []
 
 
-async def test_a_sync_handler_runs_in_a_thread_and_may_publish_from_there_h70() -> None:
+async def test_a_sync_handler_runs_in_a_thread_and_may_publish_from_there_H70() -> None:
     app = App("shop")
     work, copies = app.queue("work", Order), app.topic("copies", Order)
     names: list[str] = []
@@ -181,7 +181,7 @@ async def test_a_body_that_does_not_decode_is_dead_at_once() -> None:
         assert buried.failure.type == "CodecError"
 
 
-async def test_a_timeout_is_a_failure_and_its_slot_goes_on_h31() -> None:
+async def test_a_timeout_is_a_failure_and_its_slot_goes_on_H31() -> None:
     app = App("shop")
     work = app.queue("work", Order, max_receives=1)
     done: list[int] = []
@@ -204,7 +204,7 @@ async def test_a_timeout_is_a_failure_and_its_slot_goes_on_h31() -> None:
         assert buried.failure.type == "TimeoutError"
 
 
-async def test_a_handler_that_shrugs_its_timeout_off_has_failed_all_the_same_h31() -> None:
+async def test_a_handler_that_shrugs_its_timeout_off_has_failed_all_the_same_H31() -> None:
     app = App("shop")
     work = app.queue("work", Order, max_receives=1)
 
@@ -333,7 +333,7 @@ async def test_an_idle_queue_arms_no_timer() -> None:
         assert armed == [float("inf")]
 
 
-async def test_messages_of_a_group_run_one_after_the_other_and_groups_beside_each_other_h22_p11() -> None:
+async def test_messages_of_a_group_run_one_after_the_other_and_groups_beside_each_other_H22_p11() -> None:
     app = App("shop")
     ledger = app.queue("ledger", Order, fifo=True, content_dedup=True)
     running: set[str] = set()
@@ -357,7 +357,7 @@ async def test_messages_of_a_group_run_one_after_the_other_and_groups_beside_eac
 
 
 @pytest.mark.parametrize("error", [Retry(after=5), ValueError("no"), TimeoutError()])
-async def test_a_failure_releases_every_later_message_of_its_group_in_hand_p11_h22(error: Exception) -> None:
+async def test_a_failure_releases_every_later_message_of_its_group_in_hand_p11_H22(error: Exception) -> None:
     app = App("shop")
     ledger = app.queue("ledger", Order, fifo=True, content_dedup=True)
     seen: list[tuple[int, int]] = []

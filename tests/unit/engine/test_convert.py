@@ -63,18 +63,18 @@ def test_values_with_a_type_are_written_as_json_has_them() -> None:
     assert text(made).splitlines()[1:] == ["false,1e-7,2013-01-01T05:15:00Z,aGk=", ",3.0,,"]
 
 
-def test_s66_unknown_keys_are_ignored_and_missing_ones_are_null_or_the_default_they_stand_for() -> None:
+def test_S66_unknown_keys_are_ignored_and_missing_ones_are_null_or_the_default_they_stand_for() -> None:
     columns = (*COLUMNS, Column("state", "string", default=b'"new"'))
     assert text(converted(b'{"zz":[],"id":1}', columns=columns)).endswith("1,,,new\r\n")
 
 
-def test_s65_several_documents_in_one_record_are_several_rows() -> None:
+def test_S65_several_documents_in_one_record_are_several_rows() -> None:
     made = converted(b'{"id":1}{"id":2}\n {"id":3}', b'{"id":4}')
     assert [line.split(",")[0] for line in text(made).split("\r\n")[1:-1]] == ["1", "2", "3", "4"]
     assert (made.manifest.objects[0].records, made.manifest.failed) == (4, 0)
 
 
-def test_s62_what_does_not_fit_lies_beside_the_good_ones_once_with_the_reason() -> None:
+def test_S62_what_does_not_fit_lies_beside_the_good_ones_once_with_the_reason() -> None:
     bad = {
         b"nope": ("ParseError", "malformed"),
         b"": ("ParseError", "truncated"),
@@ -103,7 +103,7 @@ def test_s62_what_does_not_fit_lies_beside_the_good_ones_once_with_the_reason() 
         assert error["sequenceNumber"] == str(sequence)
 
 
-def test_s62_an_error_record_has_the_members_of_firehose() -> None:
+def test_S62_an_error_record_has_the_members_of_firehose() -> None:
     (error,) = errors(converted(b"nope"))
     assert error.pop("lastErrorMessage")
     assert error == {
@@ -118,7 +118,7 @@ def test_s62_an_error_record_has_the_members_of_firehose() -> None:
     }
 
 
-def test_s66_one_document_that_does_not_fit_fails_its_record() -> None:
+def test_S66_one_document_that_does_not_fit_fails_its_record() -> None:
     made = converted(b'{"id":1}{"id":2,"rest":"\xff"}{"id":3}', b'{"id":4}')
     assert text(made) == "id,name,rest\r\n4,,\r\n"
     assert len(errors(made)) == 1

@@ -45,7 +45,7 @@ class Sick(MemorySink):
         await super().write(obj)
 
 
-async def test_s33_a_buffer_is_delivered_when_its_time_comes() -> None:
+async def test_S33_a_buffer_is_delivered_when_its_time_comes() -> None:
     async with rig(DeliveryPlan(spec(buffer_seconds=60))) as r:
         await r.store.append("lake", out("a"))
         await r.clock.advance(59.9)
@@ -55,7 +55,7 @@ async def test_s33_a_buffer_is_delivered_when_its_time_comes() -> None:
         assert list(r.sink.objects.values()) == [b"a\nb\n"]
 
 
-async def test_s33_a_buffer_is_delivered_when_it_is_full() -> None:
+async def test_S33_a_buffer_is_delivered_when_it_is_full() -> None:
     async with rig(DeliveryPlan(spec(buffer_bytes=6))) as r:
         await r.store.append("lake", out("abc", "d", "e"))
         await r.clock.settle()
@@ -66,7 +66,7 @@ async def test_s33_a_buffer_is_delivered_when_it_is_full() -> None:
     ("format", "delimiter", "content"),
     [("jsonl", None, b"a\nb\n"), ("raw", None, b"ab"), ("raw", b";", b"a;b;")],
 )
-async def test_s23_a_delimiter_follows_every_record_the_last_included(
+async def test_S23_a_delimiter_follows_every_record_the_last_included(
     format: str, delimiter: bytes | None, content: bytes
 ) -> None:
     async with rig(DeliveryPlan(spec(format=format, delimiter=delimiter))) as r:
@@ -75,7 +75,7 @@ async def test_s23_a_delimiter_follows_every_record_the_last_included(
         assert list(r.sink.objects.values()) == [content]
 
 
-async def test_s21_and_s72_order_is_kept_inside_an_object_and_objects_are_made_in_flush_order() -> None:
+async def test_S21_and_S72_order_is_kept_inside_an_object_and_objects_are_made_in_flush_order() -> None:
     async with rig(DeliveryPlan(spec(buffer_bytes=50))) as r:
         numbers = [f"{n:03d}" for n in range(100)]
         await r.store.append("lake", out(*numbers))
@@ -175,7 +175,7 @@ async def upper_later(body: bytes) -> Outgoing | None:
 
 
 @pytest.mark.parametrize("derive", [upper, upper_later])
-async def test_s28_ok_is_delivered_dropped_is_gone_and_failed_lies_beside_them(
+async def test_S28_ok_is_delivered_dropped_is_gone_and_failed_lies_beside_them(
     derive: Callable[[bytes], Outgoing | None],
 ) -> None:
     async with rig(DeliveryPlan(spec(transformed=True), derive)) as r:
@@ -191,7 +191,7 @@ async def test_s28_ok_is_delivered_dropped_is_gone_and_failed_lies_beside_them(
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), RecursionError()])
-async def test_s28_whatever_a_transform_raises_is_its_records_failure(error: BaseException) -> None:
+async def test_S28_whatever_a_transform_raises_is_its_records_failure(error: BaseException) -> None:
     def strict(body: bytes) -> Outgoing | None:
         if body == b"bad":
             raise error
@@ -204,7 +204,7 @@ async def test_s28_whatever_a_transform_raises_is_its_records_failure(error: Bas
         assert (stats.accepted, stats.delivered, stats.failed, stats.buffered) == (3, 2, 1, 0)
 
 
-async def test_s60_an_error_record_has_the_members_of_firehose_with_numbers_as_numbers() -> None:
+async def test_S60_an_error_record_has_the_members_of_firehose_with_numbers_as_numbers() -> None:
     async with rig(DeliveryPlan(spec(transformed=True), upper)) as r:
         await r.clock.advance(5.5)
         await r.store.append("lake", out("bad"))
@@ -221,7 +221,7 @@ async def test_s60_an_error_record_has_the_members_of_firehose_with_numbers_as_n
         assert line.endswith(b"}\n")
 
 
-async def test_s63_an_error_code_starts_with_the_component_that_failed() -> None:
+async def test_S63_an_error_code_starts_with_the_component_that_failed() -> None:
     def misplaced(body: bytes) -> Outgoing | None:
         raise Misplaced("KeyError: 'carrier'")
 
@@ -232,7 +232,7 @@ async def test_s63_an_error_code_starts_with_the_component_that_failed() -> None
         assert json.loads(line)["errorCode"] == "DynamicPartitioning.MetadataExtractionFailed"
 
 
-async def test_s63_errors_use_the_buffer_and_the_compression_of_the_stream() -> None:
+async def test_S63_errors_use_the_buffer_and_the_compression_of_the_stream() -> None:
     async with rig(
         DeliveryPlan(spec(transformed=True, compression="gzip", format="raw", buffer_seconds=7), upper)
     ) as r:
@@ -245,14 +245,14 @@ async def test_s63_errors_use_the_buffer_and_the_compression_of_the_stream() -> 
         assert len(gzip.decompress(content).splitlines()) == 2
 
 
-async def test_s34_the_size_counts_what_the_transform_made() -> None:
+async def test_S34_the_size_counts_what_the_transform_made() -> None:
     async with rig(DeliveryPlan(spec(transformed=True, buffer_bytes=10), lambda body: Outgoing(body * 5))) as r:
         await r.store.append("lake", out("ab"))
         await r.clock.settle()
         assert list(r.sink.objects.values()) == [b"ababababab\n"]
 
 
-async def test_s30_one_record_in_is_at_most_one_record_out_and_may_hold_several_lines() -> None:
+async def test_S30_one_record_in_is_at_most_one_record_out_and_may_hold_several_lines() -> None:
     async with rig(DeliveryPlan(spec(transformed=True), lambda body: Outgoing(b"x\ny"))) as r:
         await r.store.append("lake", out("a"))
         await r.deliver()
@@ -263,7 +263,7 @@ async def test_s30_one_record_in_is_at_most_one_record_out_and_may_hold_several_
 # Draining
 
 
-async def test_s86_a_drain_delivers_every_open_buffer_and_says_so() -> None:
+async def test_S86_a_drain_delivers_every_open_buffer_and_says_so() -> None:
     async with rig(DeliveryPlan(spec())) as r:
         await r.store.append("lake", out("a"))
         assert await r.delivery.drain(r.clock.now() + 30)

@@ -173,7 +173,7 @@ async def run_columnar(plan: DeliveryPlan) -> list[Crash]:
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
-async def test_p17_s62_wherever_it_stops_rows_and_misfits_are_each_in_one_object_under_the_same_names(
+async def test_p17_S62_wherever_it_stops_rows_and_misfits_are_each_in_one_object_under_the_same_names(
     format: str,
 ) -> None:
     if format == "parquet":
@@ -213,7 +213,7 @@ def _ids(objects: dict[str, bytes], format: str) -> Iterator[str]:
             yield from map(str, pq.read_table(pa.BufferReader(content)).column("id").to_pylist())
 
 
-async def test_s62_a_sink_that_fails_between_two_objects_gets_both_once_it_is_well() -> None:
+async def test_S62_a_sink_that_fails_between_two_objects_gets_both_once_it_is_well() -> None:
     class Halfway(MemorySink):
         ill = True
 

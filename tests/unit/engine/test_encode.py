@@ -51,11 +51,11 @@ def test_p17_the_same_segment_gives_the_same_bytes(module: ModuleType) -> None:
     assert first.chunks[0][4:8] == bytes(4)  # no time of day in the header
 
 
-def test_s11_an_object_of_one_empty_record_is_one_empty_line(module: ModuleType) -> None:
+def test_S11_an_object_of_one_empty_record_is_one_empty_line(module: ModuleType) -> None:
     obj, _ = module.encode(segment("none"), [Records(1, 0.0, [b""])])
     assert obj.chunks == [b"\n"]
 
 
-def test_s23_without_a_delimiter_nothing_stands_between_records(module: ModuleType) -> None:
+def test_S23_without_a_delimiter_nothing_stands_between_records(module: ModuleType) -> None:
     obj, _ = module.encode(segment("none", b""), BLOCKS)
     assert obj.chunks == [b"onethree"]

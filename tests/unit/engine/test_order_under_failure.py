@@ -40,7 +40,7 @@ async def misfortune(rolls: Random, ctx: Context) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("concurrency", [1, 3, 10])
-async def test_single_messages_of_a_group_succeed_in_order_p11_h22(seed: int, concurrency: int) -> None:
+async def test_single_messages_of_a_group_succeed_in_order_p11_H22(seed: int, concurrency: int) -> None:
     app = App("shop")
     ledger = app.queue("ledger", Order, fifo=True, content_dedup=True, max_receives=None)
     rolls = Random(seed)
@@ -61,7 +61,7 @@ async def test_single_messages_of_a_group_succeed_in_order_p11_h22(seed: int, co
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("size", "linger"), [(1, 0.0), (4, 0.0), (7, 5.0), (100, 1.0)])
-async def test_batches_acknowledge_the_messages_of_a_group_in_order_p11_h29(
+async def test_batches_acknowledge_the_messages_of_a_group_in_order_p11_H29(
     seed: int, size: int, linger: float
 ) -> None:
     app = App("shop")

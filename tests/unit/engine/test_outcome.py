@@ -60,13 +60,13 @@ def test_retry_without_a_time_waits_as_the_backoff_says() -> None:
 
 
 @pytest.mark.parametrize(("attempt", "roll", "delay"), [(1, 0.5, 0.5), (4, 0.5, 4.0), (4, 0.0, 0.0), (99, 0.5, 150.0)])
-def test_backoff_doubles_up_to_its_cap_with_full_jitter_h73(attempt: int, roll: float, delay: float) -> None:
+def test_backoff_doubles_up_to_its_cap_with_full_jitter_H73(attempt: int, roll: float, delay: float) -> None:
     settlement = fate(Raised(ValueError()), attempt, RetryPolicy(None, POLICY.backoff), roll)
     assert isinstance(settlement, Defer)
     assert settlement.delay == delay
 
 
-def test_what_was_stopped_is_released_and_not_an_attempt_h72() -> None:
+def test_what_was_stopped_is_released_and_not_an_attempt_H72() -> None:
     assert fate(Cancelled(), attempt=5) == Release(Receipt(1, 1, 5))
 
 

@@ -43,7 +43,7 @@ def errors(made: Converted) -> list[dict[str, Any]]:
     return [json.loads(line) for line in b"".join(made.objects[-1].chunks).splitlines()]
 
 
-def test_s64_json_becomes_parquet_with_nested_values() -> None:
+def test_S64_json_becomes_parquet_with_nested_values() -> None:
     made = converted(
         b'{"id":1,"tags":["a",null],"counts":{"x":2},"item":{"sku":"s","at":"2013-01-01T00:00:00Z"},"rest":[1.10]}',
         b'{"id":2,"unknown":1}',
@@ -76,7 +76,7 @@ def test_s64_json_becomes_parquet_with_nested_values() -> None:
         ("json", "null", None),
     ],
 )
-def test_s64_every_type_reads_back(kind: str, sent: str, value: object) -> None:
+def test_S64_every_type_reads_back(kind: str, sent: str, value: object) -> None:
     made = converted(b'{"v":%s}' % sent.encode(), columns=(Column("v", kind),))
     assert read(made).to_pylist() == [{"v": value}]
 
@@ -86,12 +86,12 @@ def test_s64_every_type_reads_back(kind: str, sent: str, value: object) -> None:
     ['"2013-01-01T05:15:00Z"', '"2013-01-01 05:15:00"', '"2013-01-01T06:15:00+01:00"', "1357017300", "1357017300000",
      "1357017300.0"],
 )  # fmt: skip
-def test_s64_times_may_be_text_seconds_or_milliseconds_and_without_a_zone_are_utc(sent: str) -> None:
+def test_S64_times_may_be_text_seconds_or_milliseconds_and_without_a_zone_are_utc(sent: str) -> None:
     made = converted(b'{"v":%s}' % sent.encode(), columns=(Column("v", "timestamp"),))
     assert read(made).to_pylist() == [{"v": datetime.datetime(2013, 1, 1, 5, 15, tzinfo=datetime.UTC)}]
 
 
-def test_s62_values_that_no_column_takes_go_to_the_error_object_and_their_neighbours_do_not() -> None:
+def test_S62_values_that_no_column_takes_go_to_the_error_object_and_their_neighbours_do_not() -> None:
     columns = (Column("id", "int64", True), Column("d", "decimal(4,2)"), Column("u", "uint64"), Column("i", "int8"))
     made = converted(
         b'{"id":1}', b'{"id":2,"d":"1.234"}', b'{"id":3,"u":18446744073709551616}', b'{"id":4,"i":128}',
@@ -104,7 +104,7 @@ def test_s62_values_that_no_column_takes_go_to_the_error_object_and_their_neighb
     assert made.manifest.failed == 5
 
 
-def test_s66_strings_for_numeric_columns_do_not_fit() -> None:
+def test_S66_strings_for_numeric_columns_do_not_fit() -> None:
     made = converted(b'{"id":"1"}')
     assert [obj.name for obj in made.objects] == ["errors/l.jsonl"]
 
@@ -112,14 +112,14 @@ def test_s66_strings_for_numeric_columns_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("compression", "codec"), [("zstd", "ZSTD"), ("snappy", "SNAPPY"), ("gzip", "GZIP"), ("none", "UNCOMPRESSED")]
 )
-def test_s67_the_compression_is_inside_the_file(compression: str, codec: str) -> None:
+def test_S67_the_compression_is_inside_the_file(compression: str, codec: str) -> None:
     made = converted(b'{"id":1}', compression=compression)
     content = b"".join(made.objects[0].chunks)
     assert content[:4] == content[-4:] == b"PAR1"
     assert pq.read_metadata(pa.BufferReader(content)).row_group(0).column(0).compression == codec
 
 
-def test_s68_one_object_is_one_file_with_all_rows_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_S68_one_object_is_one_file_with_all_rows_in_bounded_row_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "GROUP_ROWS", 20_000)
     bodies = [b'{"id":%d,"tags":["t%d"]}' % (n, n) for n in range(45_000)]
     made = converted(*bodies)

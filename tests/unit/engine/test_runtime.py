@@ -78,7 +78,7 @@ async def advancing(clock: VirtualClock, seconds: int) -> None:
         await clock.advance(1)
 
 
-async def test_leaving_waits_for_what_runs_and_starts_nothing_more_h72(rig: Rig) -> None:
+async def test_leaving_waits_for_what_runs_and_starts_nothing_more_H72(rig: Rig) -> None:
     attempts: list[int] = []
     app = slow_shop(10, attempts)
     async with anyio.create_task_group() as group:
@@ -91,7 +91,7 @@ async def test_leaving_waits_for_what_runs_and_starts_nothing_more_h72(rig: Rig)
     assert await rig.ready("work") == [("ready", 0)] * 3
 
 
-async def test_what_the_grace_does_not_suffice_for_is_released_and_no_attempt_h72(rig: Rig) -> None:
+async def test_what_the_grace_does_not_suffice_for_is_released_and_no_attempt_H72(rig: Rig) -> None:
     attempts: list[int] = []
     app = slow_shop(1000, attempts)
     async with anyio.create_task_group() as group:
@@ -120,7 +120,7 @@ async def test_a_second_stop_waits_for_nobody(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("batch", [False, True])
-async def test_a_handler_that_shrugs_the_end_off_is_not_acknowledged_for_it_h72(rig: Rig, batch: bool) -> None:
+async def test_a_handler_that_shrugs_the_end_off_is_not_acknowledged_for_it_H72(rig: Rig, batch: bool) -> None:
     app = App("shop")
     work = app.queue("work", Order)
     begun = asyncio.Event()
@@ -226,7 +226,7 @@ async def test_a_store_in_this_process_that_fails_ends_the_program_with_its_own_
         await body()
 
 
-async def test_a_broker_that_comes_back_is_asked_again_with_growing_pauses_h73(rig: Rig) -> None:
+async def test_a_broker_that_comes_back_is_asked_again_with_growing_pauses_H73(rig: Rig) -> None:
     app = slow_shop(0, [])
     async with rig.open(app, store=Failing(rig.store, 3, True)):  # type: ignore[arg-type]  # delegates
         await app.queues[0].send(Order(1))
@@ -246,7 +246,7 @@ async def test_other_errors_are_not_asked_again() -> None:
     assert calls == [1]
 
 
-async def test_pauses_between_calls_are_capped_and_jittered_h73() -> None:
+async def test_pauses_between_calls_are_capped_and_jittered_H73() -> None:
     clock, times = VirtualClock(), []
 
     async def gone() -> None:

@@ -93,7 +93,7 @@ async def test_a_restart_goes_on_exactly_behind_the_last_commit() -> None:
     assert sorted(seen) == list(range(25))
 
 
-async def test_a_source_that_raises_starts_again_with_backoff_from_what_was_committed_h73() -> None:
+async def test_a_source_that_raises_starts_again_with_backoff_from_what_was_committed_H73() -> None:
     app = App("shop")
     orders = app.topic("orders", Order)
     starts: list[tuple[float, int | None]] = []

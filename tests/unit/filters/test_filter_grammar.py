@@ -25,21 +25,21 @@ def accepted(policy: object, scope: FilterScope = "body", aws_limits: bool = Fal
 
 
 @pytest.mark.parametrize("text", ["", "{", "{'a': 1}", '{"a": [NaN]}', '{"a": [1e999]}', "\ud800", "[" * 100_000])
-def test_t31_text_that_is_no_json_is_refused_with_the_words_of_the_parser(text: str) -> None:
+def test_T31_text_that_is_no_json_is_refused_with_the_words_of_the_parser(text: str) -> None:
     assert refusal(text).startswith("failed to parse JSON. ")
 
 
 @pytest.mark.parametrize("policy", [[], '"text"', 1, None, True])
-def test_t31_a_policy_that_is_no_object_is_refused(policy: object) -> None:
+def test_T31_a_policy_that_is_no_object_is_refused(policy: object) -> None:
     assert refusal(policy) == "Filter is not an object"
 
 
-def test_t31_a_policy_over_256_kib_is_refused() -> None:
+def test_T31_a_policy_over_256_kib_is_refused() -> None:
     assert refusal({"a": ["x" * (256 << 10)]}) == "Filter policy is too long"
     assert accepted({"a": ["x" * (255 << 10)]})
 
 
-def test_t31_an_empty_policy_is_accepted() -> None:
+def test_T31_an_empty_policy_is_accepted() -> None:
     assert accepted({}, "attributes")
     assert accepted({})
 
@@ -71,7 +71,7 @@ def test_an_error_names_the_place_and_the_remedy_below_the_text_of_sns() -> None
         ([{"prefix": {"equals-ignore-case": "a"}}], "prefix match pattern must be a string"),
     ],
 )
-def test_t33_a_rule_that_breaks_the_grammar_is_refused_in_the_words_of_sns(rules: object, text: str) -> None:
+def test_T33_a_rule_that_breaks_the_grammar_is_refused_in_the_words_of_sns(rules: object, text: str) -> None:
     assert refusal({"key": rules}) == text
 
 
@@ -99,7 +99,7 @@ def test_t33_a_rule_that_breaks_the_grammar_is_refused_in_the_words_of_sns(rules
         (5, "Value of numeric must be an array."),
     ],
 )
-def test_t34_a_bad_range_is_refused_in_the_words_of_sns(terms: object, text: str) -> None:
+def test_T34_a_bad_range_is_refused_in_the_words_of_sns(terms: object, text: str) -> None:
     assert refusal({"key": [{"numeric": terms}]}) == text
 
 
@@ -119,7 +119,7 @@ def test_t34_a_bad_range_is_refused_in_the_words_of_sns(terms: object, text: str
         ("::/129", "IPv6 mask bits must be <= 128"),
     ],
 )
-def test_t35_a_bad_network_is_refused_in_the_words_of_sns(network: str, text: str) -> None:
+def test_T35_a_bad_network_is_refused_in_the_words_of_sns(network: str, text: str) -> None:
     assert refusal({"key": [{"cidr": network}]}) == text
 
 
@@ -144,7 +144,7 @@ def test_t35_a_bad_network_is_refused_in_the_words_of_sns(network: str, text: st
         ({}, "Anything-But expression name not found"),
     ],
 )
-def test_t41_anything_but_takes_strings_or_numbers_or_prefix_or_wildcard(operand: object, text: str) -> None:
+def test_T41_anything_but_takes_strings_or_numbers_or_prefix_or_wildcard(operand: object, text: str) -> None:
     assert refusal({"key": [{"anything-but": operand}]}) == text
 
 
@@ -156,11 +156,11 @@ def test_t41_anything_but_takes_strings_or_numbers_or_prefix_or_wildcard(operand
         ("a\\", "Invalid escape character at pos 1"),
     ],
 )
-def test_t42_double_stars_and_other_escapes_are_refused(pattern: str, text: str) -> None:
+def test_T42_double_stars_and_other_escapes_are_refused(pattern: str, text: str) -> None:
     assert refusal({"key": [{"wildcard": pattern}]}) == text
 
 
-def test_t36_more_than_five_keys_are_refused_under_the_limits_of_aws_only() -> None:
+def test_T36_more_than_five_keys_are_refused_under_the_limits_of_aws_only() -> None:
     six = {f"k{n}": ["v"] for n in range(6)}
     assert refusal(six, "attributes", aws_limits=True) == "Filter policy can not have more than 5 keys"
     assert accepted(six, "attributes")
@@ -168,7 +168,7 @@ def test_t36_more_than_five_keys_are_refused_under_the_limits_of_aws_only() -> N
     assert accepted(nested, aws_limits=True), "keys below a parent do not count"
 
 
-def test_t36_complexity_is_the_product_of_values_times_depth() -> None:
+def test_T36_complexity_is_the_product_of_values_times_depth() -> None:
     # 4 values at depth 3 and 3 at depth 2: 4*3 * 3*2 = 72
     known = {"a": {"b": {"c": ["1", "2", "3", "4"]}}, "d": {"e": ["1", "2", "3"]}}
     assert accepted(known, aws_limits=True)
@@ -180,7 +180,7 @@ def test_t36_complexity_is_the_product_of_values_times_depth() -> None:
     assert accepted({"a": [str(n) for n in range(151)]}, "attributes")
 
 
-def test_t36_branches_of_or_are_summed() -> None:
+def test_T36_branches_of_or_are_summed() -> None:
     def policy(first: int, second: int) -> dict[str, object]:
         branches = [{"a": [str(n) for n in range(first)]}, {"b": [str(n) for n in range(second)]}]
         return {"c": ["1", "2"], "$or": branches}
@@ -189,7 +189,7 @@ def test_t36_branches_of_or_are_summed() -> None:
     assert refusal(policy(38, 38), aws_limits=True) == "Filter policy is too complex"
 
 
-def test_t42_wildcards_are_counted_under_the_limits_of_aws_only() -> None:
+def test_T42_wildcards_are_counted_under_the_limits_of_aws_only() -> None:
     assert refusal({"a": [{"wildcard": "*a*b*c*"}]}, aws_limits=True).startswith("Rule is too complex")
     assert accepted({"a": [{"wildcard": "*a*b*c*"}]})
     ten = [{"wildcard": f"{n}*"} for n in range(10)]
@@ -198,7 +198,7 @@ def test_t42_wildcards_are_counted_under_the_limits_of_aws_only() -> None:
     assert refusal({"a": [*ten, {"anything-but": {"wildcard": "x*"}}]}, aws_limits=True).startswith("Rule is too")
 
 
-def test_t38_numbers_beyond_a_thousand_million_are_refused_under_the_limits_of_aws_only() -> None:
+def test_T38_numbers_beyond_a_thousand_million_are_refused_under_the_limits_of_aws_only() -> None:
     text = "Value must be between -1.0E9 and 1.0E9, inclusive"
     assert refusal({"a": [10**9 + 1]}, aws_limits=True) == text
     assert refusal({"a": [{"numeric": ["<", -(10**9) - 1]}]}, aws_limits=True) == text
@@ -207,20 +207,20 @@ def test_t38_numbers_beyond_a_thousand_million_are_refused_under_the_limits_of_a
     assert accepted({"a": [10**12]})
 
 
-def test_t37_a_policy_on_attributes_may_not_nest() -> None:
+def test_T37_a_policy_on_attributes_may_not_nest() -> None:
     text = "Filter policy scope MessageAttributes does not support nested filter policy"
     assert refusal({"a": {"b": ["c"]}}, "attributes") == text
     assert refusal({"$or": [{"a": {"b": ["c"]}}, {"d": ["e"]}]}, "attributes") == text
     assert accepted({"a": {"b": ["c"]}}, "body")
 
 
-def test_s45_a_policy_over_its_evaluation_budget_is_refused_when_it_is_made() -> None:
+def test_S45_a_policy_over_its_evaluation_budget_is_refused_when_it_is_made() -> None:
     at_the_budget = {"a": [{"suffix": str(n)} for n in range(EVALUATION_BUDGET - 1)]}
     assert accepted(at_the_budget)
     assert refusal({"a": [{"suffix": str(n)} for n in range(EVALUATION_BUDGET)]}) == "Filter policy is too complex"
 
 
-def test_s45_or_that_multiplies_beyond_the_budget_is_refused_before_it_is_multiplied() -> None:
+def test_S45_or_that_multiplies_beyond_the_budget_is_refused_before_it_is_multiplied() -> None:
     branches = [{"a": ["1"]}, {"b": ["1"]}]
     policy: object = branches[0]
     for _ in range(50):  # 2**50 alternatives
@@ -228,11 +228,11 @@ def test_s45_or_that_multiplies_beyond_the_budget_is_refused_before_it_is_multip
     assert refusal(policy) == "Filter policy is too complex"
 
 
-def test_s45_plain_values_are_one_step_however_many() -> None:
+def test_S45_plain_values_are_one_step_however_many() -> None:
     assert accepted({"id": [str(n) for n in range(3 * EVALUATION_BUDGET)]})
 
 
-def test_s45_a_policy_that_nests_beyond_reason_is_refused() -> None:
+def test_S45_a_policy_that_nests_beyond_reason_is_refused() -> None:
     deep: object = ["x"]
     for _ in range(101):
         deep = {"a": deep}
@@ -248,23 +248,23 @@ def test_s45_a_policy_that_nests_beyond_reason_is_refused() -> None:
         ([{"exists": True}], {"$or": 1}),
     ],
 )
-def test_t46_or_is_a_field_unless_it_is_two_objects_without_operator_names(value: object, body: object) -> None:
+def test_T46_or_is_a_field_unless_it_is_two_objects_without_operator_names(value: object, body: object) -> None:
     policy = compile_filter(FilterPolicy(json.dumps({"$or": value}), "body"))
     assert policy(json.dumps(body).encode(), {})
     assert not policy(b'{"a": "x"}', {})
 
 
-def test_t46_the_rules_of_a_field_called_or_are_checked_as_rules() -> None:
+def test_T46_the_rules_of_a_field_called_or_are_checked_as_rules() -> None:
     assert refusal({"$or": [{"a": ["x"]}]}) == "Unrecognized match type a"
     assert refusal({"$or": []}) == "Empty arrays are not allowed"
     assert refusal({"$or": [{"prefix": "b"}, {"a": ["x"]}]}) == "Unrecognized match type a"
 
 
-def test_t46_a_branch_of_or_may_not_be_empty() -> None:
+def test_T46_a_branch_of_or_may_not_be_empty() -> None:
     assert refusal({"$or": [{"a": ["x"]}, {}]}) == "Empty objects are not allowed"
 
 
-def test_h44_of_duplicate_keys_in_a_policy_the_last_counts() -> None:
+def test_H44_of_duplicate_keys_in_a_policy_the_last_counts() -> None:
     policy = compile_filter(FilterPolicy('{"a": ["x"], "a": ["y"]}'))
     assert policy(b"", {"a": "y"})
     assert not policy(b"", {"a": "x"})

@@ -21,7 +21,7 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-async def test_s49_a_written_object_is_there_whole_and_nothing_else_is(tmp_path: Path) -> None:
+async def test_S49_a_written_object_is_there_whole_and_nothing_else_is(tmp_path: Path) -> None:
     await FileSink(str(tmp_path / "deep" / "lake")).write(obj())
     assert files(tmp_path) == {"deep/lake/a/b/lake-1.jsonl": b"one\n"}
 
@@ -56,7 +56,7 @@ async def test_only_this_stores_leftovers_of_this_stream_are_swept(tmp_path: Pat
     assert sorted(os.listdir(tmp_path / "a")) == sorted(kept)
 
 
-async def test_s84_a_link_inside_the_root_is_not_followed(tmp_path: Path) -> None:
+async def test_S84_a_link_inside_the_root_is_not_followed(tmp_path: Path) -> None:
     root, outside = tmp_path / "lake", tmp_path / "outside"
     root.mkdir()
     outside.mkdir()
@@ -66,7 +66,7 @@ async def test_s84_a_link_inside_the_root_is_not_followed(tmp_path: Path) -> Non
     assert files(outside) == {}
 
 
-async def test_s84_a_link_in_the_place_of_the_object_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+async def test_S84_a_link_in_the_place_of_the_object_is_replaced_and_not_written_through(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"precious")
     root = tmp_path / "lake"

@@ -43,7 +43,7 @@ def beneath(of: Layout, partition: str = "") -> str:
 # What prefixes evaluate to
 
 
-def test_s39_a_name_is_the_evaluated_prefix_and_the_stores_own_part_with_nothing_between() -> None:
+def test_S39_a_name_is_the_evaluated_prefix_and_the_stores_own_part_with_nothing_between() -> None:
     assert name(layout("in/!{timestamp:yyyy}/", ERROR_PREFIX)) == f"in/2018/{OWN}.jsonl"
 
 
@@ -64,7 +64,7 @@ def test_a_stream_without_a_prefix_keeps_the_names_that_pipeflow_gives() -> None
         (f"c/{CARRIER}/", "c/UA/"),
     ],
 )
-def test_s44_a_prefix_without_time_or_keys_is_followed_by_the_hour_and_no_slash(prefix: str, evaluated: str) -> None:
+def test_S44_a_prefix_without_time_or_keys_is_followed_by_the_hour_and_no_slash(prefix: str, evaluated: str) -> None:
     of = layout(prefix, ERROR_PREFIX)
     assert re.fullmatch(evaluated, beneath(of, of.partition({"carrier": "UA"}) if "carrier" in prefix else ""))
 
@@ -83,19 +83,19 @@ def test_s44_a_prefix_without_time_or_keys_is_followed_by_the_hour_and_no_slash(
         ("x/", "!{firehose:error-output-type}/!{timestamp:MM}/", "processing-failed/08/"),
     ],
 )
-def test_s45_s46_failed_records_lie_where_the_error_prefix_says_or_what_follows_from_the_prefix(
+def test_S45_S46_failed_records_lie_where_the_error_prefix_says_or_what_follows_from_the_prefix(
     prefix: str | None, error_prefix: str | None, evaluated: str
 ) -> None:
     assert beneath(layout(prefix, error_prefix), ERRORS) == evaluated
 
 
-def test_s42_every_time_in_a_name_is_the_instant_of_the_oldest_record_in_the_zone_that_is_declared() -> None:
+def test_S42_every_time_in_a_name_is_the_instant_of_the_oldest_record_in_the_zone_that_is_declared() -> None:
     of = layout("!{timestamp:yyyy-MM-dd}/!{timestamp:HH}/", ERROR_PREFIX, timezone="Europe/Berlin")
     new_year = datetime(2012, 12, 31, 23, 30, tzinfo=UTC).timestamp()
     assert name(of, at=new_year).startswith("2013-01-01/00/lake-2012-12-31-23-30-00-")
 
 
-def test_s43_random_strings_have_eleven_characters_and_differ_within_a_name_and_between_names() -> None:
+def test_S43_random_strings_have_eleven_characters_and_differ_within_a_name_and_between_names() -> None:
     of = layout("!{firehose:random-string}/!{firehose:random-string}/!{timestamp:yyyy}/", ERROR_PREFIX)
     found = [part for first in (1, 501) for part in name(of, first=first).split("/")[:2]]
     assert len(set(found)) == 4
@@ -104,7 +104,7 @@ def test_s43_random_strings_have_eleven_characters_and_differ_within_a_name_and_
     assert name(of, store="another") != name(of)
 
 
-def test_s43_no_random_string_comes_twice_from_one_seed_even_where_digests_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_S43_no_random_string_comes_twice_from_one_seed_even_where_digests_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def repeating(text: bytes, digest_size: int) -> Any:
         return blake2b(str(int(text.rpartition(b"/")[2]) // 2).encode(), digest_size=digest_size)
 
@@ -113,14 +113,14 @@ def test_s43_no_random_string_comes_twice_from_one_seed_even_where_digests_do(mo
     assert len({next(chance) for _ in range(100)}) == 100
 
 
-def test_s41_both_key_namespaces_name_keys_that_partition_by_returns() -> None:
+def test_S41_both_key_namespaces_name_keys_that_partition_by_returns() -> None:
     of = layout("!{partitionKeyFromQuery:origin}/!{partitionKeyFromLambda:carrier}/", ERROR_PREFIX)
     partition = of.partition({"carrier": "UA", "origin": "JFK"})
     assert partition == "origin=JFK/carrier=UA"
     assert beneath(of, partition) == "JFK/UA/"
 
 
-def test_s55_partitions_differ_by_their_keys_only_whatever_the_order_in_which_they_come() -> None:
+def test_S55_partitions_differ_by_their_keys_only_whatever_the_order_in_which_they_come() -> None:
     of = layout("!{partitionKeyFromQuery:a}/!{timestamp:HH}/!{partitionKeyFromQuery:b}/", ERROR_PREFIX)
     assert of.partition({"a": "1", "b": "2"}) == of.partition({"b": "2", "a": "1"})
 
@@ -134,16 +134,16 @@ def test_s55_partitions_differ_by_their_keys_only_whatever_the_order_in_which_th
         ({"compression": "gzip", "extension": ""}, ""),
     ],
 )
-def test_s47_an_extension_replaces_the_one_of_format_and_compression(options: dict[str, object], ending: str) -> None:
+def test_S47_an_extension_replaces_the_one_of_format_and_compression(options: dict[str, object], ending: str) -> None:
     for partition in ("", ERRORS):
         assert name(layout(**options), partition) == f"{'errors/' if partition else ''}{OWN}{ending}"  # type: ignore[arg-type]  # built from a dict
 
 
-def test_s63_the_extension_is_that_of_error_objects_too() -> None:
+def test_S63_the_extension_is_that_of_error_objects_too() -> None:
     assert name(layout("a/", extension=".log"), ERRORS).endswith("-errors.log")
 
 
-def test_s63_failed_records_of_tables_stay_json_lines() -> None:
+def test_S63_failed_records_of_tables_stay_json_lines() -> None:
     of = layout("a/", extension=".tsv", format="csv", columns=(Column("number", "string"),))
     assert name(of).endswith(".tsv")
     assert name(of, ERRORS).endswith("-errors.jsonl")
@@ -180,29 +180,29 @@ def test_good_and_failed_records_under_one_prefix_have_names_of_their_own() -> N
         ("a/!{partitionKeyFromQuery:}/", 3, "names no key"),
     ],
 )
-def test_s40_s41_an_expression_that_means_nothing_is_refused_by_its_column(
+def test_S40_S41_an_expression_that_means_nothing_is_refused_by_its_column(
     prefix: str, column: int, wrong: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"^stream lake: prefix .*column {column}: .*{re.escape(wrong)}"):
         layout(prefix, ERROR_PREFIX)
 
 
-def test_s41_partition_keys_never_stand_in_an_error_prefix() -> None:
+def test_S41_partition_keys_never_stand_in_an_error_prefix() -> None:
     with pytest.raises(ConfigurationError, match=r"error_prefix .*column 3: .*no partition"):
         layout(None, f"e/{CARRIER}/")
 
 
-def test_s45_a_prefix_with_expressions_needs_an_error_prefix() -> None:
+def test_S45_a_prefix_with_expressions_needs_an_error_prefix() -> None:
     with pytest.raises(ConfigurationError, match=r"column 4: .*needs an error_prefix; add error_prefix='errors/"):
         layout("in/!{timestamp:yyyy}/")
 
 
-def test_s45_an_error_prefix_with_expressions_holds_the_type_of_error() -> None:
+def test_S45_an_error_prefix_with_expressions_holds_the_type_of_error() -> None:
     with pytest.raises(ConfigurationError, match=r"add it: !\{firehose:error-output-type\}"):
         layout("in/", "e/!{timestamp:yyyy}/")
 
 
-def test_s40_a_prefix_has_at_most_1024_characters_and_evaluates_to_at_most_512() -> None:
+def test_S40_a_prefix_has_at_most_1024_characters_and_evaluates_to_at_most_512() -> None:
     quoted = "!{timestamp:MMMM'" + "a" * 200 + "/'}"  # September decides: 9 + 201 characters each
     fits = quoted * 2 + "b" * 92
     assert len(beneath(layout(fits, "e/"))) == 512 - 2 * len("September") + 2 * len("August")
@@ -212,7 +212,7 @@ def test_s40_a_prefix_has_at_most_1024_characters_and_evaluates_to_at_most_512()
         layout("!{timestamp:yyyy}" * 60 + "/" * 5, "e/")
 
 
-def test_s40_what_follows_a_prefix_counts_too() -> None:
+def test_S40_what_follows_a_prefix_counts_too() -> None:
     prefix = ("a" * 100 + "/") * 5
     with pytest.raises(ConfigurationError, match="evaluates to 519 characters with what follows it"):
         layout(prefix, "e/")
@@ -234,7 +234,7 @@ def test_s40_what_follows_a_prefix_counts_too() -> None:
         ("!{timestamp:yyyy}//!{timestamp:MM}", 19),
     ],
 )
-def test_s84_a_prefix_that_would_leave_the_root_or_mislead_a_system_is_refused(prefix: str, column: int) -> None:
+def test_S84_a_prefix_that_would_leave_the_root_or_mislead_a_system_is_refused(prefix: str, column: int) -> None:
     with pytest.raises(ConfigurationError, match=f"column {column}: "):
         layout(prefix, "e/")
     with pytest.raises(ConfigurationError, match="error_prefix"):
@@ -242,17 +242,17 @@ def test_s84_a_prefix_that_would_leave_the_root_or_mislead_a_system_is_refused(p
 
 
 @pytest.mark.parametrize("extension", ["gz", ".GZ", ".", ".a/b", "." + "x" * 128, ".a b", ".gz\n"])
-def test_s47_an_extension_that_is_none_is_refused(extension: str) -> None:
+def test_S47_an_extension_that_is_none_is_refused(extension: str) -> None:
     with pytest.raises(ConfigurationError, match="extension"):
         layout(extension=extension)
 
 
-def test_s47_an_extension_that_makes_names_too_long_is_refused() -> None:
+def test_S47_an_extension_that_makes_names_too_long_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="longer than 255 bytes; shorten it"):
         Layout(StreamSpec("s" * 64, "memory://x", extension="." + "x" * 127))
 
 
-def test_s47_a_partition_that_is_too_long_with_the_extension_is_refused() -> None:
+def test_S47_a_partition_that_is_too_long_with_the_extension_is_refused() -> None:
     long, spec = ["x" * 205] * 4, StreamSpec("s" * 60, "memory://x", partitioned=True)
     Layout(spec).partition(long)
     with pytest.raises(RefusedError, match="longer than 1024 bytes; use a shorter key"):
@@ -260,17 +260,17 @@ def test_s47_a_partition_that_is_too_long_with_the_extension_is_refused() -> Non
 
 
 @pytest.mark.parametrize("timezone", ["Mars/Base", "../UTC", "", "A" * 51])
-def test_s42_a_zone_that_is_none_is_refused(timezone: str) -> None:
+def test_S42_a_zone_that_is_none_is_refused(timezone: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^stream lake: timezone .*Europe/Berlin"):
         layout("a/", timezone=timezone)
 
 
-def test_s42_a_zone_without_a_prefix_is_refused_because_it_would_do_nothing() -> None:
+def test_S42_a_zone_without_a_prefix_is_refused_because_it_would_do_nothing() -> None:
     with pytest.raises(ConfigurationError, match="add one, or leave it out"):
         layout(timezone="Europe/Berlin")
 
 
-def test_s50_s54_keys_in_the_prefix_and_partition_by_need_each_other() -> None:
+def test_S50_S54_keys_in_the_prefix_and_partition_by_need_each_other() -> None:
     with pytest.raises(ConfigurationError, match="keys carrier, and nothing gives them; add partition_by"):
         layout(f"{CARRIER}/", ERROR_PREFIX, partitioned=False)
     with pytest.raises(ConfigurationError, match="uses no key of what partition_by returns"):
@@ -293,12 +293,12 @@ def test_s50_s54_keys_in_the_prefix_and_partition_by_need_each_other() -> None:
         ({"carrier": "\u20ac" * 90}, "too long"),
     ],
 )
-def test_s54_every_key_that_is_used_must_be_given_and_every_key_given_be_used(key: object, wrong: str) -> None:
+def test_S54_every_key_that_is_used_must_be_given_and_every_key_given_be_used(key: object, wrong: str) -> None:
     with pytest.raises(RefusedError, match=wrong):
         layout(f"{CARRIER}/", ERROR_PREFIX).partition(key)
 
 
-def test_s40_values_that_make_a_prefix_too_long_are_refused_with_their_record() -> None:
+def test_S40_values_that_make_a_prefix_too_long_are_refused_with_their_record() -> None:
     of = layout(f"{'a' * 200}/{CARRIER}/{CARRIER}/{CARRIER}/", ERROR_PREFIX)
     of.partition({"carrier": "x" * 102})
     with pytest.raises(RefusedError, match="evaluates to 513 characters, and at most 512"):
@@ -308,7 +308,7 @@ def test_s40_values_that_make_a_prefix_too_long_are_refused_with_their_record() 
 
 
 @pytest.mark.parametrize("partition", ["", "UA", "origin=JFK", "carrier=UA/origin=JFK", "carrier=../x", "carrier=a b"])
-def test_s57_a_partition_from_outside_that_the_prefix_cannot_name_is_refused(partition: str) -> None:
+def test_S57_a_partition_from_outside_that_the_prefix_cannot_name_is_refused(partition: str) -> None:
     with pytest.raises(RefusedError, match="partition"):
         layout(f"{CARRIER}/", ERROR_PREFIX).check(partition)
     with pytest.raises(RefusedError, match="its prefix uses no keys"):
@@ -321,7 +321,7 @@ def test_an_empty_value_has_the_name_that_readers_of_hive_layouts_expect() -> No
 
 
 @pytest.mark.parametrize("value", ["con", "n", "1"])
-def test_s84_names_that_some_systems_reserve_do_not_come_together_from_values(value: str) -> None:
+def test_S84_names_that_some_systems_reserve_do_not_come_together_from_values(value: str) -> None:
     for prefix in (f"co{CARRIER}/", f"com{CARRIER}/", f"{CARRIER}/", f"com{CARRIER}.x/"):
         of = layout(prefix, ERROR_PREFIX)
         check_name(name(of, of.partition({"carrier": value})))
@@ -343,7 +343,7 @@ TIMES = st.datetimes(datetime(1970, 1, 2), datetime(2999, 1, 1), timezones=st.ju
 @example("co!{partitionKeyFromLambda:carrier}/", "n", "", datetime(2013, 1, 1, tzinfo=UTC))
 @example("com!{timestamp:M}/", "", "", datetime(2013, 1, 1, tzinfo=UTC))
 @example("co!{timestamp:MMMMM}/", "", "", datetime(2013, 11, 1, tzinfo=UTC))
-def test_s57_s84_no_prefix_that_is_taken_and_no_value_makes_a_name_that_leaves_the_root(
+def test_S57_S84_no_prefix_that_is_taken_and_no_value_makes_a_name_that_leaves_the_root(
     prefix: str, carrier: str, other: str, at: datetime
 ) -> None:
     try:

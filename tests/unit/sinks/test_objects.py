@@ -22,7 +22,7 @@ def name(**changes: object) -> str:
     return object_name("lake", **options)  # type: ignore[arg-type]  # built from a dict
 
 
-def test_s42_a_name_carries_stream_time_of_the_oldest_record_range_and_store() -> None:
+def test_S42_a_name_carries_stream_time_of_the_oldest_record_range_and_store() -> None:
     assert name() == "lake-2013-01-01-05-15-00-000000000001-000000000500-3f9a0c1277aa.jsonl.gz"
 
 
@@ -44,11 +44,11 @@ def test_names_of_memory_streams_carry_the_boot_as_their_sequences_start_anew() 
         ("raw", "none", ""),
     ],
 )
-def test_s47_the_extension_follows_format_and_compression(format: str, compression: str, extension: str) -> None:
+def test_S47_the_extension_follows_format_and_compression(format: str, compression: str, extension: str) -> None:
     assert name(format=format, compression=compression).endswith(f"3f9a0c1277aa{extension}")
 
 
-def test_s63_errors_lie_under_their_prefix_as_json_lines_with_the_same_compression() -> None:
+def test_S63_errors_lie_under_their_prefix_as_json_lines_with_the_same_compression() -> None:
     failed = name(partition=ERRORS, format="raw")
     assert failed.startswith("errors/lake-")
     assert failed.endswith(".jsonl.gz")
@@ -78,18 +78,18 @@ def test_s63_errors_lie_under_their_prefix_as_json_lines_with_the_same_compressi
         ("!errors", "%21errors"),
     ],
 )
-def test_s56_values_from_data_are_percent_encoded_always(key: object, path: str) -> None:
+def test_S56_values_from_data_are_percent_encoded_always(key: object, path: str) -> None:
     assert partition_path(key) == path
 
 
 @pytest.mark.parametrize("key", [7, None, b"raw", (), {}, ("a", 1), {"a": 1}, "x" * 300, ["y"] * 600])
-def test_s57_a_key_that_is_no_text_or_too_long_is_refused(key: object) -> None:
+def test_S57_a_key_that_is_no_text_or_too_long_is_refused(key: object) -> None:
     with pytest.raises(RefusedError):
         partition_path(key)
 
 
 @given(st.text(max_size=60) | st.lists(st.text(max_size=20), min_size=1, max_size=4))
-def test_s57_no_text_whatever_makes_a_name_that_leaves_the_root(key: str | list[str]) -> None:
+def test_S57_no_text_whatever_makes_a_name_that_leaves_the_root(key: str | list[str]) -> None:
     try:
         path = partition_path(key)
     except RefusedError:
@@ -100,7 +100,7 @@ def test_s57_no_text_whatever_makes_a_name_that_leaves_the_root(key: str | list[
 
 
 @pytest.mark.parametrize("path", ["../x", "a//b", "/a", "a/..", "a b", "-x", "a\n", "~a", "a/./b"])
-def test_s57_a_partition_from_outside_that_was_not_encoded_is_refused(path: str) -> None:
+def test_S57_a_partition_from_outside_that_was_not_encoded_is_refused(path: str) -> None:
     with pytest.raises(RefusedError, match="partition"):
         check_partition(path)
 
@@ -109,6 +109,6 @@ def test_s57_a_partition_from_outside_that_was_not_encoded_is_refused(path: str)
     "bad",
     ["", "/a", "a//b", "../a", "a/..", "a\0", "a\\b", "-a", "~a", "aux/x", "e\u0301", "x" * 256, "a/" * 512 + "b"],
 )
-def test_s84_a_name_that_could_leave_the_root_is_refused(bad: str) -> None:
+def test_S84_a_name_that_could_leave_the_root_is_refused(bad: str) -> None:
     with pytest.raises(ObjectRefused):
         check_name(bad)

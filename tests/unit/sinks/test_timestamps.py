@@ -40,7 +40,7 @@ EVENING = datetime(2013, 11, 30, 21, 35, 59, 999_000, UTC)
         ("yyyyMMdd'yyyy'", "20130707yyyy", "20131130yyyy"),
     ],
 )
-def test_s42_letters_mean_what_javas_formatter_means(pattern: str, sunday: str, evening: str) -> None:
+def test_S42_letters_mean_what_javas_formatter_means(pattern: str, sunday: str, evening: str) -> None:
     assert written(pattern, SUNDAY) == sunday
     assert written(pattern, EVENING) == evening
 
@@ -62,26 +62,26 @@ def test_s42_letters_mean_what_javas_formatter_means(pattern: str, sunday: str, 
         ("", 0, "empty"),
     ],
 )
-def test_s42_what_means_nothing_is_refused_at_its_place(pattern: str, column: int, wrong: str) -> None:
+def test_S42_what_means_nothing_is_refused_at_its_place(pattern: str, column: int, wrong: str) -> None:
     with pytest.raises(BadPattern, match=wrong) as refused:
         fields(pattern)
     assert refused.value.column == column
 
 
-def test_s42_the_year_turns_where_the_zone_says() -> None:
+def test_S42_the_year_turns_where_the_zone_says() -> None:
     at = datetime(2012, 12, 31, 23, 30, tzinfo=UTC)
     assert written("yyyy/DDD/HH", at) == "2012/366/23"
     assert written("yyyy/DDD/HH", at, "Europe/Berlin") == "2013/001/00"
     assert written("yyyy/MM/dd", datetime(2013, 1, 1, 3, tzinfo=UTC), "America/New_York") == "2012/12/31"
 
 
-def test_s42_the_hour_that_is_skipped_in_spring_is_not_written_and_the_one_in_autumn_twice() -> None:
+def test_S42_the_hour_that_is_skipped_in_spring_is_not_written_and_the_one_in_autumn_twice() -> None:
     spring, autumn = datetime(2013, 3, 31, 0, 30, tzinfo=UTC), datetime(2013, 10, 27, 0, 30, tzinfo=UTC)
     assert [written("HH", spring.replace(hour=hour), "Europe/Berlin") for hour in range(3)] == ["01", "03", "04"]
     assert [written("HH", autumn.replace(hour=hour), "Europe/Berlin") for hour in range(3)] == ["02", "02", "03"]
 
 
-def test_s16_a_moment_is_exact_to_the_millisecond() -> None:
+def test_S16_a_moment_is_exact_to_the_millisecond() -> None:
     # 1357017300.29 as a float lies below .29, and its third digit must not become a 9.
     at, nanoseconds = instant(1_357_017_300.29, UTC)
     assert (at.second, nanoseconds) == (0, 290_000_000)
@@ -89,7 +89,7 @@ def test_s16_a_moment_is_exact_to_the_millisecond() -> None:
 
 
 @pytest.mark.parametrize("name", ["Mars/Base", "../../etc/passwd", "", "/etc/localtime"])
-def test_s42_a_zone_that_nobody_knows_is_refused(name: str) -> None:
+def test_S42_a_zone_that_nobody_knows_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no time zone"):
         zone_named(name)
 
@@ -98,7 +98,7 @@ LETTERS = st.lists(st.sampled_from("yuMLdDHhmsSaEen-/T' "), max_size=12).map("".
 
 
 @given(LETTERS, st.datetimes(datetime(1970, 1, 2), datetime(2999, 1, 1)))
-def test_s42_no_time_is_written_longer_than_was_foreseen_and_all_of_it_is_ascii(pattern: str, at: datetime) -> None:
+def test_S42_no_time_is_written_longer_than_was_foreseen_and_all_of_it_is_ascii(pattern: str, at: datetime) -> None:
     try:
         parts = fields(pattern)
     except BadPattern:

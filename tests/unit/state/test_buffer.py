@@ -31,7 +31,7 @@ def bodies(chunk: Chunk | None) -> list[bytes]:
     return [body for block in chunk.blocks for body in block.bodies]
 
 
-def test_s33_an_empty_buffer_never_closes() -> None:
+def test_S33_an_empty_buffer_never_closes() -> None:
     core = buffers()
     core.ripen(1e9)
     core.demand("drain")
@@ -39,7 +39,7 @@ def test_s33_an_empty_buffer_never_closes() -> None:
     assert core.due == inf
 
 
-def test_s33_the_size_closes_a_buffer_at_once_and_exactly_there() -> None:
+def test_S33_the_size_closes_a_buffer_at_once_and_exactly_there() -> None:
     core = buffers(size=100)
     core.append("", [b"x" * 99], 0.0, 1)
     assert core.next() is None
@@ -49,7 +49,7 @@ def test_s33_the_size_closes_a_buffer_at_once_and_exactly_there() -> None:
     assert (chunk.size, chunk.records, chunk.reason) == (100, 2, "size")
 
 
-def test_s33_the_interval_counts_from_the_first_record_not_from_the_last() -> None:
+def test_S33_the_interval_counts_from_the_first_record_not_from_the_last() -> None:
     core = buffers(seconds=60)
     core.append("", [b"a"], 10.0, 1)
     core.append("", [b"b"], 65.0, 2)
@@ -64,7 +64,7 @@ def test_s33_the_interval_counts_from_the_first_record_not_from_the_last() -> No
     assert core.due == inf
 
 
-def test_s34_the_size_counts_separators() -> None:
+def test_S34_the_size_counts_separators() -> None:
     core = buffers(size=100, separator=1)
     core.append("", [b"x" * 49, b"x" * 48], 0.0, 1)
     assert core.next() is None
@@ -74,7 +74,7 @@ def test_s34_the_size_counts_separators() -> None:
     assert chunk.size == 100
 
 
-def test_s34_a_record_is_never_split_and_the_object_exceeds_the_size_by_less_than_one() -> None:
+def test_S34_a_record_is_never_split_and_the_object_exceeds_the_size_by_less_than_one() -> None:
     core = buffers(size=100)
     core.append("", [b"x" * 60, b"y" * 60, b"z" * 60, b"q" * 500, b"r"], 0.0, 1)
     assert bodies(core.next()) == [b"x" * 60, b"y" * 60]
@@ -83,7 +83,7 @@ def test_s34_a_record_is_never_split_and_the_object_exceeds_the_size_by_less_tha
     assert bodies(core.open[""]) == [b"r"]
 
 
-def test_s11_an_empty_record_is_a_record() -> None:
+def test_S11_an_empty_record_is_a_record() -> None:
     core = buffers()
     core.append("", [b""], 0.0, 1)
     core.demand("demand")
@@ -91,14 +91,14 @@ def test_s11_an_empty_record_is_a_record() -> None:
     assert bodies(chunk) == [b""]
 
 
-def test_s16_arrival_times_are_milliseconds_and_never_go_backwards() -> None:
+def test_S16_arrival_times_are_milliseconds_and_never_go_backwards() -> None:
     core = buffers()
     core.append("", [b"a"], 5.00049, 1)
     core.append("", [b"b"], 4.0, 2)
     assert [block.at for block in core.open[""].blocks] == [5.0, 5.0]
 
 
-def test_s36_new_hints_concern_buffers_that_open_afterwards() -> None:
+def test_S36_new_hints_concern_buffers_that_open_afterwards() -> None:
     core = buffers(size=100, seconds=60)
     core.append("", [b"a"], 0.0, 1)
     core.buffering = Buffering(2, 5)
@@ -109,14 +109,14 @@ def test_s36_new_hints_concern_buffers_that_open_afterwards() -> None:
     assert core.due == 7.0
 
 
-def test_s37_an_interval_of_zero_is_due_with_the_first_record() -> None:
+def test_S37_an_interval_of_zero_is_due_with_the_first_record() -> None:
     core = buffers(seconds=0)
     core.append("", [b"a", b"b"], 3.0, 1)
     core.ripen(3.0)
     assert bodies(core.next()) == [b"a", b"b"]
 
 
-def test_s38_each_partition_has_its_own_size_and_its_own_interval() -> None:
+def test_S38_each_partition_has_its_own_size_and_its_own_interval() -> None:
     core = buffers(size=10, seconds=60)
     core.append("a", [b"12345"], 0.0, 1)
     core.append("b", [b"1234567890"], 30.0, 1)
@@ -129,7 +129,7 @@ def test_s38_each_partition_has_its_own_size_and_its_own_interval() -> None:
     assert chunk.partition == "a"
 
 
-def test_s56_at_the_bound_of_open_partitions_the_least_recently_used_leaves_early() -> None:
+def test_S56_at_the_bound_of_open_partitions_the_least_recently_used_leaves_early() -> None:
     core = buffers(max_partitions=2)
     core.append("a", [b"1"], 0.0, 1)
     core.append("b", [b"2"], 0.0, 1)
@@ -151,7 +151,7 @@ def test_many_open_partitions_do_not_fill_the_bound_before_one_is_ripe() -> None
     assert chunk.reason == "pressure"
 
 
-def test_s72_order_is_kept_inside_a_partition_and_ranges_do_not_overlap() -> None:
+def test_S72_order_is_kept_inside_a_partition_and_ranges_do_not_overlap() -> None:
     core = buffers(size=50)
     rolls = Random(7)
     accepted: dict[str, list[bytes]] = {}

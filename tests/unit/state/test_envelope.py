@@ -12,12 +12,12 @@ from pipeflow.state.envelope import render_envelope, timestamp, topic_arn
 ARN = "arn:aws:sns:us-east-1:000000000000:orders"
 
 
-def test_t2_a_topic_is_named_by_its_arn() -> None:
+def test_T2_a_topic_is_named_by_its_arn() -> None:
     assert topic_arn("orders") == ARN
     assert topic_arn("orders", fifo=True) == ARN + ".fifo"
 
 
-def test_t50_the_keys_stand_in_the_order_of_sns() -> None:
+def test_T50_the_keys_stand_in_the_order_of_sns() -> None:
     rendered = render_envelope(ARN, "m1", b'{"a": "\xc3\xbc"}', {"kind": "placed"}, published_at=1.5, subject="hello")
     assert list(json.loads(rendered)) == [
         "Type",
@@ -39,7 +39,7 @@ def test_t50_the_keys_stand_in_the_order_of_sns() -> None:
     }
 
 
-def test_t50_subject_and_attributes_are_left_out_when_there_are_none() -> None:
+def test_T50_subject_and_attributes_are_left_out_when_there_are_none() -> None:
     for attributes in (None, dict[str, AttributeValue]()):
         rendered = json.loads(render_envelope(ARN, "m1", b"x", attributes, published_at=0))
         assert list(rendered) == ["Type", "MessageId", "TopicArn", "Message", "Timestamp"]
@@ -57,12 +57,12 @@ def test_t50_subject_and_attributes_are_left_out_when_there_are_none() -> None:
         (["a", 1, None], "String.Array", '["a",1,null]'),
     ],
 )
-def test_t50_attributes_have_type_and_value(value: AttributeValue, kind: str, text: str) -> None:
+def test_T50_attributes_have_type_and_value(value: AttributeValue, kind: str, text: str) -> None:
     rendered = json.loads(render_envelope(ARN, "m1", b"x", {"k": value}, published_at=0))
     assert rendered["MessageAttributes"] == {"k": {"Type": kind, "Value": text}}
 
 
-def test_t51_t72_a_fifo_envelope_carries_its_sequence_in_twenty_digits_and_no_signature() -> None:
+def test_T51_T72_a_fifo_envelope_carries_its_sequence_in_twenty_digits_and_no_signature() -> None:
     rendered = json.loads(render_envelope(ARN + ".fifo", "m1", b"x", None, published_at=0, sequence=7))
     assert list(rendered)[:4] == ["Type", "MessageId", "SequenceNumber", "TopicArn"]
     assert rendered["SequenceNumber"] == "00000000000000000007"
@@ -77,7 +77,7 @@ def test_t51_t72_a_fifo_envelope_carries_its_sequence_in_twenty_digits_and_no_si
         (1_357_000_000.9999, "2013-01-01T00:26:40.999Z"),
     ],
 )
-def test_t50_t58_the_timestamp_is_the_moment_of_publishing_in_milliseconds(at: float, text: str) -> None:
+def test_T50_T58_the_timestamp_is_the_moment_of_publishing_in_milliseconds(at: float, text: str) -> None:
     assert timestamp(at) == text
 
 
@@ -85,6 +85,6 @@ def test_a_body_that_is_no_text_stands_in_base64() -> None:
     assert json.loads(render_envelope(ARN, "m1", b"\xff\xfe", None, published_at=0))["Message"] == "//4="
 
 
-def test_t58_the_same_publish_renders_the_same_bytes() -> None:
+def test_T58_the_same_publish_renders_the_same_bytes() -> None:
     first, again = (render_envelope(ARN, "m1", b"x", {"a": 1}, published_at=5.25) for _ in range(2))
     assert first == again

@@ -29,7 +29,7 @@ def queue(spec: QueueSpec) -> tuple[QueueState, Told]:
     return state, told
 
 
-def test_q89_without_dead_letters_a_message_is_tried_until_its_retention_ends_and_never_dropped() -> None:
+def test_Q89_without_dead_letters_a_message_is_tried_until_its_retention_ends_and_never_dropped() -> None:
     state, told = queue(QueueSpec("q", max_receives=2, visibility_timeout=10, retention=1000))
     for attempt in range(1, 60):
         (message,) = state.receive(1, 1 << 20, attempt * 10.0, boot=1)
@@ -39,7 +39,7 @@ def test_q89_without_dead_letters_a_message_is_tried_until_its_retention_ends_an
     assert (told.left, state.expired) == (["m"], 1)
 
 
-def test_q89_with_dead_letters_it_leaves_at_the_receive_after_the_last() -> None:
+def test_Q89_with_dead_letters_it_leaves_at_the_receive_after_the_last() -> None:
     state, told = queue(QueueSpec("q", max_receives=2, visibility_timeout=10, dead_letters="dead"))
     assert [len(state.receive(1, 1 << 20, at, boot=1)) for at in (0.0, 10.0, 20.0)] == [1, 1, 0]
     assert [message.id for message in state.buried] == told.left == ["m"]

@@ -38,13 +38,13 @@ def test_every_subscription_without_a_filter_is_given_every_message_in_order_of_
     assert targets(topic(to("b"), to("a")), Outgoing(b"x")) == ["b", "a"]
 
 
-def test_t80_a_topic_without_subscribers_accepts_and_gives_to_nobody() -> None:
+def test_T80_a_topic_without_subscribers_accepts_and_gives_to_nobody() -> None:
     state = topic()
     assert state.refusal(Outgoing(b"x")) is None
     assert state.route(Outgoing(b"x")) == []
 
 
-def test_t47_t49_a_filter_lets_through_what_matches_and_nothing_else() -> None:
+def test_T47_T49_a_filter_lets_through_what_matches_and_nothing_else() -> None:
     state = topic(
         to("all"), to("placed", where(kind="placed")), to("big", where_body({"total": [{"numeric": [">", 9]}]}))
     )
@@ -53,7 +53,7 @@ def test_t47_t49_a_filter_lets_through_what_matches_and_nothing_else() -> None:
     assert targets(state, Outgoing(b"no json")) == ["all"]
 
 
-def test_t29_a_subscription_sees_only_what_is_published_after_it() -> None:
+def test_T29_a_subscription_sees_only_what_is_published_after_it() -> None:
     state = topic(to("early"))
     before = state.route(Outgoing(b"x"))
     state.subscribe(to("late"))
@@ -61,14 +61,14 @@ def test_t29_a_subscription_sees_only_what_is_published_after_it() -> None:
     assert targets(state, Outgoing(b"x")) == ["early", "late"]
 
 
-def test_t13_subscribing_again_takes_the_new_filter_in_the_old_place() -> None:
+def test_T13_subscribing_again_takes_the_new_filter_in_the_old_place() -> None:
     state = topic(to("a", where(kind="x")), to("b"))
     state.subscribe(to("a", where(kind="y")))
     assert targets(state, Outgoing(b"", {"kind": "y"})) == ["a", "b"]
     assert [subscription.target for subscription in state.subscriptions] == ["a", "b"]
 
 
-def test_t18_unsubscribing_is_idempotent() -> None:
+def test_T18_unsubscribing_is_idempotent() -> None:
     state = topic(to("a", where(kind="x")), to("b"))
     state.unsubscribe(to("a"))
     state.unsubscribe(to("a"))
@@ -80,7 +80,7 @@ def test_a_queue_and_a_stream_of_one_name_are_two_targets() -> None:
     assert [(each.kind, each.target) for each in state.route(Outgoing(b""))] == [("queue", "lake"), ("stream", "lake")]
 
 
-def test_t20_a_fifo_queue_cannot_subscribe_to_a_standard_topic() -> None:
+def test_T20_a_fifo_queue_cannot_subscribe_to_a_standard_topic() -> None:
     with pytest.raises(ConfigurationError, match="ledger: a FIFO queue cannot subscribe to the standard topic orders"):
         topic().subscribe(to("ledger"), fifo=True)
     topic(fifo=True).subscribe(to("standard"))
@@ -96,13 +96,13 @@ def test_a_subscription_of_another_topic_or_with_a_bad_policy_is_refused() -> No
     assert state.subscriptions == []
 
 
-def test_t28_a_group_on_a_standard_topic_is_legal_and_a_dedup_id_is_not() -> None:
+def test_T28_a_group_on_a_standard_topic_is_legal_and_a_dedup_id_is_not() -> None:
     assert code(topic(), Outgoing(b"", group="g")) is None
     assert code(topic(), Outgoing(b"", dedup_id="d")) == "DedupNotSupported"
     assert code(topic(), Outgoing(b"", group="with space")) == "InvalidGroup"
 
 
-def test_t28_the_group_of_a_standard_topic_goes_to_standard_queues_only() -> None:
+def test_T28_the_group_of_a_standard_topic_goes_to_standard_queues_only() -> None:
     lake = Subscription("orders", "stream", "lake")
     state = topic(to("a"), lake)
     message = Outgoing(b"x", group="g")
@@ -110,7 +110,7 @@ def test_t28_the_group_of_a_standard_topic_goes_to_standard_queues_only() -> Non
     assert state.addressed(message, lake).group is None
 
 
-def test_t69_a_fifo_topic_needs_a_group_and_takes_a_dedup_id() -> None:
+def test_T69_a_fifo_topic_needs_a_group_and_takes_a_dedup_id() -> None:
     state = topic(fifo=True)
     assert code(state, Outgoing(b"")) == "GroupRequired"
     assert code(state, Outgoing(b"", group="g")) is None
@@ -120,7 +120,7 @@ def test_t69_a_fifo_topic_needs_a_group_and_takes_a_dedup_id() -> None:
     assert code(topic(fifo=True, content_dedup=True), Outgoing(b"", group="g")) is None
 
 
-def test_t70_a_publish_goes_by_its_own_dedup_id_or_the_hash_of_its_body() -> None:
+def test_T70_a_publish_goes_by_its_own_dedup_id_or_the_hash_of_its_body() -> None:
     state = topic(fifo=True, content_dedup=True)
     body = Outgoing(b"x", {"kind": "a"}, group="g")
     assert state.dedup_id(body) == sha256(b"x").hexdigest()
@@ -129,7 +129,7 @@ def test_t70_a_publish_goes_by_its_own_dedup_id_or_the_hash_of_its_body() -> Non
     assert topic(fifo=True).dedup_id(Outgoing(b"x", group="g")) is None, "by nothing, unless the publisher says so"
 
 
-def test_t71_a_fifo_queue_is_given_group_and_dedup_id_and_a_standard_one_neither() -> None:
+def test_T71_a_fifo_queue_is_given_group_and_dedup_id_and_a_standard_one_neither() -> None:
     state = topic(fifo=True, content_dedup=True)
     state.subscribe(to("ledger"), fifo=True)
     state.subscribe(to("plain"))

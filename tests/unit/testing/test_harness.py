@@ -241,7 +241,7 @@ async def test_a_handler_in_a_thread_is_waited_for() -> None:
         assert h.in_flight(billing) == []
 
 
-async def test_h31_a_handler_that_takes_its_time_is_timed_out_in_virtual_time() -> None:
+async def test_H31_a_handler_that_takes_its_time_is_timed_out_in_virtual_time() -> None:
     shop = Shop()
     billing = shop.app.queue("billing", Order, shop.orders, max_receives=1)
 
@@ -354,7 +354,7 @@ async def test_a_batch_that_raises_is_split_until_the_culprit_is_alone() -> None
 # FIFO
 
 
-async def test_q75_a_failing_message_holds_its_group_back_and_no_other() -> None:
+async def test_Q75_a_failing_message_holds_its_group_back_and_no_other() -> None:
     shop = Shop()
     ledger = shop.app.queue("ledger", Order, fifo=True)
     booked: list[tuple[str, str]] = []
