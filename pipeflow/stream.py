@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from pipeflow.binding import Binding
 from pipeflow.codecs import Codec, codec_for, type_name
-from pipeflow.engine.delivery import DeliveryPlan, Derive, Misplaced
+from pipeflow.engine.deriving import Misplaced
+from pipeflow.engine.plan import DeliveryPlan, Derive
 from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
 from pipeflow.messages import At, Outgoing, Position, Refused

@@ -483,33 +483,33 @@ class EmbeddedBroker:
         await self.log.derive(stream, upto, batch)
 
     def ripens(self, stream: str) -> tuple[Signal, float]:
-        return self.log.ripens(stream)
+        return self.log.outlet.ripens(stream)
 
     async def seal(self, stream: str) -> Segment | None:
         self.check_open()
-        return await self.log.seal(stream)
+        return await self.log.outlet.seal(stream)
 
     def read(self, segment: Segment) -> AsyncIterator[Records]:
         self.check_open()
-        return self.log.read(segment)
+        return self.log.outlet.read(segment)
 
     async def commit(self, segment: Segment, manifest: Manifest) -> None:
         self.check_open()
-        await self.log.commit(segment, manifest)
+        await self.log.outlet.commit(segment, manifest)
 
     def hand_back(self, segment: Segment, parked: bool = False) -> None:
-        self.log.hand_back(segment, parked)
+        self.log.outlet.hand_back(segment, parked)
 
     def lane(self, stream: str) -> Lane | None:
         self.check_open()
         return self.log.lane(stream)
 
     def demand(self, stream: str, reason: str = "demand") -> None:
-        self.log.demand(stream, reason)
+        self.log.outlet.demand(stream, reason)
 
     async def delivered(self, stream: str) -> None:
         self.check_open()
-        await self.log.delivered(stream)
+        await self.log.outlet.delivered(stream)
 
     # -- the admin -----------------------------------------------------------------------------------------------
 
@@ -553,17 +553,5 @@ class EmbeddedBroker:
             head.tick(now)
         return inspection.stats(self)
 
-    async def watch(self) -> AsyncIterator[Event]:
-        """Events as they happen, from now on; a slow watcher misses events rather than slow the store."""
-        events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1024)
-
-        def note(event: Event) -> None:
-            if not events.full():
-                events.put_nowait(event)
-
-        self.observers.add(note)
-        try:
-            while True:
-                yield await events.get()
-        finally:
-            self.observers.discard(note)
+    def watch(self) -> AsyncIterator[Event]:
+        return inspection.watch(self.observers)

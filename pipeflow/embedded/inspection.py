@@ -6,6 +6,7 @@ chunks of one commit each, so that a crash leaves each of them in one place or t
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal
 from pipeflow.errors import NotFound
+from pipeflow.events import Event, Observers
 from pipeflow.filters import compile_filter, view
 from pipeflow.protocols import Peeked, QueueStats, Redrive, Redriven, StoreStats, TopicStats
 from pipeflow.specs import FilterPolicy
@@ -218,3 +220,19 @@ def _queue_stats(head: Head, now: float) -> QueueStats:
 def _length(head: Head) -> int:
     state = head.state
     return state.ready + state.delayed + state.in_flight + head.cold + head.cold_delayed
+
+
+async def watch(observers: Observers) -> AsyncIterator[Event]:
+    """Events as they happen, from now on; a slow watcher misses events rather than slow the store."""
+    events: asyncio.Queue[Event] = asyncio.Queue(maxsize=1024)
+
+    def note(event: Event) -> None:
+        if not events.full():
+            events.put_nowait(event)
+
+    observers.add(note)
+    try:
+        while True:
+            yield await events.get()
+    finally:
+        observers.discard(note)

@@ -8,90 +8,46 @@ objects are written again, whole (P17). Streams of memory durability go the same
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from functools import partial
-from math import inf
-from typing import Protocol
+from collections.abc import Sequence
 
-from pipeflow.clock import Clock, Signal
-from pipeflow.embedded.channel import Channel, Flush, OpenLane, SealedChunk, measured, refusal
+from pipeflow.clock import Signal
+from pipeflow.embedded.channel import Channel, OpenLane, SealedChunk, measured, refusal
+from pipeflow.embedded.ledger import Ledger, Owner
+from pipeflow.embedded.outlet import Outlet
 from pipeflow.embedded.records import (
     INTAKE,
     RECOVERED,
     Appended,
-    Committed,
     Consumed,
     RecoveredChunk,
     RecoveredStreams,
-    Sealed,
-    Totals,
 )
-from pipeflow.errors import NotFound, PipeflowError, SpecConflict
-from pipeflow.messages import Manifest, Outgoing, Position, Records, Refused, Segment
+from pipeflow.errors import SpecConflict
+from pipeflow.messages import Outgoing, Position, Records, Refused
 from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.objects import ERRORS
-from pipeflow.sinks.prefixes import UNCONVERTED
 from pipeflow.specs import StreamSpec
-from pipeflow.state.buffer import Block, Chunk, measure
+from pipeflow.state.buffer import Block, measure
 
 logger = logging.getLogger("pipeflow")
-
-
-class Group(Protocol):
-    """What the log sees of the broker's gathering group. A taken group leaves new lists behind."""
-
-    streams: list[object]
-    sync: bool
-    size: int
-
-
-class Remembers(Protocol):
-    """Whether the journal behind the broker keeps anything."""
-
-    @property
-    def instant(self) -> bool: ...
-
-
-class Owner(Protocol):
-    """What the log needs of the broker it is part of."""
-
-    store_id: str
-    boot: int
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def gathering(self) -> Group: ...
-
-    @property
-    def journal(self) -> Remembers: ...
-
-    async def committed(self) -> None: ...
-
-    def written_behind(self) -> None: ...
 
 
 class Log:
     """The verbs of `RecordLog` over the buffers of every stream; and `append_in_group`, for topics and emits."""
 
     def __init__(self, owner: Owner, recovered: RecoveredStreams | None = None) -> None:
-        self._owner = owner
-        self._clock = owner.clock
-        self._committed = owner.committed
-        self._journaled = not owner.journal.instant
-        self._failed: PipeflowError | None = None
-        self._streams: dict[str, Channel] = {}
-        self._era = 0
-        self._last_id = recovered.last_id if recovered is not None else 0
         self._recovered = recovered or RecoveredStreams(0, {}, [])
+        self._journaled = not owner.journal.instant
+        self._ledger = Ledger(owner, self._recovered.last_id)
+        self.outlet = Outlet(self._ledger)
+        self.fail = self._ledger.fail
 
     # Declaring
 
     def declare(self, spec: StreamSpec) -> None:
         """Make the stream, or change its options; buffers that are open keep the hints they opened with."""
-        known = self._streams.get(spec.name)
+        known = self._ledger.streams.get(spec.name)
         if known is not None:
             conflict = self.conflict(spec)
             if conflict is not None:
@@ -99,14 +55,14 @@ class Log:
             known.update(spec, self._journaled)
             self._skip_intake(known)
             return
-        stream = Channel(spec, self._new_id, self._journaled)
-        self._streams[spec.name] = stream
+        stream = Channel(spec, self._ledger.new_id, self._journaled)
+        self._ledger.streams[spec.name] = stream
         self._restore(stream)
 
     def conflict(self, spec: StreamSpec) -> str | None:
         """Why the stream cannot become this; None when it can."""
         layout = Layout(spec)  # options that make no names are refused before anything is declared
-        known = self._streams.get(spec.name)
+        known = self._ledger.streams.get(spec.name)
         if known is None or known.empty:
             return None
         misfit = known.misfit(layout)
@@ -129,59 +85,48 @@ class Log:
         bodies = [body for block in log.intake for body in block.bodies]
         self._consume(log, log.intake[-1].last)
         self._place(log, "", bodies)
-        self._count(log)
+        self._ledger.count(log)
         self._flush_behind(log)
-        self._tell(log)
+        self._ledger.tell(log)
 
     def __contains__(self, stream: str) -> bool:
-        return stream in self._streams
+        return stream in self._ledger.streams
 
     def stats(self) -> list[StreamStats]:
         """The counts of every stream."""
-        now = self._clock.now()
-        return [stream.stats(now) for stream in self._streams.values()]
-
-    def fail(self, error: PipeflowError) -> None:
-        """The store failed or closes: whoever waits here is told."""
-        self._failed = error
-        for stream in self._streams.values():
-            for signal in [*stream.rooms, *(waiter.signal for waiter in stream.waiters), stream.signal]:
-                signal.fire()
-
-    def _check(self) -> None:
-        if self._failed is not None:
-            raise self._failed
+        now = self._ledger.clock.now()
+        return [stream.stats(now) for stream in self._ledger.streams.values()]
 
     # Accepting
 
     async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
         """Accept records; on a durable stream they are on disk when this returns."""
-        log = self._stream(stream)
+        log = self._ledger.stream(stream)
         if batch:
             await self._until_room(log)
         results = self._accept(log, batch)
         if log.durable:
-            await self._committed()
+            await self._ledger.committed()
         return results
 
     def append_in_group(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
         """Accept records into the group that gathers now; the caller waits for its commit, and waited for `room`."""
-        return self._accept(self._stream(stream), batch)
+        return self._accept(self._ledger.stream(stream), batch)
 
     async def room(self, stream: str) -> None:
         """Return when the stream is below its bound."""
-        await self._until_room(self._stream(stream))
+        await self._until_room(self._ledger.stream(stream))
 
     def lane(self, stream: str) -> Lane | None:
         """The way in that does not wait."""
-        log = self._stream(stream)
+        log = self._ledger.stream(stream)
         if log.lane is None:
-            log.lane = OpenLane(log, self._clock, self._check, self._accept_now)
+            log.lane = OpenLane(log, self._ledger.clock, self._ledger.check, self._accept_now)
         return log.lane
 
     def check(self, stream: str, message: Outgoing) -> Refused | None:
         """Why the stream cannot take this record, before anything is done."""
-        return refusal(self._stream(stream), message)
+        return refusal(self._ledger.stream(stream), message)
 
     def _accept_now(self, log: Channel, bodies: list[bytes], partition: str | None, size: int) -> None:
         first = log.counters.accepted + 1
@@ -191,8 +136,8 @@ class Log:
         else:
             self._place(log, partition or "", bodies, size)
         if log.durable:
-            self._count(log)
-            self._owner.written_behind()
+            self._ledger.count(log)
+            self._ledger.owner.written_behind()
 
     def _accept(self, log: Channel, batch: Sequence[Outgoing]) -> list[Position | Refused]:
         results: list[Position | Refused] = []
@@ -219,12 +164,12 @@ class Log:
         for partition, bodies in placed.items():
             self._place(log, partition, bodies)
         if intake or placed:
-            self._count(log)
+            self._ledger.count(log)
         return results
 
     def _take_in(self, log: Channel, bodies: list[bytes], first: int) -> None:
-        at = log.buffers.moment(self._clock.now())
-        era = self._totals().era if log.durable else 0
+        at = log.buffers.moment(self._ledger.clock.now())
+        era = self._ledger.totals().era if log.durable else 0
         tail = log.intake[-1] if log.intake else None
         if tail is not None and log.growing and tail.era == era and tail.at == at and tail.last + 1 == first:
             tail.bodies += bodies
@@ -234,11 +179,11 @@ class Log:
             log.intake.append(tail)
             log.growing = log.durable
             if log.durable:
-                self._owner.gathering.streams.append(Appended(log.spec.name, INTAKE, "", tail))
+                self._ledger.owner.gathering.streams.append(Appended(log.spec.name, INTAKE, "", tail))
         size = measured(bodies, log.buffers.separator)
         log.intake_size += size
         if log.durable:
-            self._owner.gathering.size += size
+            self._ledger.owner.gathering.size += size
         log.signal.fire()
 
     def _place(self, log: Channel, partition: str, bodies: list[bytes], size: int | None = None) -> None:
@@ -248,10 +193,10 @@ class Log:
         buffers = log.buffers
         open_before, closed_before = len(buffers.open), len(buffers.closed)
         if not log.durable:
-            begun = buffers.append(partition, bodies, self._clock.now(), 0, size)
+            begun = buffers.append(partition, bodies, self._ledger.clock.now(), 0, size)
         else:
-            begun = buffers.append(partition, bodies, self._clock.now(), self._totals().era, size)
-            group = self._owner.gathering
+            begun = buffers.append(partition, bodies, self._ledger.clock.now(), self._ledger.totals().era, size)
+            group = self._ledger.owner.gathering
             name = log.spec.name
             group.streams += [Appended(name, chunk.id, chunk.partition, block) for chunk, block in begun]
             group.size += size
@@ -263,7 +208,7 @@ class Log:
 
     async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
         """Whole blocks that wait for `derive`; none while the buffers behind it are at their bound."""
-        log = self._stream(stream)
+        log = self._ledger.stream(stream)
         log.absorb()
         if log.buffered - log.intake_size >= log.spec.max_buffered:
             return []
@@ -292,8 +237,8 @@ class Log:
         if not log.wary:
             log.wary = True
             counters.deaths += 1
-            self._count(log)
-            await self._committed()
+            self._ledger.count(log)
+            await self._ledger.committed()
         size = max(1, limit // 10 ** (counters.deaths - 1))
         suspect = size == 1 and limit // 10 ** (counters.deaths - 3) <= 1
         if suspect:
@@ -302,7 +247,7 @@ class Log:
 
     async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
         """Intake out, what came of it into the partition buffers: one commit."""
-        log = self._stream(stream)
+        log = self._ledger.stream(stream)
         failed = 0
         placed: dict[str, list[bytes]] = {}
         for message in batch:
@@ -317,11 +262,11 @@ class Log:
             self._place(log, partition, bodies)
         log.counters.failed += failed
         log.counters.dropped += consumed - len(batch)
-        self._count(log)
+        self._ledger.count(log)
         self._flush_behind(log)
-        self._tell(log)
+        self._ledger.tell(log)
         if log.durable:
-            await self._committed()
+            await self._ledger.committed()
         log.fire_room()
 
     def _consume(self, log: Channel, upto: int) -> int:
@@ -332,164 +277,14 @@ class Log:
             consumed += taken
             log.intake_size -= measured(block.bodies[:taken], log.buffers.separator)
             if log.durable:
-                self._changes().append(Consumed(log.spec.name, block.last))
+                self._ledger.changes().append(Consumed(log.spec.name, block.last))
             if taken < len(block.bodies):
                 rest = Block(upto + 1, block.at, block.era, block.bodies[taken:])
                 log.intake.appendleft(rest)
                 log.growing = False
                 if log.durable:
-                    self._changes().append(Appended(log.spec.name, INTAKE, "", rest))
+                    self._ledger.changes().append(Appended(log.spec.name, INTAKE, "", rest))
         return consumed
-
-    # Delivering
-
-    def ripens(self, stream: str) -> tuple[Signal, float]:
-        """(fires when there may be something to do; when the next buffer is old enough)."""
-        log = self._stream(stream)
-        log.absorb()
-        waiting = log.buffers.closed or any(not sealed.handed for sealed in log.sealed.values())
-        return log.signal, -inf if waiting else log.buffers.due
-
-    async def seal(self, stream: str) -> Segment | None:
-        """The next segment to deliver; what decides its objects is on disk before this returns."""
-        log = self._stream(stream)
-        for sealed in log.sealed.values():
-            if not sealed.handed:
-                sealed.handed = True
-                return sealed.segment
-        log.absorb()
-        log.buffers.ripen(self._clock.now())
-        chunk = log.buffers.next()
-        if chunk is None:
-            return None
-        sealed = SealedChunk(self._segment(log, chunk), chunk.blocks)
-        log.sealed[chunk.id] = sealed
-        log.sealed_size += chunk.size
-        if log.durable:
-            self._changes().append(Sealed(sealed.segment))
-            self._owner.gathering.sync = True  # names must not be forgotten once objects carry them, at any durability
-            try:
-                await self._committed()
-            except BaseException:
-                sealed.handed = False
-                raise
-        return sealed.segment
-
-    async def read(self, segment: Segment) -> AsyncIterator[Records]:
-        """The segment's records in order of acceptance."""
-        sealed = self._stream(segment.stream).sealed.get(segment.id)
-        if sealed is None:
-            raise NotFound(f"{segment.stream}: segment {segment.name} is delivered, or was never sealed here")
-        for block in sealed.blocks:
-            yield Records(block.first, block.at, block.bodies)
-
-    async def commit(self, segment: Segment, manifest: Manifest) -> None:
-        """Records out, manifest in: one commit. A second time changes nothing."""
-        log = self._stream(segment.stream)
-        sealed = log.sealed.pop(segment.id, None)
-        if sealed is not None:
-            log.sealed_size -= segment.size
-            counters = log.counters
-            if segment.partition != ERRORS:
-                counters.delivered += segment.records - manifest.failed
-                counters.failed += manifest.failed
-            counters.objects += len(manifest.objects)
-            counters.object_bytes += sum(facts.size for facts in manifest.objects)
-            if log.durable:
-                self._changes().append(Committed(segment, manifest, self._clock.now()))
-            self._count(log)
-        if log.durable:
-            await self._committed()
-        log.fire_room()
-        self._tell(log)
-        log.signal.fire()
-
-    def hand_back(self, segment: Segment, parked: bool = False) -> None:
-        """Undelivered: handed out again, or parked until the store is opened anew."""
-        log = self._stream(segment.stream)
-        sealed = log.sealed.get(segment.id)
-        if sealed is None:
-            return
-        sealed.handed = parked
-        sealed.parked = parked
-        self._tell(log)
-        log.signal.fire()
-
-    def demand(self, stream: str, reason: str = "demand") -> None:
-        """Every open buffer is ripe now, and what the intake holds will be as soon as it is derived."""
-        log = self._stream(stream)
-        log.absorb()
-        log.buffers.demand(reason)
-        if log.intake:
-            log.demanded = (log.counters.accepted, reason)
-        log.signal.fire()
-
-    async def delivered(self, stream: str) -> None:
-        """Return when everything accepted before the call lies in objects; ObjectRefused when some of it is parked."""
-        log = self._stream(stream)
-        log.absorb()
-        waiter = Flush(log.counters.accepted, None if log.intake else log.buffers.placed)
-        while not log.reached(waiter):
-            log.waiters.append(waiter)
-            try:
-                await self._clock.wait(waiter.signal)
-            finally:
-                log.waiters.remove(waiter)
-            self._check()
-
-    def _segment(self, log: Channel, chunk: Chunk) -> Segment:
-        spec = log.spec
-        names = partial(
-            log.layout.name,
-            first=chunk.first,
-            last=chunk.last,
-            opened_at=chunk.opened_at,
-            store_id=self._owner.store_id,
-            boot=None if log.durable else self._owner.boot,
-        )
-        errors = chunk.partition == ERRORS
-        return Segment(
-            id=chunk.id,
-            stream=spec.name,
-            partition=chunk.partition,
-            first=chunk.first,
-            last=chunk.last,
-            records=chunk.records,
-            size=chunk.size,
-            opened_at=chunk.opened_at,
-            sealed_at=self._clock.now(),
-            reason=chunk.reason,
-            name=names(chunk.partition),
-            format="jsonl" if errors else spec.format,
-            compression="none" if errors and spec.format == "parquet" else spec.compression,
-            delimiter=b"\n" if errors else spec.separator,
-            columns=() if errors else spec.columns,
-            errors_name=names(ERRORS, error_type=UNCONVERTED) if spec.columns and not errors else "",
-        )
-
-    # Journaling
-
-    def _totals(self) -> Totals:
-        changes = self._owner.gathering.streams
-        if not changes:
-            self._era += 1
-            changes.append(Totals(self._era))
-        totals = changes[0]
-        assert isinstance(totals, Totals)
-        totals.last_id = self._last_id
-        return totals
-
-    def _changes(self) -> list[object]:
-        self._totals()
-        return self._owner.gathering.streams
-
-    def _count(self, log: Channel) -> None:
-        if log.durable:
-            self._totals().streams[log.spec.name] = log.counters.copy()
-
-    def _new_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
 
     # Waiting
 
@@ -499,10 +294,10 @@ class Log:
             signal = Signal()
             log.rooms.append(signal)
             try:
-                await self._clock.wait(signal)
+                await self._ledger.clock.wait(signal)
             finally:
                 log.rooms.remove(signal)
-            self._check()
+            self._ledger.check()
             log.absorb()
 
     def _flush_behind(self, log: Channel) -> None:
@@ -511,13 +306,6 @@ class Log:
             log.buffers.demand(log.demanded[1])
             log.demanded = None
             log.signal.fire()
-
-    def _tell(self, log: Channel) -> None:
-        for waiter in log.waiters:
-            if waiter.placed is None and not (log.intake and log.intake[0].first <= waiter.accepted):
-                waiter.placed = log.buffers.placed
-            if log.is_past(waiter) or log.parked_before(waiter):
-                waiter.signal.fire()
 
     # Opening
 
@@ -552,10 +340,3 @@ class Log:
                 )
             stream.sealed[chunk.id] = sealed
             stream.sealed_size += chunk.segment.size
-
-    def _stream(self, name: str) -> Channel:
-        try:
-            return self._streams[name]
-        except KeyError:
-            known = ", ".join(sorted(self._streams)) or "none"
-            raise NotFound(f"no stream {name!r}; declared streams: {known}") from None

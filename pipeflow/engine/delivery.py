@@ -6,36 +6,29 @@ never take is parked. Nothing here holds up a queue; the bound of the stream doe
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from base64 import b64encode
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import anyio
 import anyio.to_thread
-import msgspec
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.convert import MESSAGE_LIMIT, Converted, convert, ready
-from pipeflow.engine.outcome import told_to_stop
+from pipeflow.engine.convert import Converted, convert, ready
+from pipeflow.engine.deriving import Deriving
+from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.engine.supervise import AGAIN, spawn
 from pipeflow.errors import ObjectRefused, SinkError, SinkUnavailable
 from pipeflow.events import Delivered, DeliveryFailed, Observers
-from pipeflow.messages import Outgoing, Position, Records, Segment
+from pipeflow.messages import Segment
 from pipeflow.names import Chance
 from pipeflow.protocols import Object, Sink, Store
 from pipeflow.sinks.objects import ERRORS, store_mark
-from pipeflow.specs import StreamSpec
 
 logger = logging.getLogger("pipeflow")
-
-Derive: TypeAlias = Callable[[bytes], Outgoing | None] | Callable[[bytes], Awaitable[Outgoing | None]]
-"""What becomes of one record: something with its partition, nothing, or an error that sends it to the error output."""
 
 AHEAD = 3
 """Segments in hand: one is written while two are compressed. With one, a compressor that ends waits for the loop, which
@@ -43,38 +36,6 @@ is busy with those who fill the stream: 0.90 of one thread's limit at 1 KiB."""
 
 INLINE = 32 << 10
 """Bytes that are encoded on the loop: compressing them takes less than going to a thread and back."""
-
-BATCH = 1_000
-"""Records of the intake that one commit moves on, about: whole blocks."""
-
-TURN = 64
-"""Records after which the event loop gets its turn."""
-
-
-class DeliveryPlan(Struct, frozen=True):
-    """What a stream delivers and how its records are derived; None: they are delivered as they are."""
-
-    spec: StreamSpec
-    derive: Derive | None = None
-
-
-class Misplaced(Exception):
-    """`partition_by` did not answer with a partition for this record."""
-
-
-class Deadly(Exception):
-    """A record that took the process with it."""
-
-
-class _ErrorRecord(Struct, frozen=True):
-    """One failed record as it lies under `errors/` (Firehose: S60)."""
-
-    attemptsMade: int
-    arrivalTimestamp: int
-    errorCode: str
-    errorMessage: str
-    attemptEndingTimestamp: int
-    rawData: str
 
 
 class _Slot(Struct):
@@ -111,10 +72,10 @@ class Delivery:
         self._clock = clock
         self._chance = chance
         self._observers = observers
+        self._deriving = Deriving(plan, store, clock)
         self._durable = store.features.durable and plan.spec.durability != "memory"
         self._started_at = 0.0
         self._ripe = Signal()
-        self._arrived = Signal()
         self._line: deque[_Slot] = deque()
         """Segments in the order of their sealing, which is the order of their writing."""
         self._tasks: TaskGroup
@@ -133,7 +94,7 @@ class Delivery:
         spawn(tasks, self._clock, self._seal, f"stream {self.name}: seal")
         spawn(tasks, self._clock, self._write, f"stream {self.name}: write")
         if self.plan.derive is not None:
-            spawn(tasks, self._clock, self._derive_intake, f"stream {self.name}: derive")
+            spawn(tasks, self._clock, self._deriving.run, f"stream {self.name}: derive")
 
     async def drain(self, until: float) -> bool:
         """Deliver everything accepted so far, at most until then. True: done.
@@ -171,66 +132,12 @@ class Delivery:
         stats = await self._store.stats()
         return any(stream.buffered for stream in stats.streams if stream.name == self.name)
 
-    # From intake to buffers
-
     async def _listen(self) -> None:
         signal, _ = self._store.ripens(self.name)
         while True:
             await self._clock.wait(signal)
             self._ripe.fire()
-            self._arrived.fire()
-
-    async def _derive_intake(self) -> None:
-        while True:
-            blocks = await self._store.intake(self.name, Position(0), BATCH)
-            if not blocks:
-                await self._clock.wait(self._arrived)
-                continue
-            outputs = await self._outputs(blocks)
-            upto = blocks[-1].first + len(blocks[-1].bodies) - 1
-            await self._store.derive(self.name, Position(upto), outputs)
-
-    async def _outputs(self, blocks: Sequence[Records]) -> list[Outgoing]:
-        derive = self.plan.derive
-        assert derive is not None
-        outputs: list[Outgoing] = []
-        turn = TURN
-        for block in blocks:
-            for body in block.bodies:
-                try:
-                    if block.suspect:
-                        raise Deadly("the process died each time this record was transformed; it is not tried again")
-                    result = derive(body)
-                    output = result if result is None or isinstance(result, Outgoing) else await result
-                    if output is not None and len(output.body) > self.plan.spec.max_record:
-                        raise ValueError(f"{len(output.body)} bytes came of it; max_record={self.plan.spec.max_record}")
-                except BaseException as error:
-                    if told_to_stop(error):
-                        raise
-                    output = self._failed(body, block.at, error)
-                if output is not None:
-                    outputs.append(output)
-                turn -= 1
-                if not turn:
-                    turn = TURN
-                    await asyncio.sleep(0)
-        return outputs
-
-    def _failed(self, body: bytes, arrived_at: float, error: BaseException) -> Outgoing:
-        """The record as it came, beside the good ones, with what was wrong (Firehose: S28, S60, S63)."""
-        if isinstance(error, Misplaced):
-            code = "DynamicPartitioning.MetadataExtractionFailed"
-        else:
-            code = f"Transform.{type(error).__name__}"
-        record = _ErrorRecord(
-            attemptsMade=1,
-            arrivalTimestamp=round(arrived_at * 1000),
-            errorCode=code,
-            errorMessage=str(error)[:MESSAGE_LIMIT],
-            attemptEndingTimestamp=round(self._clock.now() * 1000),
-            rawData=b64encode(body).decode(),
-        )
-        return Outgoing(msgspec.json.encode(record), partition=ERRORS)
+            self._deriving.arrived.fire()
 
     # From buffers to objects
 

@@ -1,4 +1,4 @@
-"""What the engine is told to run: handlers and sources compiled to calls, with the numbers that govern them."""
+"""What the engine is told to run: calls compiled from handlers, sources and streams, with their numbers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Struct
 from pipeflow.engine.outcome import RetryPolicy
 from pipeflow.messages import Delivery, Outgoing
 from pipeflow.protocols import Handle
+from pipeflow.specs import StreamSpec
 
 HandleBatch: TypeAlias = Callable[[Sequence[Delivery]], Awaitable[Mapping[str, BaseException]]]
 """Run one batch: the messages that failed, by id, with why. Raises when the handler raised."""
@@ -62,3 +63,14 @@ class SourcePlan(Struct, frozen=True):
     """topic or stream."""
     target: str
     start: Callable[[bytes | None], AsyncIterator[SourceItem]]
+
+
+Derive: TypeAlias = Callable[[bytes], Outgoing | None] | Callable[[bytes], Awaitable[Outgoing | None]]
+"""What becomes of one record: something with its partition, nothing, or an error that sends it to the error output."""
+
+
+class DeliveryPlan(Struct, frozen=True):
+    """What a stream delivers and how its records are derived; None: they are delivered as they are."""
+
+    spec: StreamSpec
+    derive: Derive | None = None

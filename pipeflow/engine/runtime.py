@@ -20,7 +20,7 @@ from anyio.abc import TaskGroup
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.consumer import Consumer
 from pipeflow.engine.gate import Gate
-from pipeflow.engine.plan import HandlerPlan, SourcePlan
+from pipeflow.engine.plan import DeliveryPlan, HandlerPlan, SourcePlan
 from pipeflow.engine.scopes import task_scope
 from pipeflow.engine.sources import SourceRunner
 from pipeflow.engine.supervise import Supervisor, spawn
@@ -32,7 +32,6 @@ from pipeflow.protocols import Sink, Store
 
 if TYPE_CHECKING:
     from pipeflow.engine.delivery import Delivery as StreamDelivery
-    from pipeflow.engine.delivery import DeliveryPlan
 
 logger = logging.getLogger("pipeflow")
 

@@ -11,7 +11,8 @@ from anyio.abc import TaskGroup
 from record_owner import Owner
 
 from pipeflow.embedded.log import Log
-from pipeflow.engine.delivery import Delivery, DeliveryPlan
+from pipeflow.engine.delivery import Delivery
+from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.events import Event, Observers
 from pipeflow.names import Chance
 from pipeflow.protocols import Features, Sink, Store, StoreStats, StreamStats
@@ -27,7 +28,7 @@ class LogStore:
         self._owner = owner
 
     def __getattr__(self, verb: str) -> Any:
-        return getattr(self.log, verb)
+        return getattr(self.log if hasattr(self.log, verb) else self.log.outlet, verb)
 
     async def stats(self) -> StoreStats:
         return StoreStats("rig://", self._owner.store_id, "full", self._owner.boot, 0, [], [], self.log.stats())

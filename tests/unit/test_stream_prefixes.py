@@ -144,10 +144,10 @@ async def test_S43_the_random_parts_of_a_name_are_durable_before_anything_is_wri
     owner = Owner()
     log = owner.open(KEYED)
     await log.append("lake", [Outgoing(b"1", partition="carrier=UA")])
-    log.demand("lake")
-    sealed = await log.seal("lake")
+    log.outlet.demand("lake")
+    sealed = await log.outlet.seal("lake")
     assert sealed is not None
-    again = await Owner(owner.snapshot, at=9e8).open(KEYED).seal("lake")
+    again = await Owner(owner.snapshot, at=9e8).open(KEYED).outlet.seal("lake")
     assert again == sealed
 
 
@@ -170,11 +170,11 @@ async def test_S10_keys_may_change_once_the_records_that_wait_under_the_old_ones
     changed = replace(KEYED, prefix="!{partitionKeyFromLambda:origin}/")
     with pytest.raises(SpecConflict, match=r"cannot name .*run once as it was"):
         log.declare(changed)
-    log.demand("lake")
-    segment = await log.seal("lake")
+    log.outlet.demand("lake")
+    segment = await log.outlet.seal("lake")
     assert segment is not None
     log.declare(changed)  # what is sealed has its name already
-    await log.commit(segment, Manifest([]))
+    await log.outlet.commit(segment, Manifest([]))
 
 
 async def test_a_store_refuses_a_prefix_that_means_nothing_before_anything_is_declared() -> None:

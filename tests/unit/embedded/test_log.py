@@ -12,7 +12,7 @@ from stream_rig import rig
 
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.sqlite import streams
-from pipeflow.engine.delivery import DeliveryPlan
+from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.errors import NotFound, ObjectRefused, Overloaded, RefusedError, SpecConflict, Unavailable
 from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Refused, Segment
 from pipeflow.sinks.file import FileSink
@@ -29,7 +29,7 @@ def out(*bodies: str, partition: str | None = None) -> list[Outgoing]:
 
 
 async def read(log: Log, segment: Segment) -> list[str]:
-    return [body.decode() async for block in log.read(segment) for body in block.bodies]
+    return [body.decode() async for block in log.outlet.read(segment) for body in block.bodies]
 
 
 async def flat(blocks: AsyncIterator[Records]) -> list[Records]:
@@ -37,7 +37,7 @@ async def flat(blocks: AsyncIterator[Records]) -> list[Records]:
 
 
 async def sealed(log: Log) -> Segment:
-    segment = await log.seal("lake")
+    segment = await log.outlet.seal("lake")
     assert segment is not None
     return segment
 
@@ -77,10 +77,10 @@ async def test_S33_a_buffer_is_sealed_when_its_time_comes_and_not_before() -> No
     owner = Owner()
     log = owner.open(stream(buffer_seconds=60))
     await log.append("lake", out("a"))
-    signal, due = log.ripens("lake")
+    signal, due = log.outlet.ripens("lake")
     assert signal.fired
     assert due == 1060.0
-    assert await log.seal("lake") is None
+    assert await log.outlet.seal("lake") is None
     await owner.clock.advance(60)
     segment = await sealed(log)
     assert (segment.reason, segment.records, segment.opened_at, segment.sealed_at) == ("time", 1, 1000.0, 1060.0)
@@ -91,7 +91,7 @@ async def test_a_seal_is_committed_with_a_sync_whatever_the_durability() -> None
     owner = Owner()
     log = owner.open(stream())
     await log.append("lake", out("a"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     owner.syncs.clear()
     await sealed(log)
     assert owner.syncs == [True]
@@ -112,27 +112,27 @@ async def test_a_commit_forgets_the_records_and_remembers_the_object() -> None:
     owner = Owner()
     log = owner.open(stream())
     await log.append("lake", out("a", "b"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     segment = await sealed(log)
-    await log.commit(segment, manifest(segment))
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     assert (owner.count("record_block"), owner.count("record_segment"), owner.count("record_manifest")) == (0, 0, 1)
     (stats,) = log.stats()
     assert (stats.accepted, stats.delivered, stats.buffered, stats.objects, stats.object_bytes) == (2, 2, 0, 1, 10)
     with pytest.raises(NotFound):
-        await flat(log.read(segment))
+        await flat(log.outlet.read(segment))
 
 
 async def test_counters_and_sequences_survive_a_restart() -> None:
     owner = Owner()
     log = owner.open(stream())
     await log.append("lake", out("a", "b"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     segment = await sealed(log)
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     again = Owner(owner.snapshot).open(stream())
     assert await again.append("lake", out("c")) == [Position(3)]
-    again.demand("lake")
+    again.outlet.demand("lake")
     later = await sealed(again)
     assert (later.first, later.id) == (3, 2)
     assert again.stats()[0].delivered == 2
@@ -142,42 +142,42 @@ async def test_p20_an_open_buffer_keeps_its_age_over_a_restart() -> None:
     owner = Owner()
     await owner.open(stream(buffer_seconds=60)).append("lake", out("a"))
     log = Owner(owner.snapshot, at=1030.0).open(stream(buffer_seconds=60))
-    assert log.ripens("lake")[1] == 1060.0
+    assert log.outlet.ripens("lake")[1] == 1060.0
 
 
 async def test_p17_a_sealed_segment_is_handed_out_again_after_a_crash_just_as_it_was() -> None:
     owner = Owner()
     log = owner.open(stream())
     await log.append("lake", out("a", "b"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     before = await sealed(log)
     again = Owner(owner.snapshot, at=5000.0).open(stream(format="raw", compression="none"))
-    assert again.ripens("lake")[1] == -inf
+    assert again.outlet.ripens("lake")[1] == -inf
     after = await sealed(again)
     assert after == before
     assert await read(again, after) == ["a", "b"]
-    assert await again.seal("lake") is None
+    assert await again.outlet.seal("lake") is None
 
 
 async def test_a_segment_given_back_is_handed_out_again_a_parked_one_is_not() -> None:
     log = Owner().open(stream())
     await log.append("lake", out("a"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     segment = await sealed(log)
-    log.hand_back(segment)
+    log.outlet.hand_back(segment)
     assert await sealed(log) == segment
-    log.hand_back(segment, parked=True)
-    assert await log.seal("lake") is None
+    log.outlet.hand_back(segment, parked=True)
+    assert await log.outlet.seal("lake") is None
     with pytest.raises(ObjectRefused, match=r"lake-.*parked"):
-        await log.delivered("lake")
+        await log.outlet.delivered("lake")
 
 
 async def test_S19_with_a_transform_records_lie_in_the_intake_until_they_are_derived() -> None:
     owner = Owner()
     log = owner.open(stream(transformed=True))
     await log.append("lake", out("a", "b", "c"))
-    log.demand("lake")
-    assert await log.seal("lake") is None
+    log.outlet.demand("lake")
+    assert await log.outlet.seal("lake") is None
     (block,) = await log.intake("lake", Position(0), 100)
     assert (block.first, block.bodies) == (1, [b"a", b"b", b"c"])
     await log.derive("lake", Position(3), [*out("A", partition="p"), *out("bad", partition=ERRORS)])
@@ -238,7 +238,7 @@ async def test_a_partitioned_stream_takes_records_without_a_partition_into_its_i
     log.append_in_group("lake", out("from a topic"))
     await log.append("lake", out("put", partition="p"))
     assert [block.bodies for block in await log.intake("lake", Position(0), 9)] == [[b"from a topic"]]
-    log.demand("lake")
+    log.outlet.demand("lake")
     assert (await sealed(log)).partition == "p"
 
 
@@ -256,7 +256,7 @@ async def test_at_its_bound_put_waits_put_nowait_raises_and_a_delivery_makes_roo
     assert not waiting.done()
     assert not room.done()
     segment = await sealed(log)
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     assert await waiting == [Position(3)]
     await room
 
@@ -268,41 +268,41 @@ async def test_intake_is_held_back_while_the_buffers_behind_it_are_full() -> Non
     log.append_in_group("lake", out("b"))
     assert await log.intake("lake", Position(0), 9) == []
     segment = await sealed(log)
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     assert len(await log.intake("lake", Position(0), 9)) == 1
 
 
 async def test_delivered_waits_for_what_was_accepted_before_it_and_for_nothing_else() -> None:
     log = Owner().open(stream())
     await log.append("lake", out("a"))
-    waiting = asyncio.ensure_future(log.delivered("lake"))
+    waiting = asyncio.ensure_future(log.outlet.delivered("lake"))
     await asyncio.sleep(0)
-    log.demand("lake")
+    log.outlet.demand("lake")
     segment = await sealed(log)
     await log.append("lake", out("later"))
     assert not waiting.done()
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     await waiting
 
 
 async def test_delivered_waits_for_what_is_derived_from_the_intake() -> None:
     log = Owner().open(stream(transformed=True))
     await log.append("lake", out("a"))
-    log.demand("lake")
-    waiting = asyncio.ensure_future(log.delivered("lake"))
+    log.outlet.demand("lake")
+    waiting = asyncio.ensure_future(log.outlet.delivered("lake"))
     await asyncio.sleep(0)
     await log.derive("lake", Position(1), out("A"))
     segment = await sealed(log)
     assert segment.reason == "demand"
     assert not waiting.done()
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     await waiting
 
 
 async def test_a_store_that_fails_tells_whoever_waits() -> None:
     log = Owner().open(stream())
     await log.append("lake", out("a"))
-    waiting = asyncio.ensure_future(log.delivered("lake"))
+    waiting = asyncio.ensure_future(log.outlet.delivered("lake"))
     await asyncio.sleep(0)
     log.fail(Unavailable("gone"))
     with pytest.raises(Unavailable):
@@ -313,9 +313,9 @@ async def test_memory_streams_never_touch_the_journal_and_name_the_boot() -> Non
     owner = Owner()
     log = owner.open(stream(durability="memory"))
     await log.append("lake", out("a"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     segment = await sealed(log)
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     assert "-b1-" in segment.name
     assert owner.gathering.streams == []
     assert owner.syncs == []
@@ -336,9 +336,9 @@ async def test_a_lane_takes_records_without_a_call_and_counts_them_all() -> None
             lane.take(body)
         else:
             lane.add([body])
-    log.demand("lake")
+    log.outlet.demand("lake")
     records = []
-    while (segment := await log.seal("lake")) is not None:
+    while (segment := await log.outlet.seal("lake")) is not None:
         records += await read(log, segment)
         assert segment.size <= 102
         assert segment.last - segment.first + 1 == segment.records
@@ -365,7 +365,7 @@ async def test_p7_a_damaged_blob_is_set_aside_and_counted_never_delivered() -> N
     again = Owner(owner.snapshot)
     log = again.open(stream())
     assert again.count("record_quarantine") == 1
-    log.demand("lake")
+    log.outlet.demand("lake")
     assert await read(log, await sealed(log)) == ["good"]
     assert await log.append("lake", out("next")) == [Position(4)]
 
@@ -375,16 +375,16 @@ async def test_p7_a_sealed_segment_with_damage_is_never_written_over_its_object(
     log = owner.open(stream())
     await log.append("lake", out("good"))
     await log.append("lake", out("bad"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     await sealed(log)
     owner.connection.execute("UPDATE record_block SET blob = CAST(replace(blob, 'bad', 'BAD') AS BLOB)")
     snapshot = owner.snapshot
     for _ in range(2):  # the second opening finds the damaged blob gone already, and must not be fooled
         again = Owner(snapshot)
         log = again.open(stream())
-        assert await log.seal("lake") is None
+        assert await log.outlet.seal("lake") is None
         with pytest.raises(ObjectRefused):
-            await log.delivered("lake")
+            await log.outlet.delivered("lake")
         snapshot = again.snapshot
 
 
@@ -392,11 +392,11 @@ async def test_S36_new_options_concern_buffers_opened_after_the_update() -> None
     log = Owner().open(stream(buffer_seconds=60))
     await log.append("lake", out("a"))
     log.declare(stream(buffer_seconds=5))
-    assert log.ripens("lake")[1] == 1060.0
-    log.demand("lake")
+    assert log.outlet.ripens("lake")[1] == 1060.0
+    log.outlet.demand("lake")
     await sealed(log)
     await log.append("lake", out("b"))
-    assert log.ripens("lake")[1] == 1005.0
+    assert log.outlet.ripens("lake")[1] == 1005.0
 
 
 async def test_records_that_waited_for_a_transform_that_is_gone_are_delivered_as_they_came() -> None:
@@ -404,7 +404,7 @@ async def test_records_that_waited_for_a_transform_that_is_gone_are_delivered_as
     await owner.open(stream(transformed=True)).append("lake", out("a", "b"))
     again = Owner(owner.snapshot)
     log = again.open(stream(transformed=True), stream())
-    log.demand("lake")
+    log.outlet.demand("lake")
     await again.committed()
     assert await read(log, await sealed(log)) == ["a", "b"]
     (block,) = again.connection.execute("SELECT chunk FROM record_block").fetchall()
@@ -416,9 +416,9 @@ async def test_durability_changes_only_while_nothing_waits() -> None:
     await log.append("lake", out("a"))
     with pytest.raises(SpecConflict, match="lake: durability was None and is declared 'memory'"):
         log.declare(stream(durability="memory"))
-    log.demand("lake")
+    log.outlet.demand("lake")
     segment = await sealed(log)
-    await log.commit(segment, manifest(segment))
+    await log.outlet.commit(segment, manifest(segment))
     log.declare(stream(durability="memory"))
 
 

@@ -17,7 +17,7 @@ import pytest
 from record_owner import Owner
 from stream_rig import rig
 
-from pipeflow.engine.delivery import DeliveryPlan
+from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.errors import SinkUnavailable
 from pipeflow.events import Delivered
 from pipeflow.messages import Column, Outgoing, Position

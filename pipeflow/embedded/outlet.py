@@ -1,0 +1,154 @@
+"""From full buffers to objects: sealing, reading, committing; and who waits until it is done.
+
+What decides a segment's objects is on disk before one of them is written; the records are forgotten in the commit that
+remembers the objects. So a crash anywhere leads to the same objects again (P17).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from math import inf
+
+from pipeflow.clock import Signal
+from pipeflow.embedded.channel import Channel, Flush, SealedChunk
+from pipeflow.embedded.ledger import Ledger
+from pipeflow.embedded.records import Committed, Sealed
+from pipeflow.errors import NotFound
+from pipeflow.messages import Manifest, Records, Segment
+from pipeflow.sinks.objects import ERRORS
+from pipeflow.sinks.prefixes import UNCONVERTED
+from pipeflow.state.buffer import Chunk
+
+
+class Outlet:
+    """The half of `RecordLog` that delivers."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def ripens(self, stream: str) -> tuple[Signal, float]:
+        """(fires when there may be something to do; when the next buffer is old enough)."""
+        log = self._ledger.stream(stream)
+        log.absorb()
+        waiting = log.buffers.closed or any(not sealed.handed for sealed in log.sealed.values())
+        return log.signal, -inf if waiting else log.buffers.due
+
+    async def seal(self, stream: str) -> Segment | None:
+        """The next segment to deliver; what decides its objects is on disk before this returns."""
+        log = self._ledger.stream(stream)
+        for sealed in log.sealed.values():
+            if not sealed.handed:
+                sealed.handed = True
+                return sealed.segment
+        log.absorb()
+        log.buffers.ripen(self._ledger.clock.now())
+        chunk = log.buffers.next()
+        if chunk is None:
+            return None
+        sealed = SealedChunk(self._segment(log, chunk), chunk.blocks)
+        log.sealed[chunk.id] = sealed
+        log.sealed_size += chunk.size
+        if log.durable:
+            self._ledger.changes().append(Sealed(sealed.segment))
+            self._ledger.owner.gathering.sync = (
+                True  # names must not be forgotten once objects carry them, at any durability
+            )
+            try:
+                await self._ledger.committed()
+            except BaseException:
+                sealed.handed = False
+                raise
+        return sealed.segment
+
+    async def read(self, segment: Segment) -> AsyncIterator[Records]:
+        """The segment's records in order of acceptance."""
+        sealed = self._ledger.stream(segment.stream).sealed.get(segment.id)
+        if sealed is None:
+            raise NotFound(f"{segment.stream}: segment {segment.name} is delivered, or was never sealed here")
+        for block in sealed.blocks:
+            yield Records(block.first, block.at, block.bodies)
+
+    async def commit(self, segment: Segment, manifest: Manifest) -> None:
+        """Records out, manifest in: one commit. A second time changes nothing."""
+        log = self._ledger.stream(segment.stream)
+        sealed = log.sealed.pop(segment.id, None)
+        if sealed is not None:
+            log.sealed_size -= segment.size
+            counters = log.counters
+            if segment.partition != ERRORS:
+                counters.delivered += segment.records - manifest.failed
+                counters.failed += manifest.failed
+            counters.objects += len(manifest.objects)
+            counters.object_bytes += sum(facts.size for facts in manifest.objects)
+            if log.durable:
+                self._ledger.changes().append(Committed(segment, manifest, self._ledger.clock.now()))
+            self._ledger.count(log)
+        if log.durable:
+            await self._ledger.committed()
+        log.fire_room()
+        self._ledger.tell(log)
+        log.signal.fire()
+
+    def hand_back(self, segment: Segment, parked: bool = False) -> None:
+        """Undelivered: handed out again, or parked until the store is opened anew."""
+        log = self._ledger.stream(segment.stream)
+        sealed = log.sealed.get(segment.id)
+        if sealed is None:
+            return
+        sealed.handed = parked
+        sealed.parked = parked
+        self._ledger.tell(log)
+        log.signal.fire()
+
+    def demand(self, stream: str, reason: str = "demand") -> None:
+        """Every open buffer is ripe now, and what the intake holds will be as soon as it is derived."""
+        log = self._ledger.stream(stream)
+        log.absorb()
+        log.buffers.demand(reason)
+        if log.intake:
+            log.demanded = (log.counters.accepted, reason)
+        log.signal.fire()
+
+    async def delivered(self, stream: str) -> None:
+        """Return when everything accepted before the call lies in objects; ObjectRefused when some of it is parked."""
+        log = self._ledger.stream(stream)
+        log.absorb()
+        waiter = Flush(log.counters.accepted, None if log.intake else log.buffers.placed)
+        while not log.reached(waiter):
+            log.waiters.append(waiter)
+            try:
+                await self._ledger.clock.wait(waiter.signal)
+            finally:
+                log.waiters.remove(waiter)
+            self._ledger.check()
+
+    def _segment(self, log: Channel, chunk: Chunk) -> Segment:
+        spec = log.spec
+        names = partial(
+            log.layout.name,
+            first=chunk.first,
+            last=chunk.last,
+            opened_at=chunk.opened_at,
+            store_id=self._ledger.owner.store_id,
+            boot=None if log.durable else self._ledger.owner.boot,
+        )
+        errors = chunk.partition == ERRORS
+        return Segment(
+            id=chunk.id,
+            stream=spec.name,
+            partition=chunk.partition,
+            first=chunk.first,
+            last=chunk.last,
+            records=chunk.records,
+            size=chunk.size,
+            opened_at=chunk.opened_at,
+            sealed_at=self._ledger.clock.now(),
+            reason=chunk.reason,
+            name=names(chunk.partition),
+            format="jsonl" if errors else spec.format,
+            compression="none" if errors and spec.format == "parquet" else spec.compression,
+            delimiter=b"\n" if errors else spec.separator,
+            columns=() if errors else spec.columns,
+            errors_name=names(ERRORS, error_type=UNCONVERTED) if spec.columns and not errors else "",
+        )
