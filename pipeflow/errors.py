@@ -20,6 +20,7 @@
     - SinkError
       - SinkUnavailable       try again later: the segment waits
       - ObjectRefused         will never work as it is: the segment is parked
+      - ObjectMissing         a readable sink holds no object of that name
     - CodecError              a payload that does not decode
     - Overloaded              a `*_nowait` call at its bound
 
@@ -122,7 +123,7 @@ class StoreCorrupt(BrokerError):
 
 
 class SinkError(PipeflowError):
-    """A sink could not take an object."""
+    """A sink could not take an object, or give it back."""
 
 
 class SinkUnavailable(SinkError):
@@ -131,6 +132,10 @@ class SinkUnavailable(SinkError):
 
 class ObjectRefused(SinkError):
     """Never as it is: the segment is parked until somebody looks."""
+
+
+class ObjectMissing(SinkError):
+    """The sink holds no object of the name that was to be read."""
 
 
 class CodecError(PipeflowError):

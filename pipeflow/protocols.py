@@ -42,6 +42,7 @@ __all__ = [
     "Object",
     "Peeked",
     "QueueStats",
+    "ReadableSink",
     "RecordLog",
     "Redrive",
     "Redriven",
@@ -351,6 +352,29 @@ class Sink(Protocol):
     async def write(self, obj: Object) -> None: ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class ReadableSink(Sink, Protocol):
+    """A sink that gives back what it took. Ask with `isinstance`; a sink need not be one.
+
+    SinkUnavailable: try again later. ObjectRefused: a name that could never be written.
+    """
+
+    async def read(self, name: str) -> bytes:
+        """The object's bytes, whole; ObjectMissing when there is none of that name."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Gone for good when it returns, also when it was not there."""
+        ...
+
+    async def list(self, prefix: str = "") -> list[str]:
+        """Names of whole objects that begin with `prefix` (any text, not only a folder), sorted.
+
+        What a write has not finished, and what no write could have named, is left out.
+        """
+        ...
 
 
 Handle: TypeAlias = Callable[[Delivery], Awaitable[object]]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import anyio
 import anyio.to_thread
 
-from pipeflow.errors import ConfigurationError, ObjectRefused, SinkUnavailable
+from pipeflow.errors import ConfigurationError, ObjectMissing, ObjectRefused, SinkUnavailable
 from pipeflow.protocols import Object
 from pipeflow.sinks.objects import check_name, stream_mark
 
@@ -22,10 +23,12 @@ TEMPORARY = ".tmp-"
 _TRIAL = f"{TEMPORARY}trial"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMEMBERED = 10_000
 """Directories known to be durable; forgotten all at once, then synced again."""
 
 _REFUSED = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.EILSEQ}
+_NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make space, delivery goes on by itself",
     errno.EDQUOT: "the quota is used up: make space, delivery goes on by itself",
@@ -47,6 +50,23 @@ class FileSink:
         """Durable when it returns. SinkUnavailable: path and remedy. ObjectRefused: the name is taken or impossible."""
         # A cancelled caller leaves the thread to itself: what it writes is whole, and the same when written again.
         await anyio.to_thread.run_sync(self._write, obj, abandon_on_cancel=True)
+
+    async def read(self, name: str) -> bytes:
+        """The file's bytes; ObjectMissing when there is none, or a link or a directory in its place."""
+        return await anyio.to_thread.run_sync(self._read, name, abandon_on_cancel=True)
+
+    async def delete(self, name: str) -> None:
+        """Durably gone when it returns, also when it was not there. Its directory stays."""
+        await anyio.to_thread.run_sync(self._delete, name, abandon_on_cancel=True)
+
+    async def list(self, prefix: str = "") -> list[str]:
+        """Names of files that begin with `prefix`, sorted; temporary files and links are none."""
+        try:
+            return await anyio.to_thread.run_sync(_names_below, self.root, prefix, abandon_on_cancel=True)
+        except FileNotFoundError:
+            return []  # nothing was ever written
+        except OSError as error:
+            raise self._translated(error, prefix) from error
 
     def prepare(self) -> None:
         """Make the root and try to write there; ConfigurationError with the path and the remedy when that fails."""
@@ -97,6 +117,33 @@ class FileSink:
             _remove_quietly(folder, temporary)
             raise
         os.fsync(folder)
+
+    def _read(self, name: str) -> bytes:
+        segments = check_name(name)
+        try:
+            with _descend(self.root, segments[:-1]) as folder:
+                file = os.open(segments[-1], _OLD_FILE, dir_fd=folder)
+                try:
+                    if stat.S_ISREG(os.fstat(file).st_mode):
+                        with open(file, "rb", closefd=False) as opened:
+                            return opened.read()
+                finally:
+                    os.close(file)
+        except OSError as error:
+            if error.errno not in _NOTHING_THERE:
+                raise self._translated(error, name) from error
+        raise ObjectMissing(f"{os.path.join(self.root, name)}: no file lies there")
+
+    def _delete(self, name: str) -> None:
+        segments = check_name(name)
+        try:
+            with _descend(self.root, segments[:-1]) as folder:
+                _remove(folder, segments[-1])
+                # Also when it was gone: who removed it may have died before that was durable.
+                os.fsync(folder)
+        except OSError as error:
+            if error.errno not in _NOTHING_THERE:
+                raise self._translated(error, name) from error
 
     def _walk(self, segments: Sequence[str]) -> int:
         """A descriptor of the object's directory, made where missing; each level durable in the one above it."""
@@ -156,6 +203,54 @@ def _temporary_name(name: str) -> str:
     # Beside its place and with its name, so that writing the same object again replaces what a kill left. The end
     # carries the range and the store; a name too long for the prefix loses its beginning.
     return TEMPORARY + name[-(255 - len(TEMPORARY)) :]
+
+
+@contextmanager
+def _descend(root: str, segments: Sequence[str]) -> Iterator[int]:
+    """A descriptor of a directory that is there already; no link is followed on the way below the root."""
+    here = os.open(root, _DIRECTORY)
+    try:
+        for segment in segments:
+            below = os.open(segment, _DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = below
+        yield here
+    finally:
+        os.close(here)
+
+
+def _names_below(root: str, prefix: str) -> list[str]:
+    names = []
+    for path, folders, files, folder in os.fwalk(root, follow_symlinks=False, onerror=_unless_gone):
+        below = "" if path == root else os.path.relpath(path, root) + "/"
+        folders[:] = [name for name in folders if _may_hold(f"{below}{name}/", prefix)]
+        found = (below + name for name in files if not name.startswith(TEMPORARY) and _is_file(folder, name))
+        names += [name for name in found if name.startswith(prefix) and _is_writable(name)]
+    return sorted(names)
+
+
+def _may_hold(folder: str, prefix: str) -> bool:
+    return folder.startswith(prefix) or prefix.startswith(folder)
+
+
+def _is_file(folder: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False  # deleted while we looked
+
+
+def _is_writable(name: str) -> bool:
+    try:
+        check_name(name)
+    except (ObjectRefused, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _enter(folder: int, segment: str) -> int:

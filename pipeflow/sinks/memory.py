@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeflow.errors import ObjectRefused
+from pipeflow.errors import ObjectMissing, ObjectRefused
 from pipeflow.protocols import Object
 from pipeflow.sinks.objects import check_name
 
@@ -19,6 +19,22 @@ class MemorySink:
         if not obj.replace and obj.name in self.objects:
             raise ObjectRefused(f"memory sink: {obj.name} exists and is not this store's; empty the sink or rename it")
         self.objects[obj.name] = b"".join(obj.chunks)
+
+    async def read(self, name: str) -> bytes:
+        """The object's bytes; ObjectMissing when there is none."""
+        check_name(name)
+        if name not in self.objects:
+            raise ObjectMissing(f"memory sink: no object {name} lies here")
+        return self.objects[name]
+
+    async def delete(self, name: str) -> None:
+        """Forget the object, if there is one."""
+        check_name(name)
+        self.objects.pop(name, None)
+
+    async def list(self, prefix: str = "") -> list[str]:
+        """Names that begin with `prefix`, sorted."""
+        return sorted(name for name in self.objects if name.startswith(prefix))
 
     async def close(self) -> None:
         """Objects stay."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeflow.errors import ConfigurationError, ObjectRefused, SinkUnavailable
-from pipeflow.protocols import Object
+from pipeflow.errors import ConfigurationError, ObjectMissing, ObjectRefused, SinkUnavailable
+from pipeflow.protocols import Object, ReadableSink
 from pipeflow.sinks.file import FileSink
 from pipeflow.sinks.memory import MemorySink
 
@@ -159,3 +159,77 @@ async def test_the_memory_sink_keeps_the_same_promises() -> None:
         await sink.write(obj("../x"))
     await sink.close()
     assert sink.objects == {"a/b/lake-1.jsonl": b"two\n"}
+
+
+@pytest.fixture(params=["file", "memory"])
+def readable(request: pytest.FixtureRequest, tmp_path: Path) -> ReadableSink:
+    sink = FileSink(str(tmp_path / "lake")) if request.param == "file" else MemorySink()
+    assert isinstance(sink, ReadableSink)
+    return sink
+
+
+async def test_what_was_written_is_read_back_and_listed_by_the_beginning_of_its_name(readable: ReadableSink) -> None:
+    for name in ("b/2", "a/b/2", "a/b/10", "a/bc/1", "a-1"):
+        await readable.write(obj(name, name.encode()))
+    assert await readable.read("a/b/10") == b"a/b/10"
+    assert await readable.list() == ["a-1", "a/b/10", "a/b/2", "a/bc/1", "b/2"]
+    assert await readable.list("a/b") == ["a/b/10", "a/b/2", "a/bc/1"]
+    assert await readable.list("a/b/") == ["a/b/10", "a/b/2"]
+    assert await readable.list("a/b/1") == ["a/b/10"]
+    assert await readable.list("c") == []
+
+
+async def test_a_deleted_object_is_gone_and_deleting_it_again_is_no_error(readable: ReadableSink) -> None:
+    assert await readable.list() == []
+    await readable.delete("a/b/lake-1.jsonl")
+    await readable.write(obj())
+    await readable.delete("a/b/lake-1.jsonl")
+    await readable.delete("a/b/lake-1.jsonl")
+    assert await readable.list() == []
+    with pytest.raises(ObjectMissing, match=r"lake-1\.jsonl"):
+        await readable.read("a/b/lake-1.jsonl")
+
+
+async def test_S84_reading_and_deleting_never_leave_the_root(readable: ReadableSink) -> None:
+    for name in ("../x", "a/../../x", "/etc/passwd", ""):
+        with pytest.raises(ObjectRefused):
+            await readable.read(name)
+        with pytest.raises(ObjectRefused):
+            await readable.delete(name)
+
+
+async def test_S84_links_and_temporary_files_are_neither_listed_nor_read_nor_deleted_through(tmp_path: Path) -> None:
+    root, outside = tmp_path / "lake", tmp_path / "outside"
+    (outside / "a").mkdir(parents=True)
+    (outside / "a" / "secret").write_bytes(b"secret")
+    root.mkdir()
+    (root / "folder").symlink_to(outside / "a")
+    (root / "file").symlink_to(outside / "a" / "secret")
+    (root / ".tmp-lake-1").write_bytes(b"hal")
+    os.mkfifo(root / "pipe")
+    (root / os.fsdecode(b"\xff")).write_bytes(b"")
+    sink = FileSink(str(root))
+    await sink.write(obj("lake-1"))
+    assert await sink.list() == ["lake-1"]
+    for name in ("folder/secret", "file", "pipe", "folder"):
+        with pytest.raises(ObjectMissing):
+            await sink.read(name)
+    await sink.delete("folder/secret")
+    await sink.delete("file")
+    assert files(outside) == {"a/secret": b"secret"}
+    assert not (root / "file").is_symlink()
+
+
+async def test_a_deletion_is_durable_when_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = FileSink(str(tmp_path))
+    await sink.write(obj())
+    synced: list[int] = []
+    real = os.fsync
+
+    def recorded(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    await sink.delete("a/b/lake-1.jsonl")
+    assert synced == [(tmp_path / "a" / "b").stat().st_ino]
