@@ -28,7 +28,7 @@ from pipeflow.names import chance_source
 from pipeflow.protocols import Middleware, Sink, Store
 from pipeflow.queue import Queue
 from pipeflow.router import Router, Source
-from pipeflow.specs import DAY, QueueSpec, Topology
+from pipeflow.specs import DAY, QueueSpec, Topology, check_backups
 from pipeflow.topic import Topic
 from pipeflow.wiring.calls import Job, batch_call, checked, single_call
 from pipeflow.wiring.providers import Provisions, planned, provisions
@@ -85,6 +85,7 @@ class App(Router):
             streams=tuple(stream.spec for router in routers for stream in router.streams),
             subscriptions=tuple(subscription for router in routers for subscription in router.subscriptions),
         )
+        check_backups({stream.name: stream for stream in topology.streams})
         _check_origins(topology)
         _check_targets(routers)
         return topology
@@ -111,8 +112,9 @@ class App(Router):
 
         `store`: an open one, which stays open. `provide`: values instead of providers, by type. `handlers=False`: only
         publish and send, as a client of the store's owner where there is one. `only`: the queues, streams and sources
-        that run here. `sinks`: instead of those the streams name, by stream. `middleware`: outside of all other.
-        `observers`: told from the first event on. Nothing is opened before everything declared has been checked.
+        that run here; a stream brings its backup. `sinks`: instead of those the streams name, by stream. `middleware`:
+        outside of all other. `observers`: told from the first event on. Nothing is opened before everything declared
+        has been checked.
         """
         overrides = dict(provide or {})
         topology = self.topology()
@@ -259,7 +261,9 @@ class _Selected:
             raise ConfigurationError(f"only {name!r}: no queue with a handler, stream or source has that name{hint}")
         self._queues = [(queue, layers) for queue, layers in self._queues if queue.name in only]
         self._sources = [source for source in self._sources if source.name in only]
-        self._streams = [stream for stream in self._streams if stream.name in only]
+        # A backup that nobody delivers would fill, and hold up the stream it belongs to.
+        backups = {stream.spec.backup for stream in self._streams if stream.name in only}
+        self._streams = [stream for stream in self._streams if stream.name in only | backups]
 
     def check(self, provided: set[object]) -> None:
         """WiringError when a function asks for what nothing provides."""

@@ -270,6 +270,8 @@ class StreamStats(Struct, frozen=True):
     objects: int
     object_bytes: int
     oldest_age: float
+    backup: str | None = None
+    """The stream that keeps its records as they came."""
 
 
 class StoreStats(Struct, frozen=True):

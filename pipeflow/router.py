@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 from msgspec import Struct
 
 from pipeflow.binding import declared_at
+from pipeflow.codecs import type_name
 from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.events import Observer
 from pipeflow.messages import At
@@ -156,6 +157,7 @@ class Router:
         max_partitions: int = 500,
         max_record: int = 16 << 20,
         max_buffered: int | None = None,
+        backup: Stream[Any] | None = None,
     ) -> Stream[T]:
         """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
 
@@ -168,6 +170,8 @@ class Router:
         when the oldest record arrived, in `timezone`, and `!{partitionKeyFromLambda:carrier}` a key of the dict that
         `partition_by` returns. Failed records go below `error_prefix`. `extension` replaces the one of `format` and
         `compression`. ConfigurationError names the expression, its column and the remedy.
+
+        `backup`: a stream that every accepted record also goes into, as it came, in the same commit (Firehose: S31).
         """
         from pipeflow.engine.columns import columns_for
         from pipeflow.stream import Stream
@@ -184,6 +188,11 @@ class Router:
                 raise ConfigurationError(f"{place}: stream {full}: {word} is {value!r}; use one of {', '.join(known)}")
         if delimiter is not None and not isinstance(delimiter, bytes):
             raise ConfigurationError(f"{place}: stream {full}: delimiter is {delimiter!r}; write it as bytes")
+        if backup is not None and backup.type not in (bytes, type):
+            raise ConfigurationError(
+                f"{place}: stream {full}: its backup {backup.name} takes {type_name(backup.type)}; a backup keeps "
+                "records as they came: declare it of bytes"
+            )
         spec = StreamSpec(
             full,
             sink,
@@ -202,6 +211,7 @@ class Router:
             timezone=timezone,
             extension=extension,
             columns=columns_for(type, chosen, columns=columns, schema=schema, place=f"{place}: stream {full}"),
+            backup=backup.name if backup is not None else None,
         )
         stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)
         self._subscribe("stream", spec.name, origins)

@@ -5,6 +5,7 @@ Durations are seconds, sizes bytes. The defaults are the documented ones; AWS's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -143,6 +144,8 @@ class StreamSpec(Struct, frozen=True):
     """Ends names in place of what format and compression call for (S47)."""
     columns: tuple[Column, ...] = ()
     """What csv and parquet make of a record."""
+    backup: str | None = None
+    """The stream that keeps every accepted record as it came, too (Firehose: S31)."""
 
     def __post_init__(self) -> None:
         stream_name(self.name)
@@ -154,6 +157,8 @@ class StreamSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: max_partitions is {self.max_partitions}; use at least 1")
         if self.max_buffered < self.buffer_bytes:
             raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
+        if self.backup == self.name:
+            raise ConfigurationError(f"{self.name}: a stream cannot be its own backup; declare another one for it")
 
     def _check_format(self) -> None:
         if self.compression == "snappy" and self.format != "parquet":
@@ -181,6 +186,33 @@ class StreamSpec(Struct, frozen=True):
         if self.delimiter is not None:
             return self.delimiter
         return b"\n" if self.format == "jsonl" else b""
+
+
+def check_backups(streams: Mapping[str, StreamSpec]) -> None:
+    """ConfigurationError when the backup of one of these would not keep its records as they came (Firehose: S31)."""
+    for stream in streams.values():
+        if stream.backup is None:
+            continue
+        backup = streams.get(stream.backup)
+        if backup is None:
+            raise ConfigurationError(
+                f"stream {stream.name}: its backup {stream.backup} is not declared here; declare it on the same app"
+            )
+        unfit = _unfit_backup(stream, backup)
+        if unfit is not None:
+            raise ConfigurationError(f"stream {backup.name} cannot be the backup of stream {stream.name}: {unfit}")
+
+
+def _unfit_backup(stream: StreamSpec, backup: StreamSpec) -> str | None:
+    if backup.backup is not None:
+        return f"it has a backup itself, {backup.backup}; a record is kept once: take one of the two away"
+    if backup.transformed:
+        return "it has a transform, and a backup keeps records as they came; take the transform away"
+    if backup.format not in ("raw", "jsonl"):
+        return f"format={backup.format!r} makes something else of records; use format='raw' or 'jsonl'"
+    if backup.durability != stream.durability:
+        return "both are accepted in one commit; declare both with durability='memory', or none of them"
+    return None
 
 
 class Subscription(Struct, frozen=True):

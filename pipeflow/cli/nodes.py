@@ -91,6 +91,8 @@ def _streams(streams: tuple[StreamSpec, ...]) -> Iterator[Node | Edge]:
         place = spec.sink.partition("?")[0]
         yield Node(f"sink:{spec.name}", "sink", place, f"{spec.format}, {spec.compression}")
         yield Edge(f"stream:{spec.name}", f"sink:{spec.name}", "by partition" if spec.partitioned else "")
+        if spec.backup is not None:
+            yield Edge(f"stream:{spec.name}", f"stream:{spec.backup}", "as they came")
 
 
 def _handlers(app: App) -> Iterator[Node | Edge]:

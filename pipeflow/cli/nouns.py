@@ -45,6 +45,7 @@ STREAMS = (
     number("failed", rare=True),
     number("objects"),
     Column("object_bytes", "in objects", units.size, right=True, spare=True),
+    Column("backup", "originals in", rare=True),
 )
 
 

@@ -42,6 +42,8 @@ class Channel:
 
     __slots__ = (
         "spec",
+        "places",
+        "limit",
         "layout",
         "durable",
         "buffers",
@@ -61,6 +63,10 @@ class Channel:
 
     def __init__(self, spec: StreamSpec, new_id: Callable[[], int], journaled: bool) -> None:
         self.spec = spec
+        self.places: tuple[Channel, ...] = (self,)
+        """Where an accepted record goes: here, and to the backup if there is one."""
+        self.limit = spec.max_record
+        """Bytes of a record that all of these take."""
         self.layout = Layout(spec)
         self.durable = journaled and spec.durability != "memory"
         self.buffers = Buffers(
@@ -125,6 +131,20 @@ class Channel:
         """Bytes that wait anywhere in the stream."""
         return self.buffers.open_size + self.buffers.closed_size + self.sealed_size + self.intake_size
 
+    def go_to(self, places: tuple[Channel, ...]) -> None:
+        """Accepted records go to all of these from now on."""
+        self.places = places
+        self.limit = min(place.spec.max_record for place in places)
+
+    @property
+    def full(self) -> Channel | None:
+        """Which of the places for an accepted record is at its bound; None: there is room in all."""
+        for place in self.places:
+            place.absorb()
+            if place.buffered >= place.spec.max_buffered:
+                return place
+        return None
+
     def fire_room(self) -> None:
         if self.rooms and self.buffered < self.spec.max_buffered:
             for signal in self.rooms:
@@ -177,6 +197,7 @@ class Channel:
             objects=self.counters.objects,
             object_bytes=self.counters.object_bytes,
             oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
+            backup=self.spec.backup,
         )
 
 
@@ -204,17 +225,17 @@ class OpenLane:
     def add(self, bodies: Sequence[bytes], partition: str | None = None) -> int:
         """Accept all or none; their bytes. Overloaded at the bound; RefusedError for a record or partition too odd."""
         stream = self._stream
-        spec = stream.spec
         self._check()
-        stream.absorb()
-        if stream.buffered >= spec.max_buffered:
+        full = stream.full
+        if full is not None:
+            bound = full.spec
             raise Overloaded(
-                f"stream {spec.name}: {stream.buffered} bytes wait for {spec.sink}, the bound is {spec.max_buffered}; "
+                f"stream {bound.name}: {full.buffered} bytes wait for {bound.sink}, the bound is {bound.max_buffered}; "
                 "use `await put`, or raise max_buffered"
             )
         size = sum(map(len, bodies))
-        if size > spec.max_record and max(map(len, bodies)) > spec.max_record:
-            raise RefusedError("TooLarge", too_large(spec, max(map(len, bodies))))
+        if size > stream.limit and max(map(len, bodies)) > stream.limit:
+            raise RefusedError("TooLarge", too_large(stream, max(map(len, bodies))))
         if partition is not None:
             stream.layout.check(partition)
         self._accept(stream, list(bodies), partition, size + stream.buffers.separator * len(bodies))
@@ -224,7 +245,7 @@ class OpenLane:
     def _open(self) -> None:
         stream = self._stream
         spec = stream.spec
-        if stream.durable or spec.transformed or spec.partitioned:
+        if stream.durable or spec.transformed or spec.partitioned or spec.backup is not None:
             return
         buffers = stream.buffers
         if "" not in buffers.open:
@@ -243,19 +264,19 @@ class OpenLane:
 
 
 def refusal(log: Channel, message: Outgoing) -> Refused | None:
-    spec = log.spec
-    if len(message.body) > spec.max_record:
-        return Refused("TooLarge", too_large(spec, len(message.body)))
+    if len(message.body) > log.limit:
+        return Refused("TooLarge", too_large(log, len(message.body)))
     partition = message.partition
     if partition is not None and partition not in log.buffers.open:
         try:
             log.layout.check(partition)
         except RefusedError as error:
-            return Refused(error.code, f"stream {spec.name}: {error}")
+            return Refused(error.code, f"stream {log.spec.name}: {error}")
     return None
 
 
-def too_large(spec: StreamSpec, size: int) -> str:
+def too_large(log: Channel, size: int) -> str:
+    spec = min((place.spec for place in log.places), key=lambda spec: spec.max_record)
     return f"stream {spec.name}: a record of {size} bytes; the limit is max_record={spec.max_record}"
 
 

@@ -54,10 +54,17 @@ class Log:
                 raise SpecConflict(conflict)
             known.update(spec, self._journaled)
             self._skip_intake(known)
-            return
-        stream = Channel(spec, self._ledger.new_id, self._journaled)
-        self._ledger.streams[spec.name] = stream
-        self._restore(stream)
+        else:
+            stream = Channel(spec, self._ledger.new_id, self._journaled)
+            self._ledger.streams[spec.name] = stream
+            self._restore(stream)
+        self._lay_ways()
+
+    def _lay_ways(self) -> None:
+        streams = self._ledger.streams
+        for stream in streams.values():
+            backup = streams.get(stream.spec.backup) if stream.spec.backup is not None else None
+            stream.go_to((stream,) if backup is None else (stream, backup))
 
     def conflict(self, spec: StreamSpec) -> str | None:
         """Why the stream cannot become this; None when it can."""
@@ -114,7 +121,7 @@ class Log:
         return self._accept(self._ledger.stream(stream), batch)
 
     async def room(self, stream: str) -> None:
-        """Return when the stream is below its bound."""
+        """Return when the stream is below its bound, and its backup too."""
         await self._until_room(self._ledger.stream(stream))
 
     def lane(self, stream: str) -> Lane | None:
@@ -129,6 +136,7 @@ class Log:
         return refusal(self._ledger.stream(stream), message)
 
     def _accept_now(self, log: Channel, bodies: list[bytes], partition: str | None, size: int) -> None:
+        self._back_up(log, bodies)
         first = log.counters.accepted + 1
         log.counters.accepted += len(bodies)
         if log.spec.transformed or (log.spec.partitioned and partition is None):
@@ -138,6 +146,18 @@ class Log:
         if log.durable:
             self._ledger.count(log)
             self._ledger.owner.written_behind()
+
+    def _back_up(self, log: Channel, bodies: list[bytes]) -> None:
+        """The records as they came also go into the backup, in the same group (Firehose: S31)."""
+        for backup in log.places[1:]:
+            backup.absorb()
+            first = backup.counters.accepted + 1
+            backup.counters.accepted += len(bodies)
+            if backup.spec.partitioned:
+                self._take_in(backup, list(bodies), first)
+            else:
+                self._place(backup, "", list(bodies))
+            self._ledger.count(backup)
 
     def _accept(self, log: Channel, batch: Sequence[Outgoing]) -> list[Position | Refused]:
         results: list[Position | Refused] = []
@@ -157,6 +177,8 @@ class Log:
                 intake.append(message.body)
             else:
                 placed.setdefault(message.partition or "", []).append(message.body)
+        if len(log.places) > 1:
+            self._back_up(log, [each.body for each, said in zip(batch, results, strict=True) if type(said) is Position])
         first = log.counters.accepted + 1
         log.counters.accepted = accepted
         if intake:
@@ -289,16 +311,14 @@ class Log:
     # Waiting
 
     async def _until_room(self, log: Channel) -> None:
-        log.absorb()
-        while log.buffered >= log.spec.max_buffered:
+        while (full := log.full) is not None:
             signal = Signal()
-            log.rooms.append(signal)
+            full.rooms.append(signal)
             try:
                 await self._ledger.clock.wait(signal)
             finally:
-                log.rooms.remove(signal)
+                full.rooms.remove(signal)
             self._ledger.check()
-            log.absorb()
 
     def _flush_behind(self, log: Channel) -> None:
         """A flush that was asked for while records lay in the intake reaches them once they left it."""

@@ -20,7 +20,7 @@ from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, SpecConflict
 from pipeflow.filters import compile_filter
 from pipeflow.messages import Emit
-from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
+from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, check_backups
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.topic import TopicState
 
@@ -206,13 +206,17 @@ class Nouns:
             conflict = self._log.conflict(stream)
             if conflict is not None:
                 raise SpecConflict(conflict)
-        streams = set(self._streams) | {stream.name for stream in topology.streams}
+        streams = self._streams | {stream.name: stream for stream in topology.streams}
+        check_backups(streams)
         for subscription in topology.subscriptions:
             self._check_subscription(subscription, topics, specs, streams)
 
     @staticmethod
     def _check_subscription(
-        subscription: Subscription, topics: dict[str, TopicSpec], queues: dict[str, QueueSpec], streams: set[str]
+        subscription: Subscription,
+        topics: dict[str, TopicSpec],
+        queues: dict[str, QueueSpec],
+        streams: dict[str, StreamSpec],
     ) -> None:
         if subscription.filter is not None:
             compile_filter(subscription.filter)

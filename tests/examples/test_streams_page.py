@@ -17,10 +17,18 @@ from pipeflow.sinks.timestamps import fields
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "streams.md").read_text()
 
 
-async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path: Path) -> None:
-    block, _ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def program_of(heading: str) -> dict[str, Any]:
+    """What the example below this heading makes when it is run."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     program: dict[str, Any] = {"__name__": "streams_page"}
-    exec(block, program)  # noqa: S102  # the page's own program
+    # Its annotations are types, as in a file of its own, and not the texts that they are in this one.
+    exec(compile(block, "docs/streams.md", "exec", dont_inherit=True), program)  # noqa: S102  # the page's own program
+    return program
+
+
+async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path: Path) -> None:
+    program = program_of("Firehose's prefixes")
     (shown,) = re.findall(r"^    (year=2013/.*)$", PAGE, re.MULTILINE)
     clock, sink = VirtualClock(1_356_996_600.0), MemorySink()  # 2012-12-31 23:30 UTC
     async with program["app"].running(clock=clock, broker=f"sqlite:///{tmp_path}/s.db", sinks={"lake": sink}):
@@ -33,10 +41,7 @@ async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path:
 
 async def test_the_example_of_csv_and_parquet_writes_rows(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="one of its streams is Parquet: pip install 'pipeflow[parquet]'")
-    _, block = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    program: dict[str, Any] = {"__name__": "streams_page"}
-    # Its annotations are types, as in a file of its own, and not the texts that they are in this one.
-    exec(compile(block, "docs/streams.md", "exec", dont_inherit=True), program)  # noqa: S102  # the page's own program
+    program = program_of("csv and Parquet")
     sinks = {name: MemorySink() for name in ("lake", "sheet", "raw")}
     async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
         for name in ("lake", "sheet"):
@@ -47,6 +52,18 @@ async def test_the_example_of_csv_and_parquet_writes_rows(tmp_path: Path) -> Non
     assert [gzip.decompress(content) for content in sinks["sheet"].objects.values()] == [b"sensor,value\r\na,1.5\r\n"]
     assert [name.rpartition(".")[2] for name in sinks["lake"].objects] == ["parquet"]
     assert [name.startswith("errors/") for name in sinks["raw"].objects] == [False, True]
+
+
+async def test_S31_the_example_keeps_the_originals_of_what_its_transform_drops() -> None:
+    program = program_of("Keeping the originals")
+    sinks = {name: MemorySink() for name in ("originals", "lake")}
+    async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
+        await program["lake"].put_many([program["Flight"]("1", 90), program["Flight"]("2")])
+        for name in sinks:
+            await program[name].flush()
+    lines = {name: [gzip.decompress(each).decode() for each in sink.objects.values()] for name, sink in sinks.items()}
+    assert lines["originals"] == ['{"number":"1","delay":90}\n{"number":"2","delay":null}\n']
+    assert lines["lake"] == ['{"number":"1","delay":90}\n']
 
 
 def test_every_letter_that_the_page_teaches_is_one() -> None:

@@ -29,6 +29,16 @@ def test_mermaid_names_every_noun_and_what_joins_them(call: Call, shop: Path) ->
     assert '|"emits"|' in shown
 
 
+def test_S31_the_way_of_originals_into_a_backup_is_drawn(call: Call, here: Path) -> None:
+    (here / "app.py").write_text(
+        'from pipeflow import App\n\napp = App("shop")\n'
+        'kept = app.stream("kept", bytes, sink="file://./kept")\n'
+        'lake = app.stream("lake", bytes, sink="file://./lake", backup=kept)\n'
+    )
+    drawn = json.loads(call("graph", "--format", "json").stdout)
+    assert {"source": "stream:lake", "target": "stream:kept", "label": "as they came", "aside": False} in drawn["edges"]
+
+
 def test_json_is_the_graph_itself(call: Call, shop: Path) -> None:
     drawn = json.loads(call("graph", "app:app", "--format", "json").stdout)
     assert {"source": "queue:billing", "target": "handler:billing", "label": "", "aside": False} in drawn["edges"]
