@@ -51,9 +51,8 @@ class Outlet:
         log.sealed_size += chunk.size
         if log.durable:
             self._ledger.changes().append(Sealed(sealed.segment))
-            self._ledger.owner.gathering.sync = (
-                True  # names must not be forgotten once objects carry them, at any durability
-            )
+            # Names must not be forgotten once objects carry them, at any durability.
+            self._ledger.owner.gathering.sync = True
             try:
                 await self._ledger.committed()
             except BaseException:

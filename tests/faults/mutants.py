@@ -33,6 +33,7 @@ STREAMS = (
     "tests/unit/engine/test_delivery.py",
     "tests/unit/sinks",
 )
+KILLS = ("tests/faults/test_sink_kills.py",)
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,22 @@ class Mutant:
 
 
 QUEUE, GROUPS = "pipeflow/state/queue.py", "pipeflow/state/groups.py"
-LOG, FILE = "pipeflow/embedded/log.py", "pipeflow/sinks/file.py"
+OUTLET, FILE = "pipeflow/embedded/outlet.py", "pipeflow/sinks/file.py"
 BROKER, GROUP, HEAD = "pipeflow/embedded/broker.py", "pipeflow/embedded/group.py", "pipeflow/embedded/head.py"
 INTAKE, TENDING = "pipeflow/embedded/intake.py", "pipeflow/embedded/tending.py"
 RECOVERY = "pipeflow/embedded/sqlite/recovery.py"
+
+SEALED = "self._ledger.changes().append(Sealed(sealed.segment))"
+DELIVERED = """        try:
+            for obj in made.objects:
+                await self._write_object(segment, obj)
+"""
+FORGOTTEN = """        await self._store.commit(segment, made.manifest)
+        try:
+            for obj in made.objects:
+                await self._write_object(segment, obj)
+"""
+CONSUMED = "self._ledger.changes().append(Consumed(log.spec.name, block.last))"
 
 MUTANTS = (
     Mutant("ack_before_commit", BROKER, "        await waiter", "        pass"),
@@ -94,10 +107,26 @@ MUTANTS = (
     Mutant("no_wake_up_behind_a_cold_tail", BROKER, "                self.tending.feed(head)", "                pass"),
     Mutant("boot_not_counted", RECOVERY, 'int(facts.get("boot", 0)) + 1', 'int(facts.get("boot", 0)) or 1'),
     Mutant("clock_goes_back_at_restart", BROKER, "self.clock.floor(recovered.clock)", "pass"),
-    Mutant("delivered_before_it_is_sealed", LOG, "self._changes().append(Sealed(sealed.segment))", "pass", STREAMS),
-    Mutant("seal_not_synced", LOG, "self._owner.gathering.sync = True", "pass", STREAMS),
+    Mutant(
+        "delivered_before_it_is_sealed",
+        OUTLET,
+        SEALED,
+        "pass",
+        STREAMS,
+    ),
+    Mutant("seal_not_synced", OUTLET, "self._ledger.owner.gathering.sync = True", "pass", STREAMS),
     Mutant("file_not_synced", FILE, "os.fsync(file)", "pass", STREAMS),
     Mutant("directory_not_synced", FILE, "os.fsync(folder)", "pass", STREAMS),
+    Mutant(
+        "written_under_a_new_name_after_a_kill",
+        OUTLET,
+        SEALED,
+        "pass",
+        KILLS,
+    ),
+    Mutant("forgotten_before_it_is_written", "pipeflow/engine/delivery.py", DELIVERED, FORGOTTEN, KILLS),
+    Mutant("leftovers_stay", FILE, "        _remove(folder, temporary)\n        try:", "        try:", KILLS),
+    Mutant("intake_kept_after_it_was_derived", "pipeflow/embedded/log.py", CONSUMED, "pass", KILLS),
     Mutant("sequences_start_anew", HEAD, "counters.last_place += 1\n        message.place", "message.place"),
 )
 

@@ -1,0 +1,122 @@
+"""Kill -9 on programs that fill sinks: at random moments, and at every call that changes the disk (P17).
+
+    python tests/faults/sink_kills.py [kills] [--seed N] [--program NAME ...] [--sweep | --no-sweep] [--step N]
+
+Random: each program lives and is killed again and again in one folder, then ends by itself, and its objects are
+counted: every acknowledged record lies in exactly one. Sweep: a short life is run under strace once for each call it
+makes that changes the disk (write, sync, rename, unlink ...), killed at that call, and then once more to its end.
+The last line is the result as JSON; the exit code is 1 when a record is missing or there twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from sink_programs import PROGRAMS, audit, clean, run
+from sink_sweep import sweep, why_not
+
+LIVES = 20
+"""Kills in one folder before it is counted."""
+
+
+def fork(work: Callable[[], None]) -> int:
+    """Run something in a child of its own, which has everything imported already; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def killed(name: str, folder: Path, life: str, durability: str, after: float) -> None:
+    """One life that ends by SIGKILL after some seconds."""
+    child = fork(lambda: run(name, folder, life, durability, None))
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"{name}: the program ended by itself, with {os.waitstatus_to_exitcode(status)}"
+
+
+def ended(name: str, folder: Path, life: str) -> float:
+    """The last life: takes a little more in, delivers everything and ends by itself. Its seconds."""
+    began = time.monotonic()
+    _, status = os.waitpid(fork(lambda: run(name, folder, life, "full", 2)), 0)
+    assert os.waitstatus_to_exitcode(status) == 0, f"{name}: the last life ended with {status}"
+    return time.monotonic() - began
+
+
+def random_kills(name: str, folder: Path, kills: int, rolls: Random) -> dict[str, int]:
+    """Kill one program so often in one folder, let it end, and count."""
+    for life in range(kills):
+        killed(name, folder, str(life), rolls.choice(["full", "normal"]), rolls.uniform(0.02, 0.5))
+    ended(name, folder, "last")
+    return audit(name, folder)
+
+
+def campaign(kills: int, seed: int, programs: list[str], scratch: Path) -> dict[str, object]:
+    """Random kills, spread over the programs in turn."""
+    rolls = Random(seed)
+    total: dict[str, int] = {}
+    wrong: list[dict[str, object]] = []
+    done = round_number = 0
+    while done < kills:
+        name = programs[round_number % len(programs)]
+        folder = scratch / f"{round_number}-{name}"
+        folder.mkdir()
+        lives = min(LIVES, kills - done)
+        result = random_kills(name, folder, lives, rolls)
+        if not clean(result):
+            wrong.append({"program": name, "round": round_number, **result})
+        for key, value in result.items():
+            total[key] = total.get(key, 0) + value
+        done += lives
+        round_number += 1
+        print(json.dumps({"kills": done, "program": name, **result}), flush=True)
+    return {"kills": done, **total, "wrong": wrong}
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["child"]:
+        run(sys.argv[2], Path(sys.argv[3]), "swept", "full", 3)
+        return 0
+    parser = argparse.ArgumentParser(description="kill -9 programs that fill sinks, and count their objects")
+    parser.add_argument("kills", nargs="?", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--program", choices=list(PROGRAMS), action="append")
+    parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--step", type=int, default=1, help="every so manieth call of the sweep")
+    wanted = parser.parse_args()
+    programs = wanted.program or list(PROGRAMS)
+    result: dict[str, object] = {"seed": wanted.seed}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        if wanted.kills:
+            result |= campaign(wanted.kills, wanted.seed, programs, Path(scratch))
+        if wanted.sweep:
+            if (reason := why_not()) is not None:
+                print(f"no sweep: {reason}", file=sys.stderr)
+                return 2
+            result["swept"] = {
+                name: sweep(name, Path(scratch), lambda name, folder: ended(name, folder, "last"), wanted.step)
+                for name in programs
+            }
+    print(json.dumps(result))
+    swept = result.get("swept") or {}
+    assert isinstance(swept, dict)
+    return 1 if result.get("wrong") or any(each["wrong"] for each in swept.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

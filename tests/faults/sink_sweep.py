@@ -1,0 +1,82 @@
+"""One program, killed at every call that changes the disk, one run for each: strace counts the calls and sends SIGKILL.
+
+What lies on disk is the same between two such calls, so these are all the states that a kill can leave behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sink_programs import audit, clean
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = Path(__file__).with_name("sink_kills.py")
+
+CALLS = (
+    *("write", "writev", "pwrite64", "pwritev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink"),
+    *("unlinkat", "ftruncate", "fallocate", "mkdir", "mkdirat", "link", "linkat", "symlinkat", "sendfile"),
+)
+_LINE = re.compile(r"(\d+) +([a-z0-9_]+)\(")
+
+
+def why_not() -> str | None:
+    """Why there can be no sweep here; None when there can."""
+    if shutil.which("strace") is None:
+        return "strace is not installed (Debian, Ubuntu: apt-get install strace)"
+    if subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, check=False).returncode:
+        return "strace may not trace here (ptrace is forbidden, as in some containers)"
+    return None
+
+
+def traced(name: str, folder: Path, *options: str) -> int:
+    """One life under strace; its exit code."""
+    command = ["strace", "-f", "-qq", *options, sys.executable, str(KILLS), "child", name, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+
+def points(name: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """(call, its number) of everything that a whole life does to the disk. strace counts for each thread alone."""
+    log = folder / "trace"
+    code = traced(name, folder, "-o", str(log), "-e", f"trace={','.join(CALLS)}")
+    assert code == 0, f"{name}: the traced life ended with {code}"
+    counts = Counter(match.groups() for line in log.read_text().splitlines() if (match := _LINE.match(line)))
+    for call in CALLS:
+        for number in range(1, max((count for (_, made), count in counts.items() if made == call), default=0) + 1):
+            yield call, number
+
+
+def sweep(
+    name: str, scratch: Path, end: Callable[[str, Path], object], step: int = 1, first: int = 0
+) -> dict[str, object]:
+    """Kill one life at each `step`th point, let the next one end, and count its objects."""
+    whole = scratch / f"{name}-whole"
+    whole.mkdir()
+    found = list(points(name, whole))[first::step]
+    died = acknowledged = 0
+    wrong: list[dict[str, object]] = []
+    for call, number in found:
+        folder = scratch / f"{name}-{call}-{number}"
+        folder.mkdir()
+        (folder / "acknowledged").touch()
+        where = f"{call}:signal=KILL:when={number}"
+        died += traced(name, folder, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={where}") != 0
+        end(name, folder)
+        result = audit(name, folder)
+        acknowledged += result["acknowledged"]
+        if not clean(result):
+            wrong.append({"call": call, "number": number, **result})
+            print(json.dumps({"program": name, **wrong[-1]}), flush=True)
+        else:
+            shutil.rmtree(folder)
+    figures = {"points": len(found), "died": died, "acknowledged": acknowledged, "wrong": wrong}
+    print(json.dumps({"program": name, **figures}), flush=True)
+    return figures
