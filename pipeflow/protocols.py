@@ -170,6 +170,9 @@ class RecordLog(Protocol):
         ObjectRefused when some of it is parked.
         """
 
+    def delivering(self, stream: str, running: bool) -> None:
+        """A delivery of the stream begins in this process, or ends: only between the two can `flush` be answered."""
+
     def hand_back(self, segment: Segment, parked: bool = False) -> None:
         """Undelivered: `seal` hands it out again; `parked`: only after the store was opened anew."""
 
@@ -312,6 +315,13 @@ class Admin(Protocol):
 
     async def stats(self) -> StoreStats:
         """Counts from the store's own durable counters."""
+        ...
+
+    async def flush(self, stream: str) -> None:
+        """Deliver what the stream holds now; return when it lies in its sink.
+
+        ConfigurationError when the owner holds records of it and delivers none; ObjectRefused when some are parked.
+        """
         ...
 
     def watch(self) -> AsyncIterator[Event]:

@@ -138,16 +138,9 @@ class Stream(Generic[T]):
         await self.binding.runtime.store.append(self.name, ())
 
     async def flush(self) -> None:
-        """Deliver what is buffered now; return when it lies in the sink. ObjectRefused when the sink refuses it."""
-        runtime = self.binding.runtime
-        store = runtime.store
-        if store.lane(self.name) is not None and not any(each.name == self.name for each in runtime.deliveries):
-            raise ConfigurationError(
-                f"stream {self.name}: nothing delivers it in this process, which owns the store; "
-                "flush inside `async with app:`, or run the app in another process"
-            )
-        store.demand(self.name)
-        await store.delivered(self.name)
+        """Deliver what is buffered now; return when it lies in the sink. ObjectRefused when the sink refuses it,
+        ConfigurationError when the process that owns the store does not deliver this stream."""
+        await self.binding.runtime.store.flush(self.name)
 
     async def _put(self, values: list[T]) -> None:
         batch = self._placed_bodies(values)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("pipeflow.cli.sending:send", "Send messages to a queue."),
     "publish": ("pipeflow.cli.sending:publish", "Publish messages to a topic."),
     "put": ("pipeflow.cli.sending:put", "Put records into a stream."),
+    "flush": ("pipeflow.cli.flush:flush", "Deliver what a stream holds, now."),
     "peek": ("pipeflow.cli.peek:peek", "Look at messages without touching them."),
     "purge": ("pipeflow.cli.peek:purge", "Delete every message of a queue."),
     "dlq": ("pipeflow.cli.dlq:dlq", "List, show and redrive dead letters."),

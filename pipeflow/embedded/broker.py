@@ -504,6 +504,13 @@ class EmbeddedBroker:
         self.check_open()
         return self.log.lane(stream)
 
+    def delivering(self, stream: str, running: bool) -> None:
+        self.log.outlet.delivering(stream, running)
+
+    async def flush(self, stream: str) -> None:
+        self.check_open()
+        await self.log.outlet.flush(stream)
+
     def demand(self, stream: str, reason: str = "demand") -> None:
         self.log.outlet.demand(stream, reason)
 

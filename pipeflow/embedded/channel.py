@@ -58,6 +58,7 @@ class Channel:
         "rooms",
         "waiters",
         "demanded",
+        "deliveries",
         "lane",
     )
 
@@ -89,6 +90,8 @@ class Channel:
         self.rooms: list[Signal] = []
         self.waiters: list[Flush] = []
         self.demanded: tuple[int, str] | None = None
+        self.deliveries = 0
+        """How many deliveries of it run in this process."""
         self.lane: OpenLane | None = None
 
     @property

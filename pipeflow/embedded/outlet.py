@@ -6,7 +6,8 @@ remembers the objects. So a crash anywhere leads to the same objects again (P17)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from math import inf
 
@@ -14,7 +15,7 @@ from pipeflow.clock import Signal
 from pipeflow.embedded.channel import Channel, Flush, SealedChunk
 from pipeflow.embedded.ledger import Ledger
 from pipeflow.embedded.records import Committed, Sealed
-from pipeflow.errors import NotFound
+from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.messages import Manifest, Records, Segment
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.sinks.prefixes import UNCONVERTED
@@ -109,12 +110,34 @@ class Outlet:
             log.demanded = (log.counters.accepted, reason)
         log.signal.fire()
 
-    async def delivered(self, stream: str) -> None:
+    def delivering(self, stream: str, running: bool) -> None:
+        """A delivery of the stream began in this process, or ended."""
+        log = self._ledger.stream(stream)
+        log.deliveries += 1 if running else -1
+        for waiter in log.waiters:
+            waiter.signal.fire()
+
+    async def flush(self, stream: str) -> None:
+        """Deliver what is buffered now. ConfigurationError when nothing here delivers the stream, also in between."""
+        self._check_delivered(self._ledger.stream(stream))
+        self.demand(stream)
+        await self.delivered(stream, check=self._check_delivered)
+
+    def _check_delivered(self, log: Channel) -> None:
+        if not log.deliveries and not log.empty:
+            raise ConfigurationError(
+                f"stream {log.spec.name}: nothing delivers it in process {os.getpid()}, which owns the store; run the "
+                "app that declares it, without --only or with it among them, and flush again. It delivers by itself too"
+            )
+
+    async def delivered(self, stream: str, check: Callable[[Channel], None] | None = None) -> None:
         """Return when everything accepted before the call lies in objects; ObjectRefused when some of it is parked."""
         log = self._ledger.stream(stream)
         log.absorb()
         waiter = Flush(log.counters.accepted, None if log.intake else log.buffers.placed)
         while not log.reached(waiter):
+            if check is not None:
+                check(log)
             log.waiters.append(waiter)
             try:
                 await self._ledger.clock.wait(waiter.signal)

@@ -140,6 +140,9 @@ class RemoteStore:
     async def delivered(self, stream: str) -> None:
         await self._ask(VERBS["delivered"], stream)
 
+    async def flush(self, stream: str) -> None:
+        await self._ask(VERBS["flush"], stream)
+
     async def describe(self) -> Topology:
         topology: Topology = await self._ask(VERBS["describe"])
         return topology
@@ -188,6 +191,9 @@ class RemoteStore:
 
     def hand_back(self, segment: Segment, parked: bool = False) -> None:
         self._owners_business("hand_back", segment.stream)
+
+    def delivering(self, stream: str, running: bool) -> None:
+        self._owners_business("delivering", stream)
 
     def lane(self, stream: str) -> Lane | None:
         """None: records go through `append`."""

@@ -240,6 +240,7 @@ VERBS = {
         ),
         Verb("demand", _decoder(tuple[str, str]), _NONE),
         Verb("delivered", _NAME, _NONE, waits=True),
+        Verb("flush", _NAME, _NONE, waits=True),
         Verb("describe", _NOTHING, _decoder(Topology)),
         Verb(
             "peek",

@@ -90,6 +90,7 @@ class Delivery:
         """Run until the task group is cancelled; segments in hand are then given back to the store."""
         self._started_at = self._clock.now()
         self._tasks = tasks
+        self._store.delivering(self.name, True)
         spawn(tasks, self._clock, self._listen, f"stream {self.name}: listen")
         spawn(tasks, self._clock, self._seal, f"stream {self.name}: seal")
         spawn(tasks, self._clock, self._write, f"stream {self.name}: write")
@@ -188,6 +189,7 @@ class Delivery:
         finally:
             for slot in self._line:
                 self._store.hand_back(slot.segment)
+            self._store.delivering(self.name, False)
 
     async def _deliver(self, segment: Segment, made: Converted) -> None:
         """Write the segment's objects until the sink has them, then forget its records."""
