@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 
 from pipeflow import App
-from pipeflow.engine.encode import compressor
+from pipeflow.engine.compress import compressor
 from pipeflow.protocols import Object, Sink
 from pipeflow.sinks.file import FileSink
 from pipeflow.specs import Compression

@@ -282,6 +282,8 @@ class Segment(Struct, frozen=True, array_like=True):
     """What csv and parquet make of its records."""
     errors_name: str = ""
     """Where the records go that do not fit these columns."""
+    compression_level: int | None = None
+    """How hard to compress: frozen like all that the bytes depend on."""
 
 
 class ObjectFacts(Struct, frozen=True, array_like=True):

@@ -6,7 +6,7 @@ Durations are seconds, sizes bytes. The defaults are the documented ones; AWS's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -17,9 +17,21 @@ from pipeflow.names import queue_name, stream_name, topic_name
 DAY = 86_400.0
 YEAR = 366 * DAY
 
-Compression: TypeAlias = Literal["none", "gzip", "zstd", "snappy"]
+Compression: TypeAlias = Literal["none", "gzip", "zstd", "zip", "snappy", "hadoop-snappy"]
 Format: TypeAlias = Literal["jsonl", "raw", "csv", "parquet"]
 FilterScope: TypeAlias = Literal["attributes", "body"]
+
+COLUMNAR: Final = frozenset({"parquet"})
+"""Formats that compress inside, column by column, and not the object as a whole."""
+
+TABULAR: Final = frozenset({"csv", *COLUMNAR})
+"""Formats made of columns."""
+
+LEVELS: Final[dict[str, int]] = {"gzip": 9, "zip": 9, "zstd": 22}
+"""Compressions that have levels, from 1 up to this one: the same whatever packages are installed."""
+
+_INSIDE: Final = ("zstd", "snappy", "gzip", "none")
+"""Compressions that columnar formats have."""
 
 
 class Backoff(Struct, frozen=True):
@@ -124,6 +136,8 @@ class StreamSpec(Struct, frozen=True):
     buffer_seconds: float = 60.0
     format: Format = "jsonl"
     compression: Compression = "gzip"
+    compression_level: int | None = None
+    """How hard to compress; None: what pays on records such as events are."""
     delimiter: bytes | None = None
     """None: a newline for jsonl, nothing for raw."""
     durability: Literal["memory"] | None = None
@@ -149,6 +163,7 @@ class StreamSpec(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         stream_name(self.name)
+        self._check_compression()
         self._check_format()
         Buffering(self.buffer_bytes, self.buffer_seconds)
         if "://" not in self.sink:
@@ -160,10 +175,27 @@ class StreamSpec(Struct, frozen=True):
         if self.backup == self.name:
             raise ConfigurationError(f"{self.name}: a stream cannot be its own backup; declare another one for it")
 
+    def _check_compression(self) -> None:
+        if self.format in COLUMNAR and self.compression not in _INSIDE:
+            raise ConfigurationError(
+                f"{self.name}: compression={self.compression!r} is for whole objects, and format={self.format!r} "
+                f"compresses inside; use one of {', '.join(_INSIDE)}"
+            )
+        if self.compression_level is None:
+            return
+        highest = LEVELS.get(self.compression)
+        if highest is None:
+            raise ConfigurationError(
+                f"{self.name}: compression={self.compression!r} has no levels; leave compression_level off, or use "
+                f"one of {', '.join(LEVELS)}"
+            )
+        if type(self.compression_level) is not int or not 1 <= self.compression_level <= highest:
+            raise ConfigurationError(
+                f"{self.name}: compression_level is {self.compression_level!r}; {self.compression} has 1 to {highest}"
+            )
+
     def _check_format(self) -> None:
-        if self.compression == "snappy" and self.format != "parquet":
-            raise ConfigurationError(f"{self.name}: compression='snappy' is for format='parquet'; use gzip or zstd")
-        if self.format not in ("csv", "parquet"):
+        if self.format not in TABULAR:
             if self.columns:
                 raise ConfigurationError(f"{self.name}: format={self.format!r} has no columns; use csv or parquet")
             return

@@ -19,6 +19,7 @@ from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.messages import Manifest, Records, Segment
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.sinks.prefixes import UNCONVERTED
+from pipeflow.specs import COLUMNAR
 from pipeflow.state.buffer import Chunk
 
 
@@ -156,6 +157,7 @@ class Outlet:
             boot=None if log.durable else self._ledger.owner.boot,
         )
         errors = chunk.partition == ERRORS
+        inside = errors and spec.format in COLUMNAR  # where no object is compressed as a whole
         return Segment(
             id=chunk.id,
             stream=spec.name,
@@ -169,8 +171,9 @@ class Outlet:
             reason=chunk.reason,
             name=names(chunk.partition),
             format="jsonl" if errors else spec.format,
-            compression="none" if errors and spec.format == "parquet" else spec.compression,
+            compression="none" if inside else spec.compression,
             delimiter=b"\n" if errors else spec.separator,
             columns=() if errors else spec.columns,
             errors_name=names(ERRORS, error_type=UNCONVERTED) if spec.columns and not errors else "",
+            compression_level=None if inside else spec.compression_level,
         )

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from pipeflow.engine.encode import compressor, encode, sealed
+from pipeflow.engine.compress import compressor
+from pipeflow.engine.encode import encode, packed, sealed
 from pipeflow.engine.rows import Reading
 from pipeflow.errors import MissingExtra
 from pipeflow.messages import Manifest, ObjectFacts, Records, Segment
 from pipeflow.protocols import Object
-from pipeflow.specs import StreamSpec
+from pipeflow.specs import COLUMNAR, TABULAR, StreamSpec
 
 MESSAGE_LIMIT = 8_192
 """Characters of an error that are kept with the record."""
@@ -47,17 +48,17 @@ class _Misfit(Struct, frozen=True):
 def ready(spec: StreamSpec) -> None:
     """MissingExtra, naming the stream, when the package for its format or compression is not installed."""
     try:
-        if spec.format == "parquet":
+        if spec.format in COLUMNAR:
             import pipeflow.engine.parquet  # noqa: F401  # takes its time once, and says what is missing
         else:
-            compressor(spec.compression)
+            compressor(spec.compression, spec.compression_level)
     except MissingExtra as error:
         raise MissingExtra(f"stream {spec.name}: {error.what}", error.extra) from error
 
 
 def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -> Converted:
     """The segment's objects. For worker threads: it takes its time."""
-    if segment.format not in ("csv", "parquet"):
+    if segment.format not in TABULAR:
         obj, facts = encode(segment, blocks, replace)
         return Converted([obj], Manifest([facts]))
     reading = Reading(segment.columns, blocks)
@@ -75,10 +76,10 @@ def _content(segment: Segment, reading: Reading) -> tuple[bytes, int]:
         from pipeflow.engine.csv_text import csv_text
 
         content, rows = csv_text(segment.columns, reading)
-        return compressor(segment.compression)(content), rows
+        return packed(segment, segment.name, content), rows
     from pipeflow.engine.parquet import parquet_file
 
-    return parquet_file(segment.columns, segment.compression, reading)
+    return parquet_file(segment.columns, segment.compression, segment.compression_level, reading)
 
 
 def _errors(segment: Segment, reading: Reading) -> bytes:
@@ -98,4 +99,4 @@ def _errors(segment: Segment, reading: Reading) -> bytes:
     ]
     lines.append(b"")
     content = b"\n".join(lines)
-    return content if segment.format == "parquet" else compressor(segment.compression)(content)
+    return content if segment.format in COLUMNAR else packed(segment, segment.errors_name, content)

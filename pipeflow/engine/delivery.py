@@ -27,6 +27,7 @@ from pipeflow.messages import Segment
 from pipeflow.names import Chance
 from pipeflow.protocols import Object, Sink, Store
 from pipeflow.sinks.objects import ERRORS, store_mark
+from pipeflow.specs import COLUMNAR
 
 logger = logging.getLogger("pipeflow")
 
@@ -242,4 +243,5 @@ class Delivery:
 
 
 def _is_quick(segment: Segment) -> bool:
-    return segment.size <= INLINE and segment.format != "parquet"
+    # A level of one's own may take long, however little it is.
+    return segment.size <= INLINE and segment.format not in COLUMNAR and segment.compression_level is None

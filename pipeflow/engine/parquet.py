@@ -34,13 +34,16 @@ MILLISECONDS_FROM = 1e11
 _COMPRESSIONS: Final[dict[str, Any]] = {"none": "NONE", "gzip": "GZIP", "zstd": "ZSTD", "snappy": "SNAPPY"}
 
 
-def parquet_file(columns: tuple[Column, ...], compression: str, reading: Reading) -> tuple[bytes, int]:
+def parquet_file(
+    columns: tuple[Column, ...], compression: str, level: int | None, reading: Reading
+) -> tuple[bytes, int]:
     """(the file, its rows)."""
     schema = arrow_schema(columns)
     out = pa.BufferOutputStream()
     written = rows = size = 0
     group: list[Any] = []
-    with pq.ParquetWriter(out, schema, compression=_COMPRESSIONS[compression], version="2.6") as writer:
+    packed = _COMPRESSIONS[compression]
+    with pq.ParquetWriter(out, schema, compression=packed, compression_level=level, version="2.6") as writer:
         for part in reading.slices():
             batch = _batch(columns, schema, part, reading)
             group.append(batch)

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from zlib import crc32
 
 from pipeflow.errors import ObjectRefused, RefusedError
+from pipeflow.specs import COLUMNAR
 
 PartitionKey: TypeAlias = str | Sequence[str] | Mapping[str, str]
 """What `partition_by` may answer: one segment, several, or key=value segments as Hive, DuckDB and Spark read them."""
@@ -30,7 +31,15 @@ EMPTY = "__HIVE_DEFAULT_PARTITION__"
 MAX_SEGMENT = 255
 MAX_NAME = 1024
 
-_EXTENSIONS = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+_EXTENSIONS = {
+    "none": "",
+    "gzip": ".gz",
+    "zstd": ".zst",
+    "zip": ".zip",
+    "snappy": ".snappy",
+    "hadoop-snappy": ".hsnappy",
+}
+"""As Firehose has them (S47), and zstd, which it has not."""
 _FORMATS = {"jsonl": ".jsonl", "raw": "", "csv": ".csv", "parquet": ".parquet"}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
@@ -109,7 +118,7 @@ def object_name(
 
 def extension_of(format: str, compression: str, errors: bool = False) -> str:
     """What names end in: Parquet is compressed inside its file, and the errors beside it not at all (Firehose: S47)."""
-    packed = "" if format == "parquet" else _EXTENSIONS[compression]
+    packed = "" if format in COLUMNAR else _EXTENSIONS[compression]
     return _FORMATS["jsonl" if errors else format] + packed
 
 

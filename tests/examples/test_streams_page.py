@@ -66,6 +66,22 @@ async def test_S31_the_example_keeps_the_originals_of_what_its_transform_drops()
     assert lines["lake"] == ['{"number":"1","delay":90}\n']
 
 
+async def test_the_example_of_compression_writes_what_others_read(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard", reason="one of its streams is zstd: pip install 'pipeflow[fast]'")
+    pytest.importorskip("cramjam", reason="one of its streams is snappy: pip install 'pipeflow[snappy]'")
+    program = program_of("Compression")
+    sinks = {name: MemorySink() for name in ("small", "spark")}
+    async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
+        for name in sinks:
+            await program[name].put(b"{}")
+            await program[name].flush()
+    ((_, small),) = sinks["small"].objects.items()
+    ((name, spark),) = sinks["spark"].objects.items()
+    assert zstandard.ZstdDecompressor().decompress(small) == b"{}\n"
+    assert name.endswith(".jsonl.hsnappy")
+    assert spark[:4] == b"\0\0\0\3"  # bytes in the only block
+
+
 def test_every_letter_that_the_page_teaches_is_one() -> None:
     (paragraph,) = re.findall(r"\*\*Patterns\*\*(.*?)\n\n", PAGE, re.DOTALL)
     patterns = [text for text in re.findall(r"`([^`]+)`", paragraph) if not any(map(str.isdigit, text))]

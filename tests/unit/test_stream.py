@@ -302,7 +302,7 @@ async def test_an_app_that_is_not_open_says_so() -> None:
 async def test_a_compression_that_is_not_installed_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from pipeflow.engine.encode import compressor
+    from pipeflow.engine.compress import compressor
 
     compressor.cache_clear()
     monkeypatch.setitem(sys.modules, "zstandard", None)
@@ -380,8 +380,10 @@ async def test_parquet_without_its_package_is_refused_when_the_app_opens(monkeyp
 
 def test_options_that_do_not_go_together_are_refused_where_they_are_declared() -> None:
     app = App("shop", broker="memory://")
-    with pytest.raises(ConfigurationError, match="snappy"):
-        app.stream("lake", Order, sink="memory://lake", compression="snappy")
+    with pytest.raises(ConfigurationError, match=r"hadoop-snappy.*is for whole objects"):
+        app.stream("lake", Order, sink="memory://lake", format="parquet", compression="hadoop-snappy")
+    with pytest.raises(ConfigurationError, match="compression_level is 10; gzip has 1 to 9"):
+        app.stream("lake", Order, sink="memory://lake", compression_level=10)
     with pytest.raises(ConfigurationError, match="leave delimiter off"):
         app.stream("lake", Order, sink="memory://lake", format="csv", delimiter=b";")
     with pytest.raises(ConfigurationError, match=r"test_stream\.py:[0-9]+.* stream lake: bytes has no fields"):

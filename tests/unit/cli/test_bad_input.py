@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from pipeflow.cli import opening
-from pipeflow.engine.encode import compressor
+from pipeflow.engine.compress import compressor
 
 Call = Callable[..., Result]
 
