@@ -284,6 +284,8 @@ class Segment(Struct, frozen=True, array_like=True):
     """Where the records go that do not fit these columns."""
     compression_level: int | None = None
     """How hard to compress: frozen like all that the bytes depend on."""
+    manifest_name: str = ""
+    """What the object is called that tells readers of this segment's objects; none: readers are told nothing."""
 
 
 class ObjectFacts(Struct, frozen=True, array_like=True):
@@ -293,6 +295,8 @@ class ObjectFacts(Struct, frozen=True, array_like=True):
     size: int
     crc: int
     records: int
+    raw_size: int = 0
+    """Bytes of its records before compression."""
 
 
 class Manifest(Struct, frozen=True, array_like=True):

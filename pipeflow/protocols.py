@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.events import Event
+from pipeflow.files import FileFacts, FileQuery
 from pipeflow.messages import (
     AttributeValue,
     Delivery,
@@ -322,6 +323,10 @@ class Admin(Protocol):
 
         ConfigurationError when the owner holds records of it and delivers none; ObjectRefused when some are parked.
         """
+        ...
+
+    async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
+        """Delivered objects of a stream, one page. NotFound: no such stream."""
         ...
 
     def watch(self) -> AsyncIterator[Event]:

@@ -20,6 +20,7 @@ from pipeflow.engine.deriving import Misplaced
 from pipeflow.engine.plan import DeliveryPlan, Derive
 from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
+from pipeflow.files import PAGE, FileFacts, FileQuery
 from pipeflow.messages import At, Outgoing, Position, Refused
 from pipeflow.protocols import Lane
 from pipeflow.sinks.layout import Layout
@@ -141,6 +142,27 @@ class Stream(Generic[T]):
         """Deliver what is buffered now; return when it lies in the sink. ObjectRefused when the sink refuses it,
         ConfigurationError when the process that owns the store does not deliver this stream."""
         await self.binding.runtime.store.flush(self.name)
+
+    async def files(
+        self,
+        first: int = 0,
+        last: int | None = None,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        partition: str | None = None,
+        retired: bool = False,
+        after: tuple[int, str] | None = None,
+        limit: int = PAGE,
+    ) -> list[FileFacts]:
+        """Which delivered files hold the records from sequence `first` to `last`, in order, at most `limit`.
+
+        `since` and `until` (epoch seconds): files that may hold records which arrived between them. `partition`: as in
+        the files' names. `retired`: those too whose place a merged file has taken. The next page: `after` the `cursor`
+        of the last file.
+        """
+        query = FileQuery(first, last, since, until, partition, retired, after, limit)
+        return await self.binding.runtime.store.files(self.name, query)
 
     async def _put(self, values: list[T]) -> None:
         batch = self._placed_bodies(values)

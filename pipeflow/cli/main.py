@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dlq": ("pipeflow.cli.dlq:dlq", "List, show and redrive dead letters."),
     "match": ("pipeflow.cli.match:match", "Try a filter policy on an event."),
     "graph": ("pipeflow.cli.graph:graph", "Draw an app: topics, queues, handlers, streams, dead letters."),
+    "files": ("pipeflow.cli.files:files", "List and verify the files that a stream delivered."),
     "doctor": ("pipeflow.cli.doctor:doctor", "Examine a store and what is around it."),
 }
 """Name, where it lives, what it does; in the order of `--help`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import click
 
@@ -16,6 +17,22 @@ def duration(written: str) -> float:
     if found is None or found[2] not in _SECONDS:
         raise click.BadParameter(f"{written!r} is no duration; write 500ms, 30s, 5m, 2h or 7d")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def moment(written: str, now: float) -> float:
+    """Epoch seconds, from `2026-11-25T08:00:00Z`, a date, or a duration: so long ago. Without a zone it is UTC."""
+    if _QUANTITY.match(written.strip()):
+        return now - duration(written)
+    try:
+        found = datetime.fromisoformat(written.strip())
+    except ValueError:
+        raise click.BadParameter(f"{written!r} is no time; write 2026-11-25T08:00:00Z, or 2h for so long ago") from None
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+
+
+def clock_time(at: float) -> str:
+    """`2026-11-25T08:00:00Z`."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def seconds(value: float) -> str:

@@ -28,6 +28,7 @@ from pipeflow.embedded.nouns import Nouns
 from pipeflow.embedded.tending import Tending
 from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
 from pipeflow.events import Event, Observers
+from pipeflow.files import FileFacts, FileQuery
 from pipeflow.messages import (
     Ack,
     Delivery,
@@ -559,6 +560,10 @@ class EmbeddedBroker:
         for head in self.nouns.heads():
             head.tick(now)
         return inspection.stats(self)
+
+    async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
+        self.check_open()
+        return await self.log.catalogue(stream).files(query)
 
     def watch(self) -> AsyncIterator[Event]:
         return inspection.watch(self.observers)

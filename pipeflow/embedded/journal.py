@@ -6,15 +6,17 @@ business, and forgetting another's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from pipeflow.messages import AttributeValue, Failure
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
 from pipeflow.state.queue import Stored
+
+T = TypeVar("T")
 
 PLACE_BITS = 43
 """A row's key is (queue number, place): 2**43 messages a queue, 2**19 queues."""
@@ -232,6 +234,10 @@ class Journal(Protocol):
         """A deduplication id accepted since then that memory let go."""
         ...
 
+    async def read(self, question: Callable[..., T], *arguments: object) -> T:
+        """What this function answers, given the journal's tables and these arguments; it changes nothing."""
+        ...
+
     async def sweep(self, queue: int, upto: int, limit: int) -> int:
         """Delete up to `limit` rows of a purged queue; how many there were."""
         ...
@@ -296,6 +302,9 @@ class Forget:
 
     async def known(self, scope: int, key: bytes, since: float) -> Known | None:
         return None
+
+    async def read(self, question: Callable[..., T], *arguments: object) -> T:
+        raise AssertionError("what nothing was written to is not asked")
 
     async def sweep(self, queue: int, upto: int, limit: int) -> int:
         return 0

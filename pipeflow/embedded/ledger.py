@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.channel import Channel
 from pipeflow.embedded.records import Totals
 from pipeflow.errors import NotFound, PipeflowError
+
+if TYPE_CHECKING:
+    from pipeflow.embedded.sqlite.volatile import Volatile
+
+T = TypeVar("T")
 
 
 class Group(Protocol):
@@ -23,6 +30,8 @@ class Remembers(Protocol):
 
     @property
     def instant(self) -> bool: ...
+
+    async def read(self, question: Callable[..., T], *arguments: object) -> T: ...
 
 
 class Owner(Protocol):
@@ -56,6 +65,13 @@ class Ledger:
         self._era = 0
         self._last_id = last_id
         self._failed: PipeflowError | None = None
+
+    @cached_property
+    def volatile(self) -> Volatile:
+        """The catalogue of streams in memory, made when the first of them delivers."""
+        from pipeflow.embedded.sqlite.volatile import Volatile
+
+        return Volatile()
 
     def stream(self, name: str) -> Channel:
         """NotFound: no stream of this name is declared."""

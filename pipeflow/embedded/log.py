@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from pipeflow.clock import Signal
+from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.channel import Channel, OpenLane, SealedChunk, measured, refusal
 from pipeflow.embedded.ledger import Ledger, Owner
 from pipeflow.embedded.outlet import Outlet
@@ -95,6 +96,10 @@ class Log:
         self._ledger.count(log)
         self._flush_behind(log)
         self._ledger.tell(log)
+
+    def catalogue(self, stream: str) -> StreamCatalogue:
+        """What the stream delivered."""
+        return StreamCatalogue(self._ledger, self._ledger.stream(stream))
 
     def __contains__(self, stream: str) -> bool:
         return stream in self._ledger.streams

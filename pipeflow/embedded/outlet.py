@@ -82,8 +82,11 @@ class Outlet:
                 counters.failed += manifest.failed
             counters.objects += len(manifest.objects)
             counters.object_bytes += sum(facts.size for facts in manifest.objects)
+            committed = Committed(segment, manifest, self._ledger.clock.now())
             if log.durable:
-                self._ledger.changes().append(Committed(segment, manifest, self._ledger.clock.now()))
+                self._ledger.changes().append(committed)
+            else:
+                self._ledger.volatile.write(committed)
             self._ledger.count(log)
         if log.durable:
             await self._ledger.committed()

@@ -31,6 +31,7 @@ from pipeflow.errors import (
     Unavailable,
 )
 from pipeflow.events import Event
+from pipeflow.files import FileFacts, FileQuery
 from pipeflow.messages import (
     Delivery,
     Manifest,
@@ -164,6 +165,10 @@ class RemoteStore:
     async def stats(self) -> StoreStats:
         stats: StoreStats = await self._ask(VERBS["stats"])
         return stats
+
+    async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
+        files: list[FileFacts] = await self._ask(VERBS["files"], stream, query)
+        return files
 
     async def watch(self) -> AsyncIterator[Event]:
         """Events as they happen, until the connection is lost, which raises Unavailable."""

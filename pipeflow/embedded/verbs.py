@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 from pipeflow import errors
 from pipeflow.errors import BrokerError, PipeflowError, RefusedError
 from pipeflow.events import Event
+from pipeflow.files import FileFacts, FileQuery
 from pipeflow.messages import (
     Ack,
     AttributeValue,
@@ -251,6 +252,7 @@ VERBS = {
         Verb("purge", _NAME, _decoder(int), effect=True),
         Verb("redrive", _decoder(tuple[Redrive]), _decoder(Redriven), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),
+        Verb("files", _decoder(tuple[str, FileQuery]), _decoder(list[FileFacts])),
         Verb("watch", _NOTHING, _decoder(Event), waits=True, stream=True),
     )
 }

@@ -62,27 +62,29 @@ def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -
         obj, facts = encode(segment, blocks, replace)
         return Converted([obj], Manifest([facts]))
     reading = Reading(segment.columns, blocks)
-    content, rows = _content(segment, reading)
+    content, rows, raw_size = _content(segment, reading)
     made: list[tuple[Object, ObjectFacts]] = []
     if rows:
-        made.append(sealed(segment.name, content, rows, replace))
+        made.append(sealed(segment.name, content, rows, replace, raw_size))
     if reading.misfits:
-        made.append(sealed(segment.errors_name, _errors(segment, reading), len(reading.misfits), replace))
+        content, raw_size = _errors(segment, reading)
+        made.append(sealed(segment.errors_name, content, len(reading.misfits), replace, raw_size))
     return Converted([obj for obj, _ in made], Manifest([facts for _, facts in made], len(reading.misfits)))
 
 
-def _content(segment: Segment, reading: Reading) -> tuple[bytes, int]:
+def _content(segment: Segment, reading: Reading) -> tuple[bytes, int, int]:
+    """(the object, its rows, their bytes before compression; those of Parquet as they were buffered)."""
     if segment.format == "csv":
         from pipeflow.engine.csv_text import csv_text
 
         content, rows = csv_text(segment.columns, reading)
-        return packed(segment, segment.name, content), rows
+        return packed(segment, segment.name, content), rows, len(content)
     from pipeflow.engine.parquet import parquet_file
 
-    return parquet_file(segment.columns, segment.compression, segment.compression_level, reading)
+    return *parquet_file(segment.columns, segment.compression, segment.compression_level, reading), segment.size
 
 
-def _errors(segment: Segment, reading: Reading) -> bytes:
+def _errors(segment: Segment, reading: Reading) -> tuple[bytes, int]:
     lines = [
         msgspec.json.encode(
             _Misfit(
@@ -99,4 +101,5 @@ def _errors(segment: Segment, reading: Reading) -> bytes:
     ]
     lines.append(b"")
     content = b"\n".join(lines)
-    return content if segment.format in COLUMNAR else packed(segment, segment.errors_name, content)
+    inside = segment.format in COLUMNAR
+    return (content if inside else packed(segment, segment.errors_name, content)), len(content)

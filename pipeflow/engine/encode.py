@@ -24,7 +24,8 @@ def encode(segment: Segment, blocks: Sequence[Records], replace: bool = True) ->
         bodies += block.bodies
     records = len(bodies)
     bodies.append(b"")  # the separator follows the last record too (Firehose: S23)
-    return sealed(segment.name, packed(segment, segment.name, segment.delimiter.join(bodies)), records, replace)
+    content = segment.delimiter.join(bodies)
+    return sealed(segment.name, packed(segment, segment.name, content), records, replace, len(content))
 
 
 def packed(segment: Segment, name: str, content: bytes) -> bytes:
@@ -32,6 +33,7 @@ def packed(segment: Segment, name: str, content: bytes) -> bytes:
     return compressor(segment.compression, segment.compression_level)(content, name)
 
 
-def sealed(name: str, content: bytes, records: int, replace: bool) -> tuple[Object, ObjectFacts]:
+def sealed(name: str, content: bytes, records: int, replace: bool, raw_size: int) -> tuple[Object, ObjectFacts]:
     """Finished content as an object, and its facts."""
-    return Object(name, [content], records, replace), ObjectFacts(name, len(content), crc32(content), records)
+    facts = ObjectFacts(name, len(content), crc32(content), records, raw_size)
+    return Object(name, [content], records, replace), facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -12,6 +13,8 @@ from pipeflow.embedded.log import Log
 from pipeflow.embedded.sqlite import streams
 from pipeflow.specs import StreamSpec
 
+T = TypeVar("T")
+
 
 class Group(Struct):
     streams: list[object] = []
@@ -19,8 +22,13 @@ class Group(Struct):
     size: int = 0
 
 
-class Remembering(Struct):
-    instant: bool = False
+class Remembering:
+    def __init__(self, instant: bool, connection: sqlite3.Connection) -> None:
+        self.instant = instant
+        self._connection = connection
+
+    async def read(self, question: Callable[..., T], *arguments: object) -> T:
+        return question(self._connection, *arguments)
 
 
 class Owner:
@@ -32,10 +40,10 @@ class Owner:
     def __init__(self, snapshot: bytes | None = None, *, at: float = 1000.0, instant: bool = False) -> None:
         self.clock = VirtualClock(at)
         self.gathering = Group()
-        self.journal = Remembering(instant)
         self.syncs: list[bool] = []
         self.on_commit: Callable[[], None] = lambda: None
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.journal = Remembering(instant, self.connection)
         if snapshot is None:
             for table in streams.TABLES:
                 self.connection.execute(table)

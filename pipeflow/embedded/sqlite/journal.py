@@ -392,6 +392,9 @@ class SqliteJournal:
 
         return await self._read(read)
 
+    async def read(self, question: Callable[..., T], *arguments: object) -> T:
+        return await self._read(lambda connection: question(connection, *arguments))
+
     async def sweep(self, queue: int, upto: int, limit: int) -> int:
         base = queue << PLACE_BITS
 

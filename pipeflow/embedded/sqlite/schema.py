@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from pipeflow.embedded.sqlite import catalogue
+
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 1
+VERSION: Final = 2
 
 TABLES: Final = (
     """
@@ -96,5 +98,7 @@ TABLES: Final = (
     """,
 )
 
-MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {}
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
+    1: (*catalogue.NEW_IN_2,),
+}
 """From version n to n + 1: statements of one transaction."""

@@ -25,6 +25,7 @@ from pipeflow.embedded.records import (
     Sealed,
     Totals,
 )
+from pipeflow.embedded.sqlite import catalogue
 from pipeflow.messages import Segment
 from pipeflow.state.buffer import Block
 
@@ -57,20 +58,6 @@ TABLES = (
     )
     """,
     """
-    CREATE TABLE record_manifest (
-        stream TEXT NOT NULL,
-        name TEXT NOT NULL,
-        partition TEXT NOT NULL,
-        first INTEGER NOT NULL,
-        last INTEGER NOT NULL,
-        records INTEGER NOT NULL,
-        size INTEGER NOT NULL,
-        crc INTEGER NOT NULL,
-        at REAL NOT NULL,
-        PRIMARY KEY (stream, name)
-    ) WITHOUT ROWID
-    """,
-    """
     CREATE TABLE record_counters (
         stream TEXT PRIMARY KEY,
         last_id INTEGER NOT NULL,
@@ -88,6 +75,7 @@ TABLES = (
         crc INTEGER
     )
     """,
+    *catalogue.TABLES,
 )
 
 INSERT_BLOCK = """
@@ -109,10 +97,6 @@ INSERT_SEGMENT = """
 DELETE_SEGMENT = """
     DELETE FROM record_segment
     WHERE stream = ? AND id = ?
-"""
-INSERT_MANIFEST = """
-    INSERT OR REPLACE INTO record_manifest (stream, name, partition, first, last, records, size, crc, at)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 PUT_COUNTERS = """
     INSERT OR REPLACE INTO record_counters (stream, last_id, blob, crc)
@@ -199,21 +183,7 @@ def _write_commit(connection: Connection, change: Committed) -> None:
     segment = change.segment
     connection.execute(DELETE_CHUNK, (segment.stream, segment.id))
     connection.execute(DELETE_SEGMENT, (segment.stream, segment.id))
-    for facts in change.manifest.objects:
-        connection.execute(
-            INSERT_MANIFEST,
-            (
-                segment.stream,
-                facts.name,
-                segment.partition,
-                segment.first,
-                segment.last,
-                facts.records,
-                facts.size,
-                facts.crc,
-                change.at,
-            ),
-        )
+    catalogue.write_commit(connection, change)
 
 
 def recover(connection: Connection) -> RecoveredStreams:

@@ -1,0 +1,72 @@
+"""What a stream delivered, as data: the facts of each object, questions about them, and plans to merge small ones."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+Kind: TypeAlias = Literal["rows", "errors"]
+"""Whether an object holds what the stream was given, or what failed on the way."""
+
+PAGE = 1_000
+"""Files that one question answers, if not told otherwise."""
+
+
+class FileFacts(Struct, frozen=True, array_like=True):
+    """One delivered object, as the catalogue remembers it."""
+
+    name: str
+    """Below the sink's root."""
+    partition: str
+    kind: Kind
+    first: int
+    """Sequence of its oldest record ..."""
+    last: int
+    """... and of its newest. In a partitioned stream records between them may lie in other files."""
+    records: int
+    size: int
+    """Bytes in the sink."""
+    crc: int
+    """CRC-32 of these bytes."""
+    raw_size: int
+    """Bytes of its records before compression; 0 where an older version did not note it."""
+    format: str
+    """jsonl, raw, csv, parquet ...; empty where an older version did not note it."""
+    compression: str
+    shape: int
+    """Equal for files whose rows look alike: columns and delimiter."""
+    opened_at: float
+    """When its oldest record arrived."""
+    delivered_at: float
+    """When it was in the sink, for good."""
+    generation: int = 0
+    """0: as delivered; n: merged out of files of generation n - 1 and below."""
+    listing: int = 0
+    """The manifest that tells of it, by its number; 0: none."""
+    retired_at: float | None = None
+    """When a merged file took its place; it is deleted some time after that."""
+
+    @property
+    def cursor(self) -> tuple[int, str]:
+        """Where the next page begins: `FileQuery(after=...)`."""
+        return self.first, self.name
+
+
+class FileQuery(Struct, frozen=True, array_like=True):
+    """Which files: all conditions hold at once. Answers come in the order of sequences, `limit` at a time."""
+
+    first: int = 0
+    """Files with a record of this sequence or a later one ..."""
+    last: int | None = None
+    """... up to this one."""
+    since: float | None = None
+    """Files that may hold records which arrived at this time or later: delivered since then ..."""
+    until: float | None = None
+    """... and opened until then."""
+    partition: str | None = None
+    retired: bool = False
+    """Those too whose place a merged file has taken."""
+    after: tuple[int, str] | None = None
+    """The cursor of the last file of the page before."""
+    limit: int = PAGE
