@@ -112,14 +112,12 @@ class Broker(Protocol):
 class Lane(Protocol):
     """The way of accepted records into a stream's buffers without waiting; only where the store is in this process.
 
-    A body whose size with its separator is below `left` may go straight to `take` once `left` is lowered by that;
-    every other goes through `add`. On a durable stream `left` is always 0.
+    A body whose size with its separator is below `left` may go straight to the end of `bodies` once `left` is lowered
+    by that, and so may several; every other goes through `add`. On a durable stream `left` is always 0.
     """
 
     left: int
-    take: Callable[[bytes], object]
-    take_all: Callable[[list[bytes]], object]
-    """The same for several at once."""
+    bodies: list[bytes]
 
     def add(self, bodies: Sequence[bytes], partition: str | None = None) -> int:
         """Accept all or none, not yet acknowledged; how many bytes they are.

@@ -207,7 +207,7 @@ class Channel:
 class OpenLane:
     """Puts records into a stream's buffers without waiting; see `Lane`."""
 
-    __slots__ = ("left", "take", "take_all", "granted", "_check", "_accept", "_clock", "_stream")
+    __slots__ = ("left", "bodies", "granted", "_check", "_accept", "_clock", "_stream")
 
     def __init__(
         self,
@@ -217,8 +217,7 @@ class OpenLane:
         accept: Callable[[Channel, list[bytes], str | None, int], None],
     ) -> None:
         self.left = 0
-        self.take: Callable[[bytes], object] = _never
-        self.take_all: Callable[[list[bytes]], object] = _never
+        self.bodies: list[bytes] = []
         self.granted = 0
         self._clock = clock
         self._check = check
@@ -253,16 +252,15 @@ class OpenLane:
         buffers = stream.buffers
         if "" not in buffers.open:
             return  # just closed: the first record of the next buffer starts its clock
-        self.granted, bodies = buffers.grant(self._clock.now(), 0, TURN)
+        # No more than one record may have, so that what is too large is refused by `add`.
+        self.granted, self.bodies = buffers.grant(self._clock.now(), 0, min(TURN, stream.limit))
         self.left = self.granted
-        self.take = bodies.append
-        self.take_all = bodies.extend
 
     def settle(self) -> int:
         """Bytes taken since the grant, which ends."""
         used = self.granted - self.left
         self.left = self.granted = 0
-        self.take = self.take_all = _never
+        self.bodies = []
         return used
 
 
@@ -285,7 +283,3 @@ def too_large(log: Channel, size: int) -> str:
 
 def measured(bodies: Sequence[bytes], separator: int) -> int:
     return sum(map(len, bodies)) + separator * len(bodies)
-
-
-def _never(body: object) -> None:
-    raise AssertionError("nothing is taken while `left` is 0")

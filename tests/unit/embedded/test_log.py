@@ -333,7 +333,7 @@ async def test_a_lane_takes_records_without_a_call_and_counts_them_all() -> None
         left = lane.left - len(body) - 1
         if left > 0:
             lane.left = left
-            lane.take(body)
+            lane.bodies.append(body)
         else:
             lane.add([body])
     log.outlet.demand("lake")
@@ -344,6 +344,16 @@ async def test_a_lane_takes_records_without_a_call_and_counts_them_all() -> None
         assert segment.last - segment.first + 1 == segment.records
     assert records == [f"{n:02d}" for n in range(100)]
     assert log.stats()[0].accepted == 100
+
+
+async def test_a_lane_grants_nothing_that_would_let_a_record_past_the_limit() -> None:
+    log = Owner().open(stream(durability="memory", max_record=3))
+    lane = log.lane("lake")
+    assert lane is not None
+    lane.add([b"abc"])
+    assert lane.left <= 3 + len(b"\n")
+    with pytest.raises(RefusedError, match="max_record=3"):
+        lane.add([b"abcd"])
 
 
 async def test_a_lane_refuses_what_append_refuses() -> None:
