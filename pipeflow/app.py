@@ -284,7 +284,15 @@ class _Selected:
         from pipeflow.registry import open_sink  # costs as much to import as the engine, and a client needs none
 
         for stream in self._streams:
-            runtime.deliver(stream.plan(), self._sinks.get(stream.name) or open_sink(stream.spec.sink))
+            spec = stream.spec
+            sink = self._sinks.get(stream.name)
+            failures = sink  # a test that looks at the objects finds all of them in one place
+            if sink is None:
+                sink = open_sink(spec.sink)
+                failures = sink
+                if spec.failures not in (None, spec.sink):
+                    failures = open_sink(spec.failures)
+            runtime.deliver(stream.plan(), sink, failures)
 
 
 def _job(queue: Queue[Any]) -> Job:

@@ -123,15 +123,34 @@ class StoreCorrupt(BrokerError):
 
 
 class SinkError(PipeflowError):
-    """A sink could not take an object, or give it back."""
+    """A sink could not take an object, or give it back.
+
+    `code` is what error records say; it begins with the component (Firehose: S63).
+    """
+
+    code = "Sink.Error"
+
+    def __init__(self, reason: str = "", *, code: str | None = None) -> None:
+        super().__init__(reason)
+        if code is not None:
+            self.code = code
 
 
 class SinkUnavailable(SinkError):
-    """Not now: the segment waits and is written again."""
+    """Not now: the segment waits and is written again, after `retry_after` seconds at the soonest if it is given."""
+
+    code = "Sink.Unavailable"
+    retry_after: float | None = None
+
+    def __init__(self, reason: str = "", *, code: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(reason, code=code)
+        self.retry_after = retry_after
 
 
 class ObjectRefused(SinkError):
-    """Never as it is: the segment is parked until somebody looks."""
+    """Never as it is: the segment is parked until somebody looks; `pipeflow parked` lists, retries and discards."""
+
+    code = "Sink.Refused"
 
 
 class ObjectMissing(SinkError):

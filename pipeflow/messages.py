@@ -304,4 +304,27 @@ class Manifest(Struct, frozen=True, array_like=True):
 
     objects: list[ObjectFacts]
     failed: int = 0
-    """Records that lie in an error object, because they did not fit the format."""
+    """Records that lie in an error object: they did not fit the format, or could not be delivered."""
+    expired: int = 0
+    """Records that were dropped undelivered, for their age."""
+
+
+class Trouble(Struct, frozen=True, array_like=True):
+    """What a sealed segment met on its way. It is kept beside the segment, on disk, until that is delivered."""
+
+    attempts: int = 0
+    """That failed; an operator's retry goes on counting."""
+    waited: float = 0.0
+    """Seconds between attempts so far: what `retry_seconds` bounds. Waiting for answers and downtime do not count."""
+    at: float = 0.0
+    """When the last attempt ended."""
+    code: str = ""
+    reason: str = ""
+    done: int = 0
+    """Of its objects or requests, in order, the sink has so many: those are not sent again."""
+    untouched: bool = False
+    """Nothing of ours can lie under the name of the next object: it was refused to be replaced."""
+    parked_at: float | None = None
+    """It waits for an operator since then."""
+    diverted_to: str = ""
+    """The object in the failures' sink that takes its records: it may have been written, so nothing else is tried."""

@@ -28,6 +28,7 @@ from pipeflow.messages import (
     Settled,
     Settlement,
     Stale,
+    Trouble,
     Want,
 )
 from pipeflow.specs import FilterPolicy, Topology
@@ -41,6 +42,7 @@ __all__ = [
     "Lane",
     "Middleware",
     "Object",
+    "Parked",
     "Peeked",
     "QueueStats",
     "ReadableSink",
@@ -166,14 +168,25 @@ class RecordLog(Protocol):
     async def delivered(self, stream: str) -> None:
         """Return when everything accepted before the call has been delivered and committed.
 
-        ObjectRefused when some of it is parked.
+        ObjectRefused when some of it is parked, once all the rest is delivered.
         """
 
     def delivering(self, stream: str, running: bool) -> None:
         """A delivery of the stream begins in this process, or ends: only between the two can `flush` be answered."""
 
-    def hand_back(self, segment: Segment, parked: bool = False) -> None:
-        """Undelivered: `seal` hands it out again; `parked`: only after the store was opened anew."""
+    def hand_back(self, segment: Segment) -> None:
+        """Undelivered: `seal` hands it out again."""
+
+    def trouble(self, segment: Segment) -> Trouble:
+        """What earlier attempts to deliver it met, in this process or before."""
+        ...
+
+    async def note(self, segment: Segment, trouble: Trouble) -> None:
+        """Remember, durably, what became of an attempt; `parked_at`: `seal` hands it out again when it is retried."""
+
+    async def expire(self, stream: str, max_age: float) -> float:
+        """Drop and count parked segments without a record younger than this; when to ask again (inf: none left)."""
+        ...
 
     def lane(self, stream: str) -> Lane | None:
         """The stream's lane, None where the store is in another process. NotFound: no such stream."""
@@ -274,6 +287,32 @@ class StreamStats(Struct, frozen=True):
     oldest_age: float
     backup: str | None = None
     """The stream that keeps its records as they came."""
+    parked: int = 0
+    """Records of `buffered` in segments that wait for an operator."""
+    parked_segments: int = 0
+    expired: int = 0
+    """Records ever dropped for their age, where the stream asks for it."""
+    discarded: int = 0
+    """Parked records ever deleted by an operator."""
+
+
+class Parked(Struct, frozen=True):
+    """One sealed segment that could not be delivered and waits for an operator."""
+
+    id: int
+    """What `retry_parked` and `discard_parked` take."""
+    stream: str
+    partition: str
+    name: str
+    """The object it was to become."""
+    records: int
+    size: int
+    opened_at: float
+    """When its oldest record arrived."""
+    parked_at: float
+    attempts: int
+    code: str
+    reason: str
 
 
 class StoreStats(Struct, frozen=True):
@@ -325,6 +364,18 @@ class Admin(Protocol):
 
     async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
         """Delivered objects of a stream, one page. NotFound: no such stream."""
+        ...
+
+    async def parked(self, stream: str) -> list[Parked]:
+        """The segments that could not be delivered, in the order of sealing. NotFound: no such stream."""
+        ...
+
+    async def retry_parked(self, stream: str, ids: Sequence[int] | None = None) -> int:
+        """Deliver these again, or all that can be; how many. NotFound, RefusedError: nothing was done."""
+        ...
+
+    async def discard_parked(self, stream: str, ids: Sequence[int]) -> int:
+        """Delete these for good, counted and logged; how many records. NotFound: nothing was done."""
         ...
 
     def watch(self) -> AsyncIterator[Event]:

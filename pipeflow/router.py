@@ -159,6 +159,9 @@ class Router:
         max_record: int = 16 << 20,
         max_buffered: int | None = None,
         backup: Stream[Any] | None = None,
+        retry_seconds: float | None = None,
+        failures: str | None = None,
+        max_age: float | None = None,
     ) -> Stream[T]:
         """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
 
@@ -174,6 +177,10 @@ class Router:
         `compression`. ConfigurationError names the expression, its column and the remedy.
 
         `backup`: a stream that every accepted record also goes into, as it came, in the same commit (Firehose: S31).
+
+        What the sink does not take is tried again for ever, and `put` waits at the bound. `retry_seconds` ends that:
+        the records then go to the sink `failures`, else they are parked (`pipeflow parked`). `max_age` drops what is
+        older and was not delivered; without it nothing is ever dropped for its age (Firehose: S17).
         """
         from pipeflow.engine.columns import columns_for
         from pipeflow.stream import Stream
@@ -215,6 +222,9 @@ class Router:
             compression_level=compression_level,
             columns=columns_for(type, chosen, columns=columns, schema=schema, place=f"{place}: stream {full}"),
             backup=backup.name if backup is not None else None,
+            retry_seconds=retry_seconds,
+            failures=failures,
+            max_age=max_age,
         )
         stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)
         self._subscribe("stream", spec.name, origins)

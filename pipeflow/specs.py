@@ -6,6 +6,7 @@ Durations are seconds, sizes bytes. The defaults are the documented ones; AWS's 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
@@ -160,6 +161,12 @@ class StreamSpec(Struct, frozen=True):
     """What csv and parquet make of a record."""
     backup: str | None = None
     """The stream that keeps every accepted record as it came, too (Firehose: S31)."""
+    retry_seconds: float | None = None
+    """Seconds of waiting between attempts before a segment goes to `failures`, or is parked; None: for ever."""
+    failures: str | None = None
+    """The URL of a sink for records that could not be delivered; None: their segment is parked."""
+    max_age: float | None = None
+    """Seconds after which records that could not be delivered are dropped; None: never (Firehose: a day, S17)."""
 
     def __post_init__(self) -> None:
         stream_name(self.name)
@@ -170,6 +177,7 @@ class StreamSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: sink {self.sink!r} is no URL; write file://./{self.sink}")
         if self.max_partitions < 1:
             raise ConfigurationError(f"{self.name}: max_partitions is {self.max_partitions}; use at least 1")
+        self._check_failing()
         if self.max_buffered < self.buffer_bytes:
             raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
         if self.backup == self.name:
@@ -194,6 +202,25 @@ class StreamSpec(Struct, frozen=True):
                 f"{self.name}: compression_level is {self.compression_level!r}; {self.compression} has 1 to {highest}"
             )
 
+    def _check_failing(self) -> None:
+        if self.retry_seconds is not None and not self.retry_seconds >= 0:
+            raise ConfigurationError(
+                f"{self.name}: retry_seconds is {self.retry_seconds}; use 0 or more, or leave it off"
+            )
+        if self.max_age is not None and not self.max_age > 0:
+            raise ConfigurationError(f"{self.name}: max_age is {self.max_age}; use more than 0 s, or leave it off")
+        if self.failures is None:
+            return
+        if "://" not in self.failures:
+            raise ConfigurationError(
+                f"{self.name}: failures {self.failures!r} is no URL; write file://./{self.failures}"
+            )
+        if self.retry_limit == inf:
+            raise ConfigurationError(
+                f"{self.name}: failures={self.failures!r} takes nothing while delivery is tried for ever; "
+                "add retry_seconds=300 or so"
+            )
+
     def _check_format(self) -> None:
         if self.format not in TABULAR:
             if self.columns:
@@ -206,6 +233,11 @@ class StreamSpec(Struct, frozen=True):
         names = [column.name for column in self.columns]
         if "" in names or len(set(names)) < len(names):
             raise ConfigurationError(f"{self.name}: columns are {names}; give each a name of its own")
+
+    @property
+    def retry_limit(self) -> float:
+        """`retry_seconds` as a number."""
+        return inf if self.retry_seconds is None else self.retry_seconds
 
     @property
     def buffering(self) -> Buffering:

@@ -150,6 +150,10 @@ def contents(stats: StoreStats, topology: Topology, declared: Topology | None) -
     failed = [f"{stream.name} ({count(stream.failed)})" for stream in stats.streams if stream.failed]
     if failed:
         yield Check("failed records", "note", ", ".join(failed), "read them under the error prefix of the sink")
+    parked = [f"{stream.name} ({count(stream.parked)})" for stream in stats.streams if stream.parked]
+    if parked:
+        first = next(stream.name for stream in stats.streams if stream.parked)
+        yield Check("parked records", "warn", ", ".join(parked), f"pipeflow parked ls {first}")
     if declared is not None:
         yield _undeclared(topology, declared)
 

@@ -44,10 +44,11 @@ from pipeflow.messages import (
     Settled,
     Settlement,
     Stale,
+    Trouble,
     Want,
 )
 from pipeflow.names import IdPool
-from pipeflow.protocols import Features, Lane, Peeked, Redrive, Redriven, StoreStats
+from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.state.queue import Stored
 
@@ -498,8 +499,19 @@ class EmbeddedBroker:
         self.check_open()
         await self.log.outlet.commit(segment, manifest)
 
-    def hand_back(self, segment: Segment, parked: bool = False) -> None:
-        self.log.outlet.hand_back(segment, parked)
+    def hand_back(self, segment: Segment) -> None:
+        self.log.outlet.hand_back(segment)
+
+    def trouble(self, segment: Segment) -> Trouble:
+        return self.log.outlet.trouble(segment)
+
+    async def note(self, segment: Segment, trouble: Trouble) -> None:
+        self.check_open()
+        await self.log.outlet.note(segment, trouble)
+
+    async def expire(self, stream: str, max_age: float) -> float:
+        self.check_open()
+        return await self.log.parking.expire(stream, max_age)
 
     def lane(self, stream: str) -> Lane | None:
         self.check_open()
@@ -553,6 +565,18 @@ class EmbeddedBroker:
         """A chunk of dead letters moved: wake whom it concerns."""
         self._after_intake(self.nouns.heads() if to is None else [to])
         self.tending.feed(dead)
+
+    async def parked(self, stream: str) -> list[Parked]:
+        self.check_open()
+        return self.log.parking.parked(stream)
+
+    async def retry_parked(self, stream: str, ids: Sequence[int] | None = None) -> int:
+        self.check_open()
+        return await self.log.parking.retry(stream, ids)
+
+    async def discard_parked(self, stream: str, ids: Sequence[int]) -> int:
+        self.check_open()
+        return await self.log.parking.discard(stream, ids)
 
     async def stats(self) -> StoreStats:
         self.check_open()

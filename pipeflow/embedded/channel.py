@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded.records import RecordCounters
 from pipeflow.errors import ObjectRefused, Overloaded, RefusedError
-from pipeflow.messages import Outgoing, Refused, Segment
+from pipeflow.messages import Outgoing, Refused, Segment, Trouble
 from pipeflow.protocols import StreamStats
 from pipeflow.sinks.layout import Layout
 from pipeflow.specs import StreamSpec
@@ -19,13 +19,18 @@ TURN = 256 << 10
 
 
 class SealedChunk:
-    __slots__ = ("segment", "blocks", "handed", "parked")
+    __slots__ = ("segment", "blocks", "handed", "trouble", "damaged")
 
-    def __init__(self, segment: Segment, blocks: list[Block], handed: bool = True, parked: bool = False) -> None:
+    def __init__(self, segment: Segment, blocks: list[Block], handed: bool = True, damaged: bool = False) -> None:
         self.segment = segment
         self.blocks = blocks
         self.handed = handed
-        self.parked = parked
+        self.trouble = NO_TROUBLE
+        self.damaged = damaged
+        """Some of its records are gone: it can be discarded, and never be delivered."""
+
+
+NO_TROUBLE = Trouble()
 
 
 class Flush:
@@ -52,6 +57,7 @@ class Channel:
         "growing",
         "wary",
         "sealed",
+        "parked",
         "sealed_size",
         "counters",
         "signal",
@@ -84,7 +90,10 @@ class Channel:
         self.wary = False
         """Whether this process has counted itself among those that tried the intake an earlier one left."""
         self.sealed: dict[int, SealedChunk] = {}
+        self.parked: dict[int, SealedChunk] = {}
+        """Sealed, and waiting for an operator instead of the sink."""
         self.sealed_size = 0
+        """Bytes in both."""
         self.counters = RecordCounters()
         self.signal = Signal()
         self.rooms: list[Signal] = []
@@ -98,7 +107,7 @@ class Channel:
     def empty(self) -> bool:
         """Nothing waits in it."""
         self.absorb()
-        return not (self.intake or self.buffers.open or self.buffers.closed or self.sealed)
+        return not (self.intake or self.buffers.open or self.buffers.closed or self.sealed or self.parked)
 
     def update(self, spec: StreamSpec, journaled: bool) -> None:
         self.absorb()
@@ -154,15 +163,16 @@ class Channel:
                 signal.fire()
 
     def reached(self, waiter: Flush) -> bool:
-        if self.is_past(waiter):
-            return True
+        """Everything before it left the stream; ObjectRefused once nothing is left but what is parked."""
+        if not self.is_past(waiter):
+            return False
         parked = self.parked_before(waiter)
         if parked is not None:
             raise ObjectRefused(
-                f"stream {self.spec.name}: object {parked.name} was refused by {self.spec.sink} and is parked; "
-                "see the log for the reason, remove it, then open the store again"
+                f"stream {self.spec.name}: {parked.segment.name} is parked ({parked.trouble.reason}); "
+                f"remove the cause, then `pipeflow parked retry {self.spec.name}`"
             )
-        return False
+        return True
 
     def is_past(self, waiter: Flush) -> bool:
         if waiter.placed is None:
@@ -172,10 +182,10 @@ class Channel:
         pending += [sealed.segment.first for sealed in self.sealed.values()]
         return min(pending, default=waiter.placed + 1) > waiter.placed
 
-    def parked_before(self, waiter: Flush) -> Segment | None:
-        for sealed in self.sealed.values():
-            if sealed.parked and (waiter.placed is None or sealed.segment.first <= waiter.placed):
-                return sealed.segment
+    def parked_before(self, waiter: Flush) -> SealedChunk | None:
+        for parked in self.parked.values():
+            if waiter.placed is None or parked.segment.first <= waiter.placed:
+                return parked
         return None
 
     def stats(self, now: float) -> StreamStats:
@@ -183,10 +193,11 @@ class Channel:
         buffers = self.buffers
         chunks = [*buffers.open.values(), *buffers.closed]
         records = sum(chunk.records for chunk in chunks)
-        records += sum(sealed.segment.records for sealed in self.sealed.values())
+        parked = sum(chunk.segment.records for chunk in self.parked.values())
+        records += parked + sum(sealed.segment.records for sealed in self.sealed.values())
         records += sum(len(block.bodies) for block in self.intake)
         moments = [chunk.opened_at for chunk in chunks]
-        moments += [sealed.segment.opened_at for sealed in self.sealed.values()]
+        moments += [sealed.segment.opened_at for sealed in [*self.sealed.values(), *self.parked.values()]]
         moments += [block.at for block in self.intake]
         return StreamStats(
             name=self.spec.name,
@@ -201,6 +212,10 @@ class Channel:
             object_bytes=self.counters.object_bytes,
             oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
             backup=self.spec.backup,
+            parked=parked,
+            parked_segments=len(self.parked),
+            expired=self.counters.expired,
+            discarded=self.counters.discarded,
         )
 
 

@@ -112,7 +112,7 @@ class Ledger:
         for waiter in log.waiters:
             if waiter.placed is None and not (log.intake and log.intake[0].first <= waiter.accepted):
                 waiter.placed = log.buffers.placed
-            if log.is_past(waiter) or log.parked_before(waiter):
+            if log.is_past(waiter):
                 waiter.signal.fire()
 
     def fail(self, error: PipeflowError) -> None:

@@ -15,6 +15,7 @@ from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.channel import Channel, OpenLane, SealedChunk, measured, refusal
 from pipeflow.embedded.ledger import Ledger, Owner
 from pipeflow.embedded.outlet import Outlet
+from pipeflow.embedded.parking import Parking
 from pipeflow.embedded.records import (
     INTAKE,
     RECOVERED,
@@ -24,7 +25,7 @@ from pipeflow.embedded.records import (
     RecoveredStreams,
 )
 from pipeflow.errors import SpecConflict
-from pipeflow.messages import Outgoing, Position, Records, Refused
+from pipeflow.messages import Outgoing, Position, Records, Refused, Trouble
 from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.objects import ERRORS
@@ -42,6 +43,7 @@ class Log:
         self._journaled = not owner.journal.instant
         self._ledger = Ledger(owner, self._recovered.last_id)
         self.outlet = Outlet(self._ledger)
+        self.parking = Parking(self._ledger)
         self.fail = self._ledger.fail
 
     # Declaring
@@ -355,13 +357,19 @@ class Log:
             if chunk.blocks:
                 stream.buffers.restore(chunk.id, chunk.partition, chunk.blocks)
         else:
-            sealed = SealedChunk(chunk.segment, chunk.blocks, handed=chunk.damaged, parked=chunk.damaged)
+            sealed = SealedChunk(chunk.segment, chunk.blocks, handed=False, damaged=chunk.damaged)
+            sealed.trouble = chunk.trouble or sealed.trouble
             if chunk.damaged:
+                sealed.trouble = Trouble(
+                    code="Store.Damaged",
+                    reason="records of it are damaged; `pipeflow doctor` names them",
+                    parked_at=self._ledger.clock.now(),
+                )
                 logger.error(
                     "stream %s: records of the sealed object %s are damaged; it is not written again. "
                     "`pipeflow doctor` names them",
                     stream.spec.name,
                     chunk.segment.name,
                 )
-            stream.sealed[chunk.id] = sealed
+            (stream.sealed if sealed.trouble.parked_at is None else stream.parked)[chunk.id] = sealed
             stream.sealed_size += chunk.segment.size

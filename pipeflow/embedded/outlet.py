@@ -12,11 +12,11 @@ from functools import partial
 from math import inf
 
 from pipeflow.clock import Signal
-from pipeflow.embedded.channel import Channel, Flush, SealedChunk
+from pipeflow.embedded.channel import NO_TROUBLE, Channel, Flush, SealedChunk
 from pipeflow.embedded.ledger import Ledger
-from pipeflow.embedded.records import Committed, Sealed
+from pipeflow.embedded.records import Committed, Sealed, Troubled
 from pipeflow.errors import ConfigurationError, NotFound
-from pipeflow.messages import Manifest, Records, Segment
+from pipeflow.messages import Manifest, Records, Segment, Trouble
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.sinks.prefixes import UNCONVERTED
 from pipeflow.specs import COLUMNAR
@@ -78,8 +78,9 @@ class Outlet:
             log.sealed_size -= segment.size
             counters = log.counters
             if segment.partition != ERRORS:
-                counters.delivered += segment.records - manifest.failed
+                counters.delivered += segment.records - manifest.failed - manifest.expired
                 counters.failed += manifest.failed
+                counters.expired += manifest.expired
             counters.objects += len(manifest.objects)
             counters.object_bytes += sum(facts.size for facts in manifest.objects)
             committed = Committed(segment, manifest, self._ledger.clock.now())
@@ -94,14 +95,31 @@ class Outlet:
         self._ledger.tell(log)
         log.signal.fire()
 
-    def hand_back(self, segment: Segment, parked: bool = False) -> None:
-        """Undelivered: handed out again, or parked until the store is opened anew."""
+    def hand_back(self, segment: Segment) -> None:
+        """Undelivered: handed out again."""
+        log = self._ledger.stream(segment.stream)
+        sealed = log.sealed.get(segment.id)
+        if sealed is not None:
+            sealed.handed = False
+            log.signal.fire()
+
+    def trouble(self, segment: Segment) -> Trouble:
+        """What earlier attempts to deliver it met, in this process or before."""
+        sealed = self._ledger.stream(segment.stream).sealed.get(segment.id)
+        return NO_TROUBLE if sealed is None else sealed.trouble
+
+    async def note(self, segment: Segment, trouble: Trouble) -> None:
+        """Remember what became of an attempt; a segment with `parked_at` leaves the way of the others."""
         log = self._ledger.stream(segment.stream)
         sealed = log.sealed.get(segment.id)
         if sealed is None:
             return
-        sealed.handed = parked
-        sealed.parked = parked
+        sealed.trouble = trouble
+        if trouble.parked_at is not None:
+            log.parked[segment.id] = log.sealed.pop(segment.id)
+        if log.durable:
+            self._ledger.changes().append(Troubled(segment.stream, segment.id, trouble))
+            await self._ledger.committed()
         self._ledger.tell(log)
         log.signal.fire()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from pipeflow.messages import Manifest, Segment
+from pipeflow.messages import Manifest, Segment, Trouble
 from pipeflow.state.buffer import Block
 
 INTAKE = 0
@@ -31,6 +31,8 @@ class RecordCounters(Struct):
     objects: int = 0
     object_bytes: int = 0
     quarantined: int = 0
+    expired: int = 0
+    discarded: int = 0
     suspected_upto: int = 0
     """The process died while intake up to here was being derived ..."""
     deaths: int = 0
@@ -79,6 +81,14 @@ class Committed(Struct, frozen=True):
     at: float
 
 
+class Troubled(Struct, frozen=True):
+    """An attempt to deliver a segment failed, or what failed is tried anew: what is known of it from now on."""
+
+    stream: str
+    id: int
+    trouble: Trouble
+
+
 class RecoveredChunk(Struct):
     """A buffer as it was: open while it has no segment."""
 
@@ -89,6 +99,7 @@ class RecoveredChunk(Struct):
     segment: Segment | None = None
     damaged: bool = False
     """Some of its records did not read back: they were set aside."""
+    trouble: Trouble | None = None
 
 
 class RecoveredStreams(Struct):

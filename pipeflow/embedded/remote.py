@@ -45,9 +45,10 @@ from pipeflow.messages import (
     Settled,
     Settlement,
     Stale,
+    Trouble,
     Want,
 )
-from pipeflow.protocols import Features, Lane, Peeked, Redrive, Redriven, Store, StoreStats
+from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, Store, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.version import __version__
 
@@ -162,6 +163,18 @@ class RemoteStore:
         redriven: Redriven = await self._ask(VERBS["redrive"], request)
         return redriven
 
+    async def parked(self, stream: str) -> list[Parked]:
+        segments: list[Parked] = await self._ask(VERBS["parked"], stream)
+        return segments
+
+    async def retry_parked(self, stream: str, ids: Sequence[int] | None = None) -> int:
+        count: int = await self._ask(VERBS["retry_parked"], stream, ids)
+        return count
+
+    async def discard_parked(self, stream: str, ids: Sequence[int]) -> int:
+        records: int = await self._ask(VERBS["discard_parked"], stream, ids)
+        return records
+
     async def stats(self) -> StoreStats:
         stats: StoreStats = await self._ask(VERBS["stats"])
         return stats
@@ -194,11 +207,20 @@ class RemoteStore:
     async def commit(self, segment: Segment, manifest: Manifest) -> None:
         self._owners_business("commit", segment.stream)
 
-    def hand_back(self, segment: Segment, parked: bool = False) -> None:
+    def hand_back(self, segment: Segment) -> None:
         self._owners_business("hand_back", segment.stream)
 
     def delivering(self, stream: str, running: bool) -> None:
         self._owners_business("delivering", stream)
+
+    def trouble(self, segment: Segment) -> Trouble:
+        self._owners_business("trouble", segment.stream)
+
+    async def note(self, segment: Segment, trouble: Trouble) -> None:
+        self._owners_business("note", segment.stream)
+
+    async def expire(self, stream: str, max_age: float) -> float:
+        self._owners_business("expire", stream)
 
     def lane(self, stream: str) -> Lane | None:
         """None: records go through `append`."""

@@ -34,7 +34,7 @@ from pipeflow.messages import (
     Stale,
     Want,
 )
-from pipeflow.protocols import Features, Peeked, Redrive, Redriven, StoreStats
+from pipeflow.protocols import Features, Parked, Peeked, Redrive, Redriven, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 
 PROTOCOL = 1
@@ -251,6 +251,9 @@ VERBS = {
         ),
         Verb("purge", _NAME, _decoder(int), effect=True),
         Verb("redrive", _decoder(tuple[Redrive]), _decoder(Redriven), effect=True),
+        Verb("parked", _NAME, _decoder(list[Parked])),
+        Verb("retry_parked", _decoder(tuple[str, list[int] | None]), _decoder(int), effect=True),
+        Verb("discard_parked", _decoder(tuple[str, list[int]]), _decoder(int), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),
         Verb("files", _decoder(tuple[str, FileQuery]), _decoder(list[FileFacts])),
         Verb("watch", _NOTHING, _decoder(Event), waits=True, stream=True),

@@ -1,7 +1,7 @@
 """One stream's way out: intake > transform > buffers > seal > convert and compress > sink > commit.
 
-A segment is written until the sink has it: what the sink cannot take now is tried again later and later, what it will
-never take is parked. Nothing here holds up a queue; the bound of the stream does that for whoever fills it.
+Segments are written one after another in the order of sealing; `writing` says what becomes of one that the sink does
+not take. Nothing here holds up a queue; the bound of the stream does that for whoever fills it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.engine.convert import Converted, convert, ready
 from pipeflow.engine.deriving import Deriving
 from pipeflow.engine.plan import DeliveryPlan
-from pipeflow.engine.supervise import AGAIN, spawn
-from pipeflow.errors import ObjectRefused, SinkError, SinkUnavailable
-from pipeflow.events import Delivered, DeliveryFailed, Observers
+from pipeflow.engine.supervise import spawn
+from pipeflow.engine.writing import Writer
+from pipeflow.errors import ObjectRefused
+from pipeflow.events import Delivered, Observers
 from pipeflow.messages import Segment
 from pipeflow.names import Chance
-from pipeflow.protocols import Object, Sink, Store
+from pipeflow.protocols import Sink, Store
 from pipeflow.sinks.objects import ERRORS, store_mark
 from pipeflow.specs import COLUMNAR
 
@@ -60,29 +61,48 @@ class Delivery:
     """The tasks of one stream in the process that owns the store."""
 
     def __init__(
-        self, plan: DeliveryPlan, *, store: Store, sink: Sink, clock: Clock, chance: Chance, observers: Observers
+        self,
+        plan: DeliveryPlan,
+        *,
+        store: Store,
+        sink: Sink,
+        failures: Sink | None = None,
+        clock: Clock,
+        chance: Chance,
+        observers: Observers,
     ) -> None:
         # A missing package or a directory that cannot be written is told before the first record.
         ready(plan.spec)
-        if isinstance(sink, _Preparing):
-            sink.prepare()
+        for each in (sink, failures):
+            if isinstance(each, _Preparing):
+                each.prepare()
         self.plan = plan
         self.name = plan.spec.name
         self.sink = sink
         self._store = store
         self._clock = clock
-        self._chance = chance
         self._observers = observers
+        self._failures = failures
+        self._writer = Writer(
+            plan.spec,
+            store=store,
+            sink=sink,
+            failures=failures,
+            clock=clock,
+            chance=chance,
+            observers=observers,
+            on_failure=self._on_failure,
+        )
         self._deriving = Deriving(plan, store, clock)
         self._durable = store.features.durable and plan.spec.durability != "memory"
         self._started_at = 0.0
         self._ripe = Signal()
+        self._aged = Signal()
         self._line: deque[_Slot] = deque()
         """Segments in the order of their sealing, which is the order of their writing."""
         self._tasks: TaskGroup
         self._filled = Signal()
         self._emptied = Signal()
-        self._hurry = Signal()
         self._draining = False
         self._drained = Signal()
         self._given_up = False
@@ -97,6 +117,14 @@ class Delivery:
         spawn(tasks, self._clock, self._write, f"stream {self.name}: write")
         if self.plan.derive is not None:
             spawn(tasks, self._clock, self._deriving.run, f"stream {self.name}: derive")
+        if self.plan.spec.max_age is not None:
+            spawn(tasks, self._clock, partial(self._expire, self.plan.spec.max_age), f"stream {self.name}: expire")
+
+    async def close(self) -> None:
+        """Let go of the sinks."""
+        await self.sink.close()
+        if self._failures is not None and self._failures is not self.sink:
+            await self._failures.close()
 
     async def drain(self, until: float) -> bool:
         """Deliver everything accepted so far, at most until then. True: done.
@@ -105,7 +133,7 @@ class Delivery:
         """
         self._draining = True
         self._store.demand(self.name, "drain")
-        self._hurry.fire()
+        self._writer.hurry.fire()
         done = False
 
         async def finish() -> None:
@@ -140,6 +168,11 @@ class Delivery:
             await self._clock.wait(signal)
             self._ripe.fire()
             self._deriving.arrived.fire()
+            self._aged.fire()
+
+    async def _expire(self, max_age: float) -> None:
+        while True:
+            await self._clock.wait(self._aged, await self._store.expire(self.name, max_age))
 
     # From buffers to objects
 
@@ -194,16 +227,11 @@ class Delivery:
 
     async def _deliver(self, segment: Segment, made: Converted) -> None:
         """Write the segment's objects until the sink has them, then forget its records."""
-        try:
-            for obj in made.objects:
-                await self._write_object(segment, obj)
-        except ObjectRefused as error:
-            self._say_failed(segment, error, None)
-            logger.error("stream %s: %s is parked: %s", self.name, segment.name, error)
-            self._store.hand_back(segment, parked=True)
+        manifest = await self._writer.write(segment, made)
+        if manifest is None:
             return
-        await self._store.commit(segment, made.manifest)
-        if self._observers:
+        await self._store.commit(segment, manifest)
+        if self._observers and (manifest.objects or not manifest.failed + manifest.expired):
             self._observers.emit(
                 Delivered(
                     at=self._clock.now(),
@@ -212,34 +240,16 @@ class Delivery:
                     reason=segment.reason,
                     records=segment.records,
                     size=segment.size,
-                    objects=made.manifest.objects,
+                    objects=manifest.objects,
                     seconds=self._clock.now() - segment.sealed_at,
                 )
             )
 
-    async def _write_object(self, segment: Segment, obj: Object) -> None:
-        attempt = 0
-        while True:
-            try:
-                await self.sink.write(obj)
-                return
-            except SinkUnavailable as error:
-                attempt += 1
-                obj.replace = True  # this attempt may have got as far as the name
-                await self._pause(segment, error, attempt)
-
-    async def _pause(self, segment: Segment, error: SinkUnavailable, attempt: int) -> None:
+    def _on_failure(self) -> None:
+        """A drain waits for no sink that fails where the store keeps the records."""
         if self._draining and self._durable:
             self._given_up = True
             self._drained.fire()
-        again_at = self._clock.now() + AGAIN.delay(attempt, self._chance.roll())
-        self._say_failed(segment, error, again_at)
-        logger.warning("stream %s: %s; again in %.1f s", self.name, error, again_at - self._clock.now())
-        await self._clock.wait(self._hurry, again_at)
-
-    def _say_failed(self, segment: Segment, error: SinkError, again_at: float | None) -> None:
-        if self._observers:
-            self._observers.emit(DeliveryFailed(self._clock.now(), self.name, segment.name, str(error), again_at))
 
 
 def _is_quick(segment: Segment) -> bool:

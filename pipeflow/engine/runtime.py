@@ -97,7 +97,7 @@ class Runtime:
             )
         )
 
-    def deliver(self, plan: DeliveryPlan, sink: Sink) -> None:
+    def deliver(self, plan: DeliveryPlan, sink: Sink, failures: Sink | None = None) -> None:
         """Deliver this stream when the scopes open."""
         from pipeflow.engine.delivery import Delivery as StreamDelivery  # with its codecs, for apps with streams only
 
@@ -106,6 +106,7 @@ class Runtime:
                 plan,
                 store=self.store,
                 sink=sink,
+                failures=failures,
                 clock=self.clock,
                 chance=self._chance,
                 observers=self.observers,
@@ -257,7 +258,7 @@ async def _drained(delivery: StreamDelivery, until: float) -> None:
     try:
         await delivery.drain(until)
     finally:
-        await delivery.sink.close()
+        await delivery.close()
 
 
 def _accepted(answers: Sequence[Sent | Refused]) -> int:

@@ -12,7 +12,7 @@ from datetime import tzinfo
 
 from pipeflow.errors import ConfigurationError, ObjectRefused, RefusedError
 from pipeflow.sinks.objects import ERRORS, check_name, check_partition, encoded, object_name, partition_path
-from pipeflow.sinks.prefixes import ERROR_TYPE, FAILED, MAX_EVALUATED, TIME, Prefix, column_of, parse
+from pipeflow.sinks.prefixes import ERROR_TYPE, FAILED, MAX_EVALUATED, TIME, UNCONVERTED, Prefix, column_of, parse
 from pipeflow.sinks.timestamps import zone_named
 from pipeflow.specs import StreamSpec
 
@@ -83,7 +83,8 @@ class Layout:
     ) -> str:
         """The name of one segment's object: equal arguments, equal name; and no two segments of a store share one."""
         prefix = self._error_prefix if partition == ERRORS else self._prefix
-        under: str | None = None
+        undelivered = error_type not in (FAILED, UNCONVERTED)
+        under: str | None = f"errors/{error_type}/" if undelivered else None
         if prefix is not None:
             seed = f"{store_id}/{self._spec.name}/{boot}/{first}"
             under = prefix.evaluate(opened_at, self._zone, self._values(partition), seed, error_type)
@@ -100,6 +101,7 @@ class Layout:
             boot=boot,
             extension=self._extension(partition),
             under=under,
+            kind="undelivered" if undelivered else "",
         )
 
     def _extension(self, partition: str) -> str | None:
@@ -121,6 +123,7 @@ class Layout:
             boot=10**6,
             extension=self._extension(partition),
             under=under,
+            kind="undelivered" if partition == ERRORS and spec.failures is not None else "",
         )
 
     def _values(self, partition: str) -> Mapping[str, str]:

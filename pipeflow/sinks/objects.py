@@ -99,16 +99,20 @@ def object_name(
     boot: int | None = None,
     extension: str | None = None,
     under: str | None = None,
+    kind: str = "",
 ) -> str:
     """The name of one segment's object. `boot` is set where sequences start anew with every boot of the store.
 
-    `under` is what a declared prefix evaluated to, and takes the folder's place; `extension` the ending's.
+    `under` is what a declared prefix evaluated to, and takes the folder's place; `extension` the ending's. `kind` tells
+    two objects of one range apart.
     """
     mark = store_mark(store_id)
     if under is None:
         under = "errors/" if partition == ERRORS else f"{partition}/" if partition else ""
     else:
         mark += _mark_beneath(under, stream, partition)
+    if kind:
+        mark += f"-{kind}"
     time = datetime.fromtimestamp(opened_at, UTC).strftime("%Y-%m-%d-%H-%M-%S")
     boots = "" if boot is None else f"b{boot}-"
     if extension is None:

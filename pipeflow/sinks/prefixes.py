@@ -32,6 +32,9 @@ FAILED = "processing-failed"
 UNCONVERTED = "format-conversion-failed"
 """That of records which did not fit csv or Parquet. The longest there is."""
 
+UNDELIVERED = "delivery-failed"
+"""That of records which the sink did not take within `retry_seconds`."""
+
 RANDOM = 11
 """Characters of a random string (Firehose: S43)."""
 

@@ -28,7 +28,9 @@ class LogStore:
         self._owner = owner
 
     def __getattr__(self, verb: str) -> Any:
-        return getattr(self.log if hasattr(self.log, verb) else self.log.outlet, verb)
+        return getattr(
+            next(part for part in (self.log, self.log.outlet, self.log.parking) if hasattr(part, verb)), verb
+        )
 
     async def stats(self) -> StoreStats:
         return StoreStats("rig://", self._owner.store_id, "full", self._owner.boot, 0, [], [], self.log.stats())
@@ -37,7 +39,8 @@ class LogStore:
 class Rig:
     """Everything a delivery test looks at."""
 
-    def __init__(self, plan: DeliveryPlan, owner: Owner, sink: Sink) -> None:
+    def __init__(self, plan: DeliveryPlan, owner: Owner, sink: Sink, failures: Sink | None = None) -> None:
+        self.failures = failures
         self.owner = owner
         self.clock = owner.clock
         self.log = owner.open(plan.spec)
@@ -65,6 +68,7 @@ class Rig:
             self.plan,
             store=self.store,
             sink=self.sink,
+            failures=self.failures,
             clock=self.clock,
             chance=Chance(7),
             observers=Observers([self.events.append]),
@@ -84,10 +88,15 @@ class Rig:
 
 @asynccontextmanager
 async def rig(
-    plan: DeliveryPlan, *, sink: Sink | None = None, owner: Owner | None = None, durable: bool = True
+    plan: DeliveryPlan,
+    *,
+    sink: Sink | None = None,
+    failures: Sink | None = None,
+    owner: Owner | None = None,
+    durable: bool = True,
 ) -> AsyncIterator[Rig]:
     """A running delivery; it ends with the block."""
-    made = Rig(plan, owner or Owner(at=0.0, instant=not durable), sink or MemorySink())
+    made = Rig(plan, owner or Owner(at=0.0, instant=not durable), sink or MemorySink(), failures)
     async with anyio.create_task_group() as tasks:
         made.tasks = tasks
         made.start()

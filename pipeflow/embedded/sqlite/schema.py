@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeflow.embedded.sqlite import catalogue
+from pipeflow.embedded.sqlite import catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
 VERSION: Final = 2
@@ -99,6 +99,6 @@ TABLES: Final = (
 )
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
-    1: (*catalogue.NEW_IN_2,),
+    1: (*catalogue.NEW_IN_2, streams.TROUBLE_TABLE),
 }
 """From version n to n + 1: statements of one transaction."""

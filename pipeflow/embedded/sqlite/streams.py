@@ -24,9 +24,10 @@ from pipeflow.embedded.records import (
     RecoveredStreams,
     Sealed,
     Totals,
+    Troubled,
 )
 from pipeflow.embedded.sqlite import catalogue
-from pipeflow.messages import Segment
+from pipeflow.messages import Segment, Trouble
 from pipeflow.state.buffer import Block
 
 try:
@@ -35,6 +36,16 @@ except ImportError:
     from zlib import crc32
 
 logger = logging.getLogger("pipeflow")
+
+TROUBLE_TABLE = """
+    CREATE TABLE record_trouble (
+        stream TEXT NOT NULL,
+        id INTEGER NOT NULL,
+        blob BLOB NOT NULL,
+        crc INTEGER NOT NULL,
+        PRIMARY KEY (stream, id)
+    ) WITHOUT ROWID
+"""
 
 TABLES = (
     """
@@ -76,6 +87,7 @@ TABLES = (
     )
     """,
     *catalogue.TABLES,
+    TROUBLE_TABLE,
 )
 
 INSERT_BLOCK = """
@@ -97,6 +109,19 @@ INSERT_SEGMENT = """
 DELETE_SEGMENT = """
     DELETE FROM record_segment
     WHERE stream = ? AND id = ?
+"""
+PUT_TROUBLE = """
+    INSERT OR REPLACE INTO record_trouble (stream, id, blob, crc)
+    VALUES (?, ?, ?, ?)
+"""
+DELETE_TROUBLE = """
+    DELETE FROM record_trouble
+    WHERE stream = ? AND id = ?
+"""
+SELECT_TROUBLES = """
+    SELECT stream, id, blob, crc
+    FROM record_trouble
+    ORDER BY stream, id
 """
 PUT_COUNTERS = """
     INSERT OR REPLACE INTO record_counters (stream, last_id, blob, crc)
@@ -153,6 +178,7 @@ class _Stored(Struct, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode_block = msgspec.msgpack.Decoder(_Stored).decode
 _decode_segment = msgspec.msgpack.Decoder(Segment).decode
+_decode_trouble = msgspec.msgpack.Decoder(Trouble).decode
 _decode_counters = msgspec.msgpack.Decoder(RecordCounters).decode
 
 
@@ -169,6 +195,9 @@ def write(connection: Connection, changes: Sequence[object]) -> None:
             case Sealed(segment):
                 blob = _encode(segment)
                 connection.execute(INSERT_SEGMENT, (segment.stream, segment.id, blob, crc32(blob)))
+            case Troubled(stream, id, trouble):
+                blob = _encode(trouble)
+                connection.execute(PUT_TROUBLE, (stream, id, blob, crc32(blob)))
             case Committed():
                 _write_commit(connection, change)
             case Totals(_, last_id, streams):
@@ -184,6 +213,7 @@ def _write_commit(connection: Connection, change: Committed) -> None:
     connection.execute(DELETE_CHUNK, (segment.stream, segment.id))
     connection.execute(DELETE_SEGMENT, (segment.stream, segment.id))
     catalogue.write_commit(connection, change)
+    connection.execute(DELETE_TROUBLE, (segment.stream, segment.id))
 
 
 def recover(connection: Connection) -> RecoveredStreams:
@@ -212,6 +242,7 @@ def recover(connection: Connection) -> RecoveredStreams:
         known = chunks.setdefault((stream, chunk), RecoveredChunk(stream, chunk, stored.partition, []))
         known.blocks.append(Block(stored.first, stored.at, RECOVERED, stored.bodies, stored.last))
     _take_segments(connection, chunks, counters)
+    _take_troubles(connection, chunks)
     for row, stream, first, last in damaged:
         _set_aside(connection, counters[stream], row, stream, first, last)
     ordered = sorted(chunks.values(), key=lambda chunk: chunk.id)
@@ -240,6 +271,23 @@ def _take_segments(
                 counters[stream].quarantined += _count(lost)
             connection.execute(QUARANTINE_CHUNK, (stream, id))
             connection.execute(DELETE_CHUNK, (stream, id))
+
+
+def _take_troubles(connection: Connection, chunks: dict[tuple[str, int], RecoveredChunk]) -> None:
+    for stream, id, blob, crc in connection.execute(SELECT_TROUBLES).fetchall():
+        chunk = chunks.get((stream, id))
+        if chunk is None or chunk.segment is None:
+            connection.execute(DELETE_TROUBLE, (stream, id))
+        elif crc32(blob) == crc:
+            chunk.trouble = _decode_trouble(blob)
+        else:
+            # Whether it was parked, or what of it the sink has, nobody knows: an operator decides.
+            logger.error("stream %s: what %s met is damaged; it is parked", stream, chunk.segment.name)
+            chunk.trouble = Trouble(
+                reason="what earlier attempts met is damaged and unknown; records of it may be delivered already",
+                code="Store.Damaged",
+                parked_at=chunk.segment.sealed_at,
+            )
 
 
 def _set_aside(connection: Connection, counters: RecordCounters, row: int, stream: str, first: int, last: int) -> None:

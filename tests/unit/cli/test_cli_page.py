@@ -65,6 +65,8 @@ def test_what_commands_share_is_told_once() -> None:
 
 
 def test_every_command_that_the_page_writes_down_exists() -> None:
-    called = set(re.findall(r"^ {4}\$? ?(?:.*\| )?(pipeflow (?:dlq |files )?[a-z]+)", PAGE.read_text(), re.MULTILINE))
+    called = set(
+        re.findall(r"^ {4}\$? ?(?:.*\| )?(pipeflow (?:(?:dlq|files|parked) )?[a-z]+)", PAGE.read_text(), re.MULTILINE)
+    )
     assert called
     assert sorted(called - set(COMMANDS)) == []

@@ -14,7 +14,7 @@ from pipeflow.embedded.log import Log
 from pipeflow.embedded.sqlite import streams
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.errors import NotFound, ObjectRefused, Overloaded, RefusedError, SpecConflict, Unavailable
-from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Refused, Segment
+from pipeflow.messages import Manifest, ObjectFacts, Outgoing, Position, Records, Refused, Segment, Trouble
 from pipeflow.sinks.file import FileSink
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.specs import StreamSpec
@@ -166,7 +166,7 @@ async def test_a_segment_given_back_is_handed_out_again_a_parked_one_is_not() ->
     segment = await sealed(log)
     log.outlet.hand_back(segment)
     assert await sealed(log) == segment
-    log.outlet.hand_back(segment, parked=True)
+    await log.outlet.note(segment, Trouble(1, reason="no", parked_at=1.0))
     assert await log.outlet.seal("lake") is None
     with pytest.raises(ObjectRefused, match=r"lake-.*parked"):
         await log.outlet.delivered("lake")

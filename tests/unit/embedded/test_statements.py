@@ -22,6 +22,7 @@ WHOLE = {
     "SELECT_BLOCKS": "one row a block of undelivered records, in index order, once at the start",
     "SELECT_SEGMENTS": "one row an undelivered segment, in index order, once at the start",
     "SELECT_COUNTERS": "one row a stream, once at the start",
+    "SELECT_TROUBLES": "one row an undelivered segment that failed, in index order, once at the start",
     "LOAD_HELD": "walks the partial index of held messages only, once at the start",
 }
 
