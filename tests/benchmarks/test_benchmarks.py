@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KEYS = {
     "batching": {"sink", "way", "records_per_second"},
+    "compression": {"records", "compression", "level", "mib_per_second", "ratio"},
     "handlers": {"case", "messages_per_second"},
     "latency": {"send_p99_ms", "slowest_hundredth_ms", "cause"},
     "parquet": {"way", "records_per_second"},
