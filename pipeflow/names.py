@@ -9,12 +9,13 @@ import hashlib
 import hmac
 import os
 import re
+import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from struct import Struct as Packing
 from struct import error as PackingError
 from typing import Final
 
-from pipeflow.errors import InvalidName
+from pipeflow.errors import InvalidName, ObjectRefused
 from pipeflow.messages import Receipt
 
 _QUEUE = re.compile(r"[A-Za-z0-9_-]{1,80}\Z")
@@ -22,6 +23,12 @@ _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,256}\Z")
 _STREAM = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _GROUP = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}\Z")
 _SOURCE = re.compile(r"[A-Za-z0-9_.:-]{1,128}\Z")
+
+MAX_SEGMENT = 255
+MAX_NAME = 1024
+RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
+"""Segments that some systems take for a device."""
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 def queue_name(name: str, /) -> str:
@@ -57,6 +64,23 @@ def source_name(name: str, /) -> str:
 def valid_group(value: str, /) -> bool:
     """Whether a group or dedup id may be used: 1-128 printable ASCII characters, no space (SQS: Q38)."""
     return _GROUP.match(value) is not None
+
+
+def check_name(name: str, /) -> list[str]:
+    """The segments of an object's name that stays beneath its root; ObjectRefused for any other (Firehose: S84)."""
+    segments = name.split("/")
+    if any(segment in ("", ".", "..") for segment in segments):
+        raise ObjectRefused(f"object {name!r}: empty, `.` and `..` segments would leave the sink's root")
+    if _FORBIDDEN.search(name) or unicodedata.normalize("NFC", name) != name:
+        raise ObjectRefused(f"object {name!r}: control characters, backslashes and unnormalised text are refused")
+    for segment in segments:
+        if segment[0] in "-~" or RESERVED.match(segment):
+            raise ObjectRefused(f"object {name!r}: segment {segment!r} means something else to a shell or a system")
+        if len(segment.encode()) > MAX_SEGMENT:
+            raise ObjectRefused(f"object {name!r}: a segment is longer than {MAX_SEGMENT} bytes")
+    if len(name.encode()) > MAX_NAME:
+        raise ObjectRefused(f"object {name[:80]!r}...: longer than {MAX_NAME} bytes")
+    return segments
 
 
 class IdPool:

@@ -54,6 +54,7 @@ __all__ = [
     "Store",
     "StoreStats",
     "StreamStats",
+    "SweepingSink",
     "TopicStats",
 ]
 
@@ -439,6 +440,19 @@ class ReadableSink(Sink, Protocol):
         """Names of whole objects that begin with `prefix` (any text, not only a folder), sorted.
 
         What a write has not finished, and what no write could have named, is left out.
+        """
+        ...
+
+
+@runtime_checkable
+class SweepingSink(Sink, Protocol):
+    """A sink whose writes leave something behind when their process is killed. It is asked before the first write."""
+
+    async def sweep(self, mine: Callable[[str], bool], rewritten: bool) -> int:
+        """Take away what writes of earlier processes left unfinished; how much there was.
+
+        `mine` tells by an object's name whether it is of the stream that asks, and of its store. `rewritten`: every
+        such object is written again under its name. SinkUnavailable: said in the log, and delivery begins.
         """
         ...
 

@@ -25,6 +25,9 @@ BROKERS = {
 SINKS = {
     "file": "pipeflow.sinks.opening:open_file",
     "memory": "pipeflow.sinks.opening:open_memory",
+    "s3": "pipeflow_connectors.object_store:open_s3",
+    "gs": "pipeflow_connectors.object_store:open_gs",
+    "az": "pipeflow_connectors.object_store:open_az",
 }
 
 

@@ -26,8 +26,8 @@ from pipeflow.errors import ObjectRefused
 from pipeflow.events import Delivered, Observers
 from pipeflow.messages import Segment
 from pipeflow.names import Chance
-from pipeflow.protocols import Sink, Store
-from pipeflow.sinks.objects import ERRORS, store_mark
+from pipeflow.protocols import Sink, Store, SweepingSink
+from pipeflow.sinks.objects import ERRORS, belongs, store_mark
 from pipeflow.specs import COLUMNAR
 
 logger = logging.getLogger("pipeflow")
@@ -45,11 +45,6 @@ class _Slot(Struct):
 
     segment: Segment
     made: Converted | None = None
-
-
-@runtime_checkable
-class _Sweeping(Protocol):
-    async def sweep(self, stream: str, mark: str) -> int: ...
 
 
 @runtime_checkable
@@ -193,13 +188,14 @@ class Delivery:
                 spawn(self._tasks, self._clock, partial(self._encode, slot), f"stream {self.name}: encode")
 
     async def _sweep(self) -> None:
-        # A durable segment is written again under its name, temporary files and all; these never are.
-        if self.plan.spec.durability == "memory" and isinstance(self.sink, _Sweeping):
-            stats = await self._store.stats()
-            try:
-                await self.sink.sweep(self.name, store_mark(stats.store_id))
-            except OSError as error:
-                logger.warning("stream %s: leftovers of earlier runs stay in %s: %s", self.name, self.sink, error)
+        if not isinstance(self.sink, SweepingSink):
+            return
+        store = await self._store.stats()
+        try:
+            mine = belongs(self.name, store_mark(store.store_id))
+            await self.sink.sweep(mine, rewritten=self.plan.spec.durability != "memory")
+        except SinkError as error:
+            logger.warning("stream %s: leftovers of earlier runs stay: %s", self.name, error)
 
     async def _encode(self, slot: _Slot) -> None:
         segment = slot.segment

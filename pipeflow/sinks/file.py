@@ -9,15 +9,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 
 import anyio
 import anyio.to_thread
 
 from pipeflow.errors import ConfigurationError, ObjectMissing, ObjectRefused, SinkUnavailable
+from pipeflow.names import check_name
 from pipeflow.protocols import Object
-from pipeflow.sinks.objects import check_name, stream_mark
 
 TEMPORARY = ".tmp-"
 _TRIAL = f"{TEMPORARY}trial"
@@ -26,6 +27,10 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMEMBERED = 10_000
 """Directories known to be durable; forgotten all at once, then synced again."""
+
+_TURNS = [Lock() for _ in range(64)]
+"""By path, many for one. A cancelled write goes on in its thread; without a turn it would give the object's name to the
+half-written temporary file of the same write done again."""
 
 _REFUSED = {errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EISDIR, errno.EILSEQ}
 _NOTHING_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
@@ -82,9 +87,14 @@ class FileSink:
             remedy = _REMEDIES.get(error.errno or 0, "name a directory that can be made")
             raise ConfigurationError(f"sink file://{self.root}: {error.strerror}; {remedy}") from error
 
-    async def sweep(self, stream: str, mark: str) -> int:
-        """Delete temporary files of this stream and this store: what a killed process left. How many there were."""
-        return await anyio.to_thread.run_sync(self._sweep, stream, mark)
+    async def sweep(self, mine: Callable[[str], bool], rewritten: bool) -> int:
+        """Delete temporary files that a killed process left, unless its objects are written again anyway."""
+        if rewritten:
+            return 0  # each takes away its own temporary file, and a root may be large to walk through
+        try:
+            return await anyio.to_thread.run_sync(_sweep, self.root, mine)
+        except OSError as error:
+            raise self._translated(error, "") from error
 
     async def close(self) -> None:
         """Nothing is held between writes."""
@@ -96,7 +106,8 @@ class FileSink:
         except OSError as error:
             raise self._translated(error, obj.name) from error
         try:
-            self._place(folder, segments[-1], obj)
+            with _TURNS[hash((self.root, obj.name)) % len(_TURNS)]:
+                self._place(folder, segments[-1], obj)
         except OSError as error:
             raise self._translated(error, obj.name) from error
         finally:
@@ -188,15 +199,15 @@ class FileSink:
         remedy = _REMEDIES.get(error.errno or 0, "is the directory there and writable?")
         return SinkUnavailable(f"{path}: {error.strerror or error}; {remedy}")
 
-    def _sweep(self, stream: str, mark: str) -> int:
-        swept = 0
-        start, behind_prefix = f"{TEMPORARY}{stream}-", mark + stream_mark(stream)
-        for _, _, files, folder in os.fwalk(self.root, follow_symlinks=False):
-            for name in files:
-                if (name.startswith(start) and mark in name) or (name.startswith(TEMPORARY) and behind_prefix in name):
-                    _remove_quietly(folder, name)
-                    swept += 1
-        return swept
+
+def _sweep(root: str, mine: Callable[[str], bool]) -> int:
+    swept = 0
+    for _, _, files, folder in os.fwalk(root, follow_symlinks=False):
+        for name in files:
+            if name.startswith(TEMPORARY) and mine(name.removeprefix(TEMPORARY)):
+                _remove_quietly(folder, name)
+                swept += 1
+    return swept
 
 
 def _temporary_name(name: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import tzinfo
 
 from pipeflow.errors import ConfigurationError, ObjectRefused, RefusedError
-from pipeflow.sinks.objects import ERRORS, check_name, check_partition, encoded, object_name, partition_path
+from pipeflow.names import check_name
+from pipeflow.sinks.objects import ERRORS, check_partition, encoded, object_name, partition_path
 from pipeflow.sinks.prefixes import ERROR_TYPE, FAILED, MAX_EVALUATED, TIME, UNCONVERTED, Prefix, column_of, parse
 from pipeflow.sinks.timestamps import zone_named
 from pipeflow.specs import StreamSpec

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeflow.errors import ObjectMissing, ObjectRefused
+from pipeflow.names import check_name
 from pipeflow.protocols import Object
-from pipeflow.sinks.objects import check_name
 
 
 class MemorySink:

@@ -10,13 +10,13 @@ own: only the same segment of the same store is ever written to it.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 from zlib import crc32
 
-from pipeflow.errors import ObjectRefused, RefusedError
+from pipeflow.errors import RefusedError
+from pipeflow.names import MAX_NAME, MAX_SEGMENT, RESERVED
 from pipeflow.specs import COLUMNAR
 
 PartitionKey: TypeAlias = str | Sequence[str] | Mapping[str, str]
@@ -27,9 +27,6 @@ ERRORS = "!errors"
 
 EMPTY = "__HIVE_DEFAULT_PARTITION__"
 """Where readers of Hive layouts look for records without a value."""
-
-MAX_SEGMENT = 255
-MAX_NAME = 1024
 
 _EXTENSIONS = {
     "none": "",
@@ -43,9 +40,6 @@ _EXTENSIONS = {
 _FORMATS = {"jsonl": ".jsonl", "raw": "", "csv": ".csv", "parquet": ".parquet"}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
-RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?\Z", re.IGNORECASE)
-"""Segments that some systems take for a device."""
 
 # A partition as `partition_path` writes it: everything else is refused where it enters.
 _PARTITION = re.compile(r"[A-Za-z0-9_.%=-]+(/[A-Za-z0-9_.%=-]+)*\Z")
@@ -136,27 +130,21 @@ def stream_mark(stream: str) -> str:
     return f"-{crc32(stream.encode()):08x}"
 
 
+def belongs(stream: str, mark: str) -> Callable[[str], bool]:
+    """Tells objects of this stream and this store by their names, whatever prefix they were given."""
+    start, behind_prefix = f"{stream}-", mark + stream_mark(stream)
+
+    def mine(name: str) -> bool:
+        last = name.rpartition("/")[2]
+        return (last.startswith(start) and mark in last) or behind_prefix in last
+
+    return mine
+
+
 def _mark_beneath(prefix: str, stream: str, partition: str) -> str:
     # A prefix `a-` with a stream `b` is not a stream `a-b`; and the two prefixes of a stream may be one.
     mine = stream_mark(stream) if prefix and prefix[-1] != "/" else ""
     return f"{mine}-errors" if partition == ERRORS else mine
-
-
-def check_name(name: str, /) -> list[str]:
-    """The segments of a name that stays beneath its root; ObjectRefused for any other."""
-    segments = name.split("/")
-    if any(segment in ("", ".", "..") for segment in segments):
-        raise ObjectRefused(f"object {name!r}: empty, `.` and `..` segments would leave the sink's root")
-    if _FORBIDDEN.search(name) or unicodedata.normalize("NFC", name) != name:
-        raise ObjectRefused(f"object {name!r}: control characters, backslashes and unnormalised text are refused")
-    for segment in segments:
-        if segment[0] in "-~" or RESERVED.match(segment):
-            raise ObjectRefused(f"object {name!r}: segment {segment!r} means something else to a shell or a system")
-        if len(segment.encode()) > MAX_SEGMENT:
-            raise ObjectRefused(f"object {name!r}: a segment is longer than {MAX_SEGMENT} bytes")
-    if len(name.encode()) > MAX_NAME:
-        raise ObjectRefused(f"object {name[:80]!r}...: longer than {MAX_NAME} bytes")
-    return segments
 
 
 def encoded(value: object) -> str:

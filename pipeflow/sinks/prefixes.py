@@ -16,7 +16,7 @@ from typing import Literal, NoReturn, TypeAlias
 from msgspec import Struct
 
 from pipeflow.errors import ConfigurationError
-from pipeflow.sinks.objects import RESERVED
+from pipeflow.names import RESERVED
 from pipeflow.sinks.timestamps import BadPattern, Field, fields, instant
 
 MAX_RAW = 1024

@@ -11,6 +11,7 @@ from pipeflow.errors import ConfigurationError, ObjectMissing, ObjectRefused, Si
 from pipeflow.protocols import Object, ReadableSink
 from pipeflow.sinks.file import FileSink
 from pipeflow.sinks.memory import MemorySink
+from pipeflow.sinks.objects import belongs
 
 
 def obj(name: str = "a/b/lake-1.jsonl", content: bytes = b"one\n", replace: bool = False) -> Object:
@@ -52,7 +53,7 @@ async def test_only_this_stores_leftovers_of_this_stream_are_swept(tmp_path: Pat
     for name in [*kept, ".tmp-lake-1-2-mine.gz"]:
         (tmp_path / "a").mkdir(exist_ok=True)
         (tmp_path / "a" / name).write_bytes(b"")
-    assert await FileSink(str(tmp_path)).sweep("lake", "mine") == 1
+    assert await FileSink(str(tmp_path)).sweep(belongs("lake", "mine"), rewritten=False) == 1
     assert sorted(os.listdir(tmp_path / "a")) == sorted(kept)
 
 

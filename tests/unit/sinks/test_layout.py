@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.messages import Column
+from pipeflow.names import check_name
 from pipeflow.sinks import prefixes
 from pipeflow.sinks.layout import Layout
-from pipeflow.sinks.objects import ERRORS, check_name
+from pipeflow.sinks.objects import ERRORS
 from pipeflow.specs import StreamSpec
 
 AT = datetime(2018, 8, 27, 10, 30, 1, 42_000, UTC).timestamp()

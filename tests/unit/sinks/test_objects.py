@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeflow.errors import ObjectRefused, RefusedError
-from pipeflow.sinks.objects import EMPTY, ERRORS, check_name, check_partition, object_name, partition_path
+from pipeflow.names import check_name
+from pipeflow.sinks.objects import EMPTY, ERRORS, check_partition, object_name, partition_path
 
 
 def name(**changes: object) -> str:

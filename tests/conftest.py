@@ -1,0 +1,22 @@
+"""What tests of several folders share: one S3 for the whole session."""
+
+from collections.abc import Iterator
+
+import pytest
+from s3_server import ENVIRONMENT, S3Server, s3_server
+
+
+@pytest.fixture(scope="session")
+def _running_s3() -> Iterator[S3Server]:
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_running_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """S3 on the loopback, with credentials for it in the environment and no others."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return _running_s3
