@@ -15,6 +15,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _QUERY = re.compile(r"\?\S*")
 _LONGEST = 200
 
+_COMPONENTS = {"s3": "S3", "gs": "GoogleStorage", "az": "Azure"}
 _NEVER = {"KeyTooLongError": "the name with its prefix is too long", "EntityTooLarge": "the object is too large"}
 _REMEDIES_BY_CODE = {
     "NoSuchBucket": "the bucket does not exist: create it, delivery goes on by itself",
@@ -46,14 +47,17 @@ _REMEDIES_BY_TEXT = {
 
 
 def translated(error: BaseException, place: str) -> SinkError:
-    """The error of a write or a read at `place` as the engine understands it."""
+    """The error of a write or a read at `place` as the engine understands it; its code is `S3.` and what S3 said."""
     text = str(error)
+    component = _COMPONENTS[place.partition("://")[0]]
     if isinstance(error, ValueError):
-        return ObjectRefused(f"{place}: no object can have this name: {text.partition(chr(10))[0][:_LONGEST]}")
-    code = _CODE.search(text)
-    if code is not None and code.group(1) in _NEVER:
-        return ObjectRefused(f"{place}: {_NEVER[code.group(1)]} for this store")
-    return SinkUnavailable(f"{place}: {described(text)}")
+        text = text.partition("\n")[0][:_LONGEST]
+        return ObjectRefused(f"{place}: no object can have this name: {text}", code=f"{component}.Name")
+    found, status = _CODE.search(text), _STATUS.search(text)
+    word = found.group(1) if found else f"Status{status.group(1)}" if status else "Unreachable"
+    if word in _NEVER:
+        return ObjectRefused(f"{place}: {_NEVER[word]} for this store", code=f"{component}.{word}")
+    return SinkUnavailable(f"{place}: {described(text)}", code=f"{component}.{word}")
 
 
 def described(text: str) -> str:

@@ -22,7 +22,7 @@ from pipeflow.engine.deriving import Deriving
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.engine.supervise import spawn
 from pipeflow.engine.writing import Writer
-from pipeflow.errors import ObjectRefused
+from pipeflow.errors import ObjectRefused, SinkError
 from pipeflow.events import Delivered, Observers
 from pipeflow.messages import Segment
 from pipeflow.names import Chance

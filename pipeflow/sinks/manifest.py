@@ -18,7 +18,8 @@ from msgspec import Struct
 from pipeflow.errors import ObjectRefused
 from pipeflow.files import FileFacts
 from pipeflow.messages import ObjectFacts, Segment
-from pipeflow.sinks.objects import ERRORS, check_name, store_mark
+from pipeflow.names import check_name
+from pipeflow.sinks.objects import ERRORS, store_mark
 from pipeflow.specs import COLUMNAR
 
 FOLDER = ".manifest/"

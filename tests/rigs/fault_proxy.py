@@ -40,9 +40,21 @@ class FaultProxy:
         """(method, target) of every request, in order."""
         self.faults: list[Fault] = []
         self.endpoint = ""
+        self._ended = asyncio.Event()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def end(self) -> None:
+        """Hang up on everybody."""
+        self._ended.set()
+        for writer in self._connections.values():
+            writer.transport.abort()
+        await asyncio.gather(*self._connections)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
+        mine = asyncio.current_task()
+        assert mine is not None
+        self._connections[mine] = writer
         try:
             while (request := await _read_request(reader)) is not None:
                 method, target, raw = request
@@ -56,6 +68,7 @@ class FaultProxy:
             pass  # the client went away, as clients do
         finally:
             writer.transport.abort()
+            del self._connections[mine]
 
     async def _answer(self, fault: Fault | None, raw: bytes, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection goes on."""
@@ -71,7 +84,8 @@ class FaultProxy:
         if fault is Fault.LOST:
             return False
         if fault is Fault.SILENCE:
-            await asyncio.Event().wait()
+            await self._ended.wait()
+            return False
         if fault is Fault.CUT:
             writer.write(response[: len(response) // 2])
             await writer.drain()
@@ -100,6 +114,7 @@ async def fault_proxy(upstream: int) -> AsyncIterator[FaultProxy]:
         yield proxy
     finally:
         server.close()
+        await proxy.end()
 
 
 def by_chance(share: float, seed: int, kinds: tuple[Fault, ...] = tuple(Fault)) -> Plan:
