@@ -42,8 +42,6 @@ class FileFacts(Struct, frozen=True, array_like=True):
     """When it was in the sink, for good."""
     generation: int = 0
     """0: as delivered; n: merged out of files of generation n - 1 and below."""
-    listing: int = 0
-    """The manifest that tells of it, by its number; 0: none."""
     retired_at: float | None = None
     """When a merged file took its place; it is deleted some time after that."""
 
@@ -70,3 +68,70 @@ class FileQuery(Struct, frozen=True, array_like=True):
     after: tuple[int, str] | None = None
     """The cursor of the last file of the page before."""
     limit: int = PAGE
+
+
+class ManifestFacts(Struct, frozen=True, array_like=True):
+    """One manifest in the sink."""
+
+    id: int
+    """Grows: a manifest replaces only such as have smaller ids, and they are deleted in the order of their ids."""
+    partition: str
+    name: str
+    replaced_at: float | None = None
+
+
+class Merge(Struct, frozen=True, array_like=True):
+    """Small files of one partition, and the name of the one that takes their place."""
+
+    output: str
+    inputs: list[FileFacts]
+
+
+class Compaction(Struct, frozen=True, array_like=True):
+    """Merges of one partition that become visible at once, when the swap manifest is there."""
+
+    id: int
+    stream: str
+    partition: str
+    merges: list[Merge]
+    manifest: str
+    """The swap: it adds every file of the partition that counts, and removes the inputs."""
+    replaces: list[int]
+    """The manifests that nobody needs when the swap is there."""
+    level: int | None = None
+    """How hard to compress."""
+
+
+class CompactRequest(Struct, frozen=True, array_like=True):
+    """Which files to merge."""
+
+    target: int | None = None
+    """Bytes a merged file has at most; None: the stream's own `target_bytes`."""
+    older_than: float = 0.0
+    """Only files delivered so many seconds ago or earlier."""
+    keep: float = 3_600.0
+    """Seconds that a merged-away file stays for those who read it now."""
+    dry_run: bool = False
+    """Plan, and change nothing."""
+
+
+class Merged(Struct, frozen=True, array_like=True):
+    """What became of several small files."""
+
+    partition: str
+    output: str
+    files: int
+    records: int
+    size_before: int
+    size_after: int
+    """0 in a dry run."""
+
+
+class CompactReport(Struct, frozen=True, array_like=True):
+    """What a compaction did."""
+
+    merged: list[Merged]
+    deleted: int = 0
+    """Files whose time to be kept was over."""
+    manifests: int = 0
+    """Manifests in the sink now."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.events import Event
-from pipeflow.files import FileFacts, FileQuery
+from pipeflow.files import Compaction, CompactReport, CompactRequest, FileFacts, FileQuery, ManifestFacts
 from pipeflow.messages import (
     AttributeValue,
     Delivery,
@@ -36,6 +36,8 @@ from pipeflow.specs import FilterPolicy, Topology
 __all__ = [
     "Admin",
     "Broker",
+    "Catalogue",
+    "Compact",
     "Clock",
     "Features",
     "Handle",
@@ -130,6 +132,59 @@ class Lane(Protocol):
         ...
 
 
+Compact: TypeAlias = Callable[[CompactRequest], Awaitable[CompactReport]]
+
+
+class Catalogue(Protocol):
+    """One stream's delivered files, and the steps of merging them; only where the store is in this process.
+
+    A compaction is begun, written to the sink, and finished: what is begun and not finished is `pending` after a crash.
+    """
+
+    store_id: str
+    boot: int | None
+    """Where sequences and ids start anew with every boot of the store: which one this is."""
+
+    def new_id(self) -> int:
+        """Higher than every id before it."""
+        ...
+
+    async def files(self, query: FileQuery) -> list[FileFacts]:
+        """One page, in the order of sequences."""
+        ...
+
+    async def partitions(self) -> list[str]:
+        """Every partition that has files."""
+        ...
+
+    async def manifests(self) -> list[ManifestFacts]:
+        """Every manifest in the sink, in the order of ids."""
+        ...
+
+    async def retired(self, before: float) -> list[str]:
+        """Some of the files that were retired by then; none when there is none."""
+        ...
+
+    async def pending(self) -> list[Compaction]:
+        """Begun and neither finished nor abandoned."""
+        ...
+
+    async def begin(self, compaction: Compaction) -> None:
+        """On disk when it returns: now its objects may be written."""
+
+    async def finish(self, compaction: Compaction, outputs: Sequence[FileFacts]) -> None:
+        """Its swap is in the sink."""
+
+    async def abandon(self, compaction: Compaction) -> None:
+        """Its swap never was."""
+
+    async def forget(self, files: Sequence[str], manifests: Sequence[int]) -> None:
+        """These are gone from the sink."""
+
+    def serve(self, compact: Compact | None) -> None:
+        """Who is asked by `Admin.compact`; None: nobody any more."""
+
+
 class RecordLog(Protocol):
     """An append-only buffer with durable batch boundaries: what makes file output exactly-once.
 
@@ -187,6 +242,10 @@ class RecordLog(Protocol):
 
     async def expire(self, stream: str, max_age: float) -> float:
         """Drop and count parked segments without a record younger than this; when to ask again (inf: none left)."""
+        ...
+
+    def catalogue(self, stream: str) -> Catalogue | None:
+        """The stream's files, None where the store is in another process. NotFound: no such stream."""
         ...
 
     def lane(self, stream: str) -> Lane | None:
@@ -377,6 +436,10 @@ class Admin(Protocol):
 
     async def discard_parked(self, stream: str, ids: Sequence[int]) -> int:
         """Delete these for good, counted and logged; how many records. NotFound: nothing was done."""
+        ...
+
+    async def compact(self, stream: str, request: CompactRequest) -> CompactReport:
+        """Merge small files, in the process that delivers the stream. ConfigurationError when none does."""
         ...
 
     def watch(self) -> AsyncIterator[Event]:

@@ -162,6 +162,8 @@ class Router:
         retry_seconds: float | None = None,
         failures: str | None = None,
         max_age: float | None = None,
+        manifest: bool = False,
+        target_bytes: int | None = None,
     ) -> Stream[T]:
         """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
 
@@ -181,6 +183,10 @@ class Router:
         What the sink does not take is tried again for ever, and `put` waits at the bound. `retry_seconds` ends that:
         the records then go to the sink `failures`, else they are parked (`pipeflow parked`). `max_age` drops what is
         older and was not delivered; without it nothing is ever dropped for its age (Firehose: S17).
+
+        `manifest`: beside the objects of each commit lies a small JSON object that tells of them, so that readers know
+        which count. `target_bytes`: small objects are merged into ones of up to this size, which such readers see in
+        one step. ConfigurationError when there is no manifest, or the format is not merged.
         """
         from pipeflow.engine.columns import columns_for
         from pipeflow.stream import Stream
@@ -220,6 +226,8 @@ class Router:
             timezone=timezone,
             extension=extension,
             compression_level=compression_level,
+            manifest=manifest,
+            target_bytes=target_bytes,
             columns=columns_for(type, chosen, columns=columns, schema=schema, place=f"{place}: stream {full}"),
             backup=backup.name if backup is not None else None,
             retry_seconds=retry_seconds,

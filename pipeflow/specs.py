@@ -28,6 +28,9 @@ COLUMNAR: Final = frozenset({"parquet"})
 TABULAR: Final = frozenset({"csv", *COLUMNAR})
 """Formats made of columns."""
 
+MERGED: Final = frozenset({"none", "gzip", "zstd"})
+"""Compressions of whole objects that are undone and done again when objects are merged."""
+
 LEVELS: Final[dict[str, int]] = {"gzip": 9, "zip": 9, "zstd": 22}
 """Compressions that have levels, from 1 up to this one: the same whatever packages are installed."""
 
@@ -167,10 +170,15 @@ class StreamSpec(Struct, frozen=True):
     """The URL of a sink for records that could not be delivered; None: their segment is parked."""
     max_age: float | None = None
     """Seconds after which records that could not be delivered are dropped; None: never (Firehose: a day, S17)."""
+    manifest: bool = False
+    """Beside the objects of each commit lies a manifest that tells of them."""
+    target_bytes: int | None = None
+    """Small objects are merged, up to this size; None: only when somebody asks for it."""
 
     def __post_init__(self) -> None:
         stream_name(self.name)
         self._check_compression()
+        self._check_target()
         self._check_format()
         Buffering(self.buffer_bytes, self.buffer_seconds)
         if "://" not in self.sink:
@@ -220,6 +228,26 @@ class StreamSpec(Struct, frozen=True):
                 f"{self.name}: failures={self.failures!r} takes nothing while delivery is tried for ever; "
                 "add retry_seconds=300 or so"
             )
+
+    def _check_target(self) -> None:
+        if self.target_bytes is None:
+            return
+        if not self.manifest:
+            raise ConfigurationError(
+                f"{self.name}: target_bytes merges files, and readers learn of that from manifests; add manifest=True"
+            )
+        if self.target_bytes < 1:
+            raise ConfigurationError(f"{self.name}: target_bytes is {self.target_bytes}; use at least 1")
+        if not self.mergeable:
+            raise ConfigurationError(
+                f"{self.name}: format={self.format!r} with compression={self.compression!r} is not merged; use "
+                "jsonl, raw or csv with none, gzip or zstd, or parquet; or leave target_bytes off"
+            )
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether small objects of this stream can become larger ones."""
+        return self.format == "parquet" or (self.format not in COLUMNAR and self.compression in MERGED)
 
     def _check_format(self) -> None:
         if self.format not in TABULAR:

@@ -30,7 +30,7 @@ FILES = (
 def row_of(file: FileFacts) -> Row:
     """One file as it is shown."""
     row = msgspec.structs.asdict(file)
-    del row["crc"], row["shape"], row["listing"]
+    del row["crc"], row["shape"]
     return {**row, "crc32": f"{file.crc:08x}"}
 
 

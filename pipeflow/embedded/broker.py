@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
+from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.handout import delivery, reload
 from pipeflow.embedded.head import HOT_MESSAGES, Head
@@ -28,7 +29,7 @@ from pipeflow.embedded.nouns import Nouns
 from pipeflow.embedded.tending import Tending
 from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
 from pipeflow.events import Event, Observers
-from pipeflow.files import FileFacts, FileQuery
+from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.messages import (
     Ack,
     Delivery,
@@ -111,7 +112,7 @@ class EmbeddedBroker:
         clean = False
         try:
             self._restore(recovered)
-            await self._take_held(recovered)
+            await self.tending.take_held(recovered)
             async with anyio.create_task_group() as committing:
                 if not self.journal.instant:
                     self._start(committing, self._commit_groups)
@@ -164,24 +165,6 @@ class EmbeddedBroker:
         self.log = Log(self, recovered.log)
         self.nouns = Nouns(self.journal, self.gathering, recovered, self.log, self._hot_messages)
         self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
-
-    async def _take_held(self, recovered: Recovered) -> None:
-        """Messages that outside consumers hold keep their deadline across the restart."""
-        for number, message in recovered.held:
-            head = self.nouns.head_by_number(number)
-            if head is None:
-                continue
-            if head.spec.fifo:
-                await head.load_group_upto(message.group or "", message.place, self.clock.now())
-            else:
-                head.hold(message)
-            self.tending.arm(head)
-        for head in self.nouns.heads():
-            self.tending.feed(head)
-            if head.cold_delayed:
-                self.tending.arm(head)
-            if head.counters.purged_upto:
-                self.tending.sweep(head)
 
     async def close(self) -> None:
         """Commit what is gathered, then let go of the file. Idempotent; calls after it raise Unavailable."""
@@ -586,8 +569,14 @@ class EmbeddedBroker:
         return inspection.stats(self)
 
     async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
+        return await self.catalogue(stream).files(query)
+
+    async def compact(self, stream: str, request: CompactRequest) -> CompactReport:
+        return await self.catalogue(stream).compact(request)
+
+    def catalogue(self, stream: str) -> StreamCatalogue:
         self.check_open()
-        return await self.log.catalogue(stream).files(query)
+        return self.log.catalogue(stream)
 
     def watch(self) -> AsyncIterator[Event]:
         return inspection.watch(self.observers)

@@ -9,7 +9,7 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.embedded.records import RecordCounters
 from pipeflow.errors import ObjectRefused, Overloaded, RefusedError
 from pipeflow.messages import Outgoing, Refused, Segment, Trouble
-from pipeflow.protocols import StreamStats
+from pipeflow.protocols import Compact, StreamStats
 from pipeflow.sinks.layout import Layout
 from pipeflow.specs import StreamSpec
 from pipeflow.state.buffer import Block, Buffers
@@ -66,6 +66,7 @@ class Channel:
         "demanded",
         "deliveries",
         "lane",
+        "compact",
     )
 
     def __init__(self, spec: StreamSpec, new_id: Callable[[], int], journaled: bool) -> None:
@@ -102,6 +103,8 @@ class Channel:
         self.deliveries = 0
         """How many deliveries of it run in this process."""
         self.lane: OpenLane | None = None
+        self.compact: Compact | None = None
+        """Merges small files, while something in this process delivers the stream."""
 
     @property
     def empty(self) -> bool:

@@ -17,6 +17,7 @@ from pipeflow.embedded.ledger import Ledger
 from pipeflow.embedded.records import Committed, Sealed, Troubled
 from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.messages import Manifest, Records, Segment, Trouble
+from pipeflow.sinks.manifest import manifest_name
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.sinks.prefixes import UNCONVERTED
 from pipeflow.specs import COLUMNAR
@@ -197,4 +198,16 @@ class Outlet:
             columns=() if errors else spec.columns,
             errors_name=names(ERRORS, error_type=UNCONVERTED) if spec.columns and not errors else "",
             compression_level=None if inside else spec.compression_level,
+            manifest_name=self._manifest_name(log, chunk) if spec.manifest else "",
+        )
+
+    def _manifest_name(self, log: Channel, chunk: Chunk) -> str:
+        owner = self._ledger.owner
+        return manifest_name(
+            log.spec.name,
+            first=chunk.first,
+            last=chunk.last,
+            id=chunk.id,
+            store_id=owner.store_id,
+            boot=None if log.durable else owner.boot,
         )

@@ -5,9 +5,12 @@ Changes ride in the broker's commit group, in order; the first of each group car
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from pipeflow.files import Compaction, FileFacts
 from pipeflow.messages import Manifest, Segment, Trouble
 from pipeflow.state.buffer import Block
 
@@ -87,6 +90,38 @@ class Troubled(Struct, frozen=True):
     stream: str
     id: int
     trouble: Trouble
+
+
+class Compacting(Struct, frozen=True):
+    """A compaction is planned: its objects may be written once this is on disk."""
+
+    compaction: Compaction
+
+
+class Compacted(Struct, frozen=True):
+    """Its swap is in the sink: the outputs count, the inputs are retired."""
+
+    compaction: Compaction
+    outputs: list[FileFacts]
+    at: float
+
+
+class Abandoned(Struct, frozen=True):
+    """A compaction that cannot be done: nothing of it was ever visible."""
+
+    stream: str
+    id: int
+
+
+class Forgotten(Struct, frozen=True):
+    """Retired files and replaced manifests are gone from the sink."""
+
+    stream: str
+    files: list[str]
+    manifests: list[int]
+
+
+CatalogueChange: TypeAlias = Committed | Compacting | Compacted | Abandoned | Forgotten
 
 
 class RecoveredChunk(Struct):

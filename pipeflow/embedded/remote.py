@@ -31,7 +31,7 @@ from pipeflow.errors import (
     Unavailable,
 )
 from pipeflow.events import Event
-from pipeflow.files import FileFacts, FileQuery
+from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.messages import (
     Delivery,
     Manifest,
@@ -48,7 +48,7 @@ from pipeflow.messages import (
     Trouble,
     Want,
 )
-from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, Store, StoreStats
+from pipeflow.protocols import Catalogue, Features, Lane, Parked, Peeked, Redrive, Redriven, Store, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.version import __version__
 
@@ -182,6 +182,14 @@ class RemoteStore:
     async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
         files: list[FileFacts] = await self._ask(VERBS["files"], stream, query)
         return files
+
+    async def compact(self, stream: str, request: CompactRequest) -> CompactReport:
+        report: CompactReport = await self._ask(VERBS["compact"], stream, request)
+        return report
+
+    def catalogue(self, stream: str) -> Catalogue | None:
+        """None: files are asked for with `files`, and merged by the owner."""
+        return None
 
     async def watch(self) -> AsyncIterator[Event]:
         """Events as they happen, until the connection is lost, which raises Unavailable."""

@@ -13,7 +13,8 @@ from typing import Protocol
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.journal import Journal
+from pipeflow.embedded.journal import Journal, Recovered
+from pipeflow.embedded.nouns import Nouns
 from pipeflow.errors import PipeflowError, Unavailable
 
 SWEEP_ROWS = 2_000
@@ -23,6 +24,7 @@ class Tended(Protocol):
     """What tending needs of the broker it is part of."""
 
     url: str
+    nouns: Nouns
 
     @property
     def clock(self) -> Clock: ...
@@ -54,6 +56,24 @@ class Tending:
         self._sweeps: dict[int, Head] = {}
         self._unswept: set[int] = set()
         """Queues purged since their last sweep began."""
+
+    async def take_held(self, recovered: Recovered) -> None:
+        """Messages that outside consumers hold keep their deadline across the restart."""
+        for number, message in recovered.held:
+            head = self._broker.nouns.head_by_number(number)
+            if head is None:
+                continue
+            if head.spec.fifo:
+                await head.load_group_upto(message.group or "", message.place, self._broker.clock.now())
+            else:
+                head.hold(message)
+            self.arm(head)
+        for head in self._broker.nouns.heads():
+            self.feed(head)
+            if head.cold_delayed:
+                self.arm(head)
+            if head.counters.purged_upto:
+                self.sweep(head)
 
     def arm(self, head: Head) -> None:
         """See to it that time reaches this queue when it next changes something there."""

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from pipeflow import errors
 from pipeflow.errors import BrokerError, PipeflowError, RefusedError
 from pipeflow.events import Event
-from pipeflow.files import FileFacts, FileQuery
+from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.messages import (
     Ack,
     AttributeValue,
@@ -256,6 +256,7 @@ VERBS = {
         Verb("discard_parked", _decoder(tuple[str, list[int]]), _decoder(int), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),
         Verb("files", _decoder(tuple[str, FileQuery]), _decoder(list[FileFacts])),
+        Verb("compact", _decoder(tuple[str, CompactRequest]), _decoder(CompactReport), effect=True, waits=True),
         Verb("watch", _NOTHING, _decoder(Event), waits=True, stream=True),
     )
 }

@@ -226,6 +226,8 @@ class Delivery:
         manifest = await self._writer.write(segment, made)
         if manifest is None:
             return
+        if segment.manifest_name and manifest.objects and not await self._writer.tell(segment, manifest):
+            return
         await self._store.commit(segment, manifest)
         if self._observers and (manifest.objects or not manifest.failed + manifest.expired):
             self._observers.emit(

@@ -28,6 +28,7 @@ from pipeflow.messages import Manifest, Records, Segment, Trouble
 from pipeflow.names import Chance
 from pipeflow.protocols import Object, Sink, Store
 from pipeflow.sinks.layout import Layout
+from pipeflow.sinks.manifest import manifest_object
 from pipeflow.sinks.objects import ERRORS
 from pipeflow.sinks.prefixes import UNDELIVERED
 from pipeflow.specs import COLUMNAR, StreamSpec
@@ -169,6 +170,23 @@ class Writer:
             else:
                 trouble = replace(trouble, done=trouble.done + 1, untouched=False)
         return made.manifest
+
+    async def tell(self, segment: Segment, manifest: Manifest) -> bool:
+        """Write the manifest of what was delivered; it is tried for ever. False: it was refused, the segment parked."""
+        obj = manifest_object(segment, manifest.objects)
+        attempt = 0
+        while True:
+            try:
+                await self._sink.write(obj)
+                return True
+            except (SinkUnavailable, ObjectRefused) as error:
+                attempt += 1
+                trouble = self._met(self._store.trouble(segment), error, untouched=False)
+                trouble = replace(trouble, done=len(manifest.objects))
+                if isinstance(error, ObjectRefused):
+                    await self._park(segment, trouble, error)
+                    return False
+                await self._wait(segment, trouble, error, self._pause(attempt))
 
     def _met(self, trouble: Trouble, error: SinkUnavailable | ObjectRefused, untouched: bool) -> Trouble:
         return replace(

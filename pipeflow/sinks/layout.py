@@ -12,6 +12,7 @@ from datetime import tzinfo
 
 from pipeflow.errors import ConfigurationError, ObjectRefused, RefusedError
 from pipeflow.names import check_name
+from pipeflow.sinks.manifest import folder
 from pipeflow.sinks.objects import ERRORS, check_partition, encoded, object_name, partition_path
 from pipeflow.sinks.prefixes import ERROR_TYPE, FAILED, MAX_EVALUATED, TIME, UNCONVERTED, Prefix, column_of, parse
 from pipeflow.sinks.timestamps import zone_named
@@ -35,6 +36,7 @@ class Layout:
         self._keys = self._prefix.keys if self._prefix is not None else ()
         self._known: set[str] = set()
         self._check_extension()
+        _check_manifest(spec)
         _check_keys(spec, self._keys)
         for option, prefix in (("prefix", self._prefix), ("error_prefix", self._error_prefix)):
             if prefix is not None:
@@ -226,6 +228,14 @@ def _followed(prefix: Prefix, rest: str, spec: StreamSpec) -> Prefix:
             f"(S44, S45): {rest}; use at most {MAX_EVALUATED}"
         )
     return whole
+
+
+def _check_manifest(spec: StreamSpec) -> None:
+    if spec.manifest:
+        try:
+            folder(spec.name)
+        except ObjectRefused as error:
+            raise ConfigurationError(f"stream {spec.name}: manifest=True: {error}; give it another name") from error
 
 
 def _zone(spec: StreamSpec) -> tzinfo:

@@ -19,6 +19,7 @@ from pipeflow.errors import ObjectRefused
 from pipeflow.files import FileFacts
 from pipeflow.messages import ObjectFacts, Segment
 from pipeflow.names import check_name
+from pipeflow.protocols import Object
 from pipeflow.sinks.objects import ERRORS, store_mark
 from pipeflow.specs import COLUMNAR
 
@@ -83,10 +84,10 @@ def decode(content: bytes) -> Listing:
 _decode = msgspec.json.Decoder(Listing).decode
 
 
-def encode(stream: str, store_id: str, added: Sequence[FileFacts], removed: Sequence[str] = ()) -> bytes:
+def encode(stream: str, mark: str, added: Sequence[FileFacts], removed: Sequence[str] = ()) -> bytes:
     """The bytes of one manifest."""
     entries = sorted((_entry(facts) for facts in added), key=lambda entry: (entry.first, entry.name))
-    listing = Listing(VERSION, stream, store_mark(store_id), entries, sorted(removed))
+    listing = Listing(VERSION, stream, mark, entries, sorted(removed))
     return msgspec.json.encode(listing) + b"\n"
 
 
@@ -120,6 +121,17 @@ def manifest_name(stream: str, *, first: int, last: int, id: int, store_id: str,
     return f"{folder(stream)}{boots}{first:012d}-{last:012d}-{id}-{store_mark(store_id)}.json"
 
 
+def mark_of(name: str) -> str:
+    """The mark of the store whose manifest has this name."""
+    return name.removesuffix(".json").rpartition("-")[2]
+
+
+def manifest_object(segment: Segment, objects: Sequence[ObjectFacts]) -> Object:
+    """What tells readers of a segment's objects, once they are in the sink."""
+    facts = facts_of(segment, objects, segment.sealed_at)
+    return Object(segment.manifest_name, [encode(segment.stream, mark_of(segment.manifest_name), facts)])
+
+
 def facts_of(segment: Segment, objects: Sequence[ObjectFacts], delivered_at: float) -> list[FileFacts]:
     """What the catalogue remembers of a segment's objects."""
     return [_facts(segment, written, delivered_at) for written in objects]
@@ -143,7 +155,6 @@ def _facts(segment: Segment, written: ObjectFacts, delivered_at: float) -> FileF
         shape=0 if misfits else crc32(_shape((segment.delimiter, segment.columns))),
         opened_at=segment.opened_at,
         delivered_at=delivered_at,
-        listing=segment.id if segment.manifest_name else 0,
     )
 
 

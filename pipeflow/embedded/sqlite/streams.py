@@ -16,9 +16,13 @@ from msgspec import Struct
 from pipeflow.embedded.records import (
     INTAKE,
     RECOVERED,
+    Abandoned,
     Appended,
     Committed,
+    Compacted,
+    Compacting,
     Consumed,
+    Forgotten,
     RecordCounters,
     RecoveredChunk,
     RecoveredStreams,
@@ -200,6 +204,8 @@ def write(connection: Connection, changes: Sequence[object]) -> None:
                 connection.execute(PUT_TROUBLE, (stream, id, blob, crc32(blob)))
             case Committed():
                 _write_commit(connection, change)
+            case Compacting() | Compacted() | Abandoned() | Forgotten():
+                catalogue.write(connection, change)
             case Totals(_, last_id, streams):
                 for stream, counters in streams.items():
                     blob = _encode(counters)
@@ -212,7 +218,7 @@ def _write_commit(connection: Connection, change: Committed) -> None:
     segment = change.segment
     connection.execute(DELETE_CHUNK, (segment.stream, segment.id))
     connection.execute(DELETE_SEGMENT, (segment.stream, segment.id))
-    catalogue.write_commit(connection, change)
+    catalogue.write(connection, change)
     connection.execute(DELETE_TROUBLE, (segment.stream, segment.id))
 
 

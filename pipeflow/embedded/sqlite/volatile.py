@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeflow.embedded.records import Committed
+from pipeflow.embedded.records import CatalogueChange, Committed
 from pipeflow.embedded.sqlite import catalogue
 
 T = TypeVar("T")
@@ -25,9 +25,11 @@ class Volatile:
         for table in catalogue.TABLES:
             self._connection.execute(table)
 
-    def write(self, change: Committed) -> None:
+    def write(self, change: CatalogueChange) -> None:
         """Remember this."""
-        catalogue.write_commit(self._connection, change)
+        catalogue.write(self._connection, change)
+        if not isinstance(change, Committed):
+            return
         stream = change.segment.stream
         count = self._counts.get(stream, 0) + len(change.manifest.objects)
         if count > self._kept:

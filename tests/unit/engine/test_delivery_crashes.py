@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import pytest
 from record_owner import Owner
 from stream_rig import rig
+from stream_steps import Crash, Steps, WatchedSink
 
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.errors import SinkUnavailable
@@ -24,40 +25,6 @@ from pipeflow.messages import Column, Outgoing, Position
 from pipeflow.protocols import Object
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.specs import StreamSpec
-
-Crash = tuple[bytes, dict[str, bytes], set[str], set[str]]
-"""(store's file, objects, acknowledged records, records that were offered)"""
-
-
-class Steps:
-    """Copies everything at every step."""
-
-    def __init__(self, owner: Owner, sink: WatchedSink) -> None:
-        self.owner = owner
-        self.sink = sink
-        self.acknowledged: set[str] = set()
-        self.offered: set[str] = set()
-        self.crashes: list[Crash] = []
-        owner.on_commit = self.take
-        sink.steps = self
-
-    def take(self) -> None:
-        self.crashes.append(
-            (self.owner.snapshot, dict(self.sink.objects), set(self.acknowledged), set(self.offered)),
-        )
-
-
-class WatchedSink(MemorySink):
-    """A step before and after each write."""
-
-    steps: Steps | None = None
-
-    async def write(self, obj: Object) -> None:
-        if self.steps is not None:
-            self.steps.take()
-        await super().write(obj)
-        if self.steps is not None:
-            self.steps.take()
 
 
 def derived(body: bytes) -> Outgoing | None:
