@@ -10,6 +10,7 @@ from pipeflow.context import Context
 from pipeflow.errors import (
     CodecError,
     ConfigurationError,
+    Failed,
     Indeterminate,
     Overloaded,
     PipeflowError,
@@ -58,6 +59,7 @@ __all__ = [
     "Backoff",
     "Retry",
     "Reject",
+    "Failed",
     "Sent",
     "Refused",
     "num",

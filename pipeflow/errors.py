@@ -24,7 +24,8 @@
     - CodecError              a payload that does not decode
     - Overloaded              a `*_nowait` call at its bound
 
-Control flow, not errors: `Retry` and `Reject` are raised by handlers to say what they want.
+Control flow, not errors: `Retry` and `Reject` are raised by handlers to say what they want, `Failed` is
+what a batch transform returns for one record.
 """
 
 from __future__ import annotations
@@ -171,6 +172,14 @@ class Retry(Exception):
     def __init__(self, after: float | None = None, reason: str = "") -> None:
         super().__init__(reason or "retry")
         self.after = after
+        self.reason = reason
+
+
+class Failed(Exception):
+    """Returned by a batch transform for one of its records: that one goes to the error output, with this reason."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "failed")
         self.reason = reason
 
 

@@ -185,11 +185,22 @@ class Catalogue(Protocol):
         """Who is asked by `Admin.compact`; None: nobody any more."""
 
 
+class Waiting(Struct, frozen=True):
+    """What waits in a stream's intake for `derive`."""
+
+    records: int
+    size: int
+    since: float
+    """When the oldest was accepted."""
+    hurried: bool
+    """A flush waits for it, or an earlier process left it: it is not held back for others to come."""
+
+
 class RecordLog(Protocol):
     """An append-only buffer with durable batch boundaries: what makes file output exactly-once.
 
-    A stream with a transform or with topics feeding a partitioned stream has two stages: `append` fills the intake,
-    `derive` moves what the transform made of it to the partition buffers in one commit. Others have one stage.
+    A stream that unpacks or transforms, or that is partitioned and fed by topics, has two stages: `append` fills the
+    intake, `derive` moves what was made of it to the partition buffers in one commit. Others have one stage.
     """
 
     async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
@@ -200,8 +211,15 @@ class RecordLog(Protocol):
         """Records that wait for `derive`, behind `after`, in whole blocks; returns at once, maybe empty."""
         ...
 
-    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
-        """Forget the intake up to a position and append what came of it to the partition buffers, in one commit."""
+    def waiting(self, stream: str) -> Waiting | None:
+        """What the intake holds, left as it is; None: nothing."""
+        ...
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing], dropped: int = 0) -> None:
+        """Forget the intake up to a position and append what came of it to the partition buffers, in one commit.
+
+        `dropped` is how many records came to nothing on purpose, of those that were accepted or made of them.
+        """
 
     def ripens(self, stream: str) -> tuple[Signal, float]:
         """(fires when intake arrives, a buffer opens, fills or is demanded; when the next buffer is old enough)."""
@@ -336,7 +354,9 @@ class StreamStats(Struct, frozen=True):
     name: str
     accepted: int
     dropped: int
+    """Records that a transform dropped, or that held nothing once unpacked."""
     failed: int
+    """Records in the error output."""
     delivered: int
     buffered: int
     """Records that wait in intake, buffers and sealed segments."""
@@ -354,6 +374,9 @@ class StreamStats(Struct, frozen=True):
     """Records ever dropped for their age, where the stream asks for it."""
     discarded: int = 0
     """Parked records ever deleted by an operator."""
+    added: int = 0
+    """Records beyond those accepted, where one became several: what was accepted and these were delivered, dropped,
+    failed, expired or discarded, or are buffered."""
 
 
 class Parked(Struct, frozen=True):

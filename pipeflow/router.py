@@ -16,7 +16,18 @@ from pipeflow.messages import At
 from pipeflow.names import source_name
 from pipeflow.protocols import Middleware
 from pipeflow.queue import Queue
-from pipeflow.specs import COLUMNAR, DAY, Backoff, Compression, Format, QueueSpec, StreamSpec, Subscription, TopicSpec
+from pipeflow.specs import (
+    COLUMNAR,
+    DAY,
+    Backoff,
+    Compression,
+    Decompress,
+    Format,
+    QueueSpec,
+    StreamSpec,
+    Subscription,
+    TopicSpec,
+)
 from pipeflow.topic import Selection, Topic
 from pipeflow.wiring.functions import Function, inspected
 from pipeflow.wiring.providers import Provider, Scope
@@ -158,6 +169,9 @@ class Router:
         max_partitions: int = 500,
         max_record: int = 16 << 20,
         max_buffered: int | None = None,
+        decompress: Decompress | None = None,
+        log_messages: bool = False,
+        split: Literal["json"] | bytes | None = None,
         backup: Stream[Any] | None = None,
         retry_seconds: float | None = None,
         failures: str | None = None,
@@ -177,6 +191,11 @@ class Router:
         when the oldest record arrived, in `timezone`, and `!{partitionKeyFromLambda:carrier}` a key of the dict that
         `partition_by` returns. Failed records go below `error_prefix`. `extension` replaces the one of `format` and
         `compression`. ConfigurationError names the expression, its column and the remedy.
+
+        `decompress="gzip"`: what is put is gzip; a record that is not goes to the error output as it came.
+        `log_messages=True`: what is in it are documents as CloudWatch Logs sends them, of which the messages are kept.
+        `split="json"` makes a record of each JSON object in what is put, `split=b"####"` of each part between these.
+        All of these take bytes, and come before the transform (Firehose: S19-S22).
 
         `backup`: a stream that every accepted record also goes into, as it came, in the same commit (Firehose: S31).
 
@@ -198,11 +217,19 @@ class Router:
             ("format", chosen, get_args(Format)),
             ("compression", compression or "gzip", get_args(Compression)),
             ("durability", durability or "memory", ("memory",)),
+            ("decompress", decompress or "gzip", get_args(Decompress)),
         ):
             if value not in known:
                 raise ConfigurationError(f"{place}: stream {full}: {word} is {value!r}; use one of {', '.join(known)}")
         if delimiter is not None and not isinstance(delimiter, bytes):
             raise ConfigurationError(f"{place}: stream {full}: delimiter is {delimiter!r}; write it as bytes")
+        if split not in (None, "json") and not isinstance(split, bytes):
+            raise ConfigurationError(f'{place}: stream {full}: split is {split!r}; use "json", or a delimiter as bytes')
+        if type is not bytes and (decompress is not None or split is not None):
+            raise ConfigurationError(
+                f"{place}: stream {full}: decompress and split take what is put as bytes, and this stream takes "
+                f"{type_name(type)}; declare it of bytes"
+            )
         if backup is not None and backup.type not in (bytes, type):
             raise ConfigurationError(
                 f"{place}: stream {full}: its backup {backup.name} takes {type_name(backup.type)}; a backup keeps "
@@ -229,6 +256,10 @@ class Router:
             manifest=manifest,
             target_bytes=target_bytes,
             columns=columns_for(type, chosen, columns=columns, schema=schema, place=f"{place}: stream {full}"),
+            decompress=decompress,
+            log_messages=log_messages,
+            split="delimiter" if isinstance(split, bytes) else split,
+            split_delimiter=split if isinstance(split, bytes) else b"",
             backup=backup.name if backup is not None else None,
             retry_seconds=retry_seconds,
             failures=failures,

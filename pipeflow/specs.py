@@ -20,6 +20,7 @@ YEAR = 366 * DAY
 
 Compression: TypeAlias = Literal["none", "gzip", "zstd", "zip", "snappy", "hadoop-snappy"]
 Format: TypeAlias = Literal["jsonl", "raw", "csv", "parquet"]
+Decompress: TypeAlias = Literal["gzip"]
 FilterScope: TypeAlias = Literal["attributes", "body"]
 
 COLUMNAR: Final = frozenset({"parquet"})
@@ -148,6 +149,7 @@ class StreamSpec(Struct, frozen=True):
     """None: the store's own."""
     partitioned: bool = False
     transformed: bool = False
+    """What is delivered is not what was put: records wait in the intake until it is made of them."""
     max_partitions: int = 500
     max_record: int = 16 << 20
     max_buffered: int = 256 << 20
@@ -174,12 +176,18 @@ class StreamSpec(Struct, frozen=True):
     """Beside the objects of each commit lies a manifest that tells of them."""
     target_bytes: int | None = None
     """Small objects are merged, up to this size; None: only when somebody asks for it."""
+    decompress: Decompress | None = None
+    log_messages: bool = False
+    split: Literal["json", "delimiter"] | None = None
+    split_delimiter: bytes = b""
+    """What stands between the parts of a record where `split` is "delimiter"."""
 
     def __post_init__(self) -> None:
         stream_name(self.name)
         self._check_compression()
         self._check_target()
         self._check_format()
+        self._check_unpacking()
         Buffering(self.buffer_bytes, self.buffer_seconds)
         if "://" not in self.sink:
             raise ConfigurationError(f"{self.name}: sink {self.sink!r} is no URL; write file://./{self.sink}")
@@ -262,6 +270,20 @@ class StreamSpec(Struct, frozen=True):
         if "" in names or len(set(names)) < len(names):
             raise ConfigurationError(f"{self.name}: columns are {names}; give each a name of its own")
 
+    def _check_unpacking(self) -> None:
+        if self.log_messages and self.decompress is None:
+            raise ConfigurationError(
+                f"{self.name}: log_messages=True takes documents as log subscriptions send them, which are gzip; "
+                'add decompress="gzip"'
+            )
+        if self.split == "delimiter" and not self.split_delimiter:
+            raise ConfigurationError(f'{self.name}: split is an empty delimiter; use at least one byte, or "json"')
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether what is put is unpacked before it is transformed."""
+        return self.decompress is not None or self.split is not None
+
     @property
     def retry_limit(self) -> float:
         """`retry_seconds` as a number."""
@@ -299,7 +321,7 @@ def _unfit_backup(stream: StreamSpec, backup: StreamSpec) -> str | None:
     if backup.backup is not None:
         return f"it has a backup itself, {backup.backup}; a record is kept once: take one of the two away"
     if backup.transformed:
-        return "it has a transform, and a backup keeps records as they came; take the transform away"
+        return "it unpacks or transforms, and a backup keeps records as they came; take that away"
     if backup.format not in ("raw", "jsonl"):
         return f"format={backup.format!r} makes something else of records; use format='raw' or 'jsonl'"
     if backup.durability != stream.durability:

@@ -8,16 +8,16 @@ may cost.
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
 
 from msgspec.structs import replace
 
 from pipeflow.binding import Binding
 from pipeflow.codecs import Codec, codec_for, type_name
-from pipeflow.engine.deriving import Misplaced
-from pipeflow.engine.plan import DeliveryPlan, Derive
+from pipeflow.engine.failures import Misplaced
+from pipeflow.engine.lambdas import MOST_BYTES, MOST_RECORDS
+from pipeflow.engine.plan import BatchTransform, DeliveryPlan, Derive
 from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
 from pipeflow.files import PAGE, FileFacts, FileQuery
@@ -26,10 +26,24 @@ from pipeflow.protocols import Lane
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.objects import PartitionKey
 from pipeflow.specs import StreamSpec
+from pipeflow.transforms import (
+    LambdaHandler,
+    batchwise,
+    called,
+    check_options,
+    check_shape,
+    lambda_batchwise,
+    no_derive,
+    one_by_one,
+    wanted_of,
+)
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 
 PartitionBy: TypeAlias = Callable[[T], PartitionKey]
+
+FROM_LAMBDA = "!{partitionKeyFromLambda:"
 
 TURN = 256 << 10
 """Bytes after which a producer that never waits lets the others run."""
@@ -56,7 +70,9 @@ class Stream(Generic[T]):
         self.type = type
         self.partition_by = partition_by
         self.binding = Binding(f"stream {spec.name}", place)
-        self._spec = replace(spec, partitioned=partition_by is not None)
+        # Keys that a function for Firehose gives: it is declared after this, and looked for when the app opens.
+        self._awaits_keys = partition_by is None and spec.prefix is not None and FROM_LAMBDA in spec.prefix
+        self._spec = replace(spec, partitioned=partition_by is not None or self._awaits_keys)
         self._layout = Layout(self._spec)
         self.codec: Codec[T] = codec_for(type, codec)
         if spec.columns and self.codec.name != "json" and type is not bytes:
@@ -67,7 +83,9 @@ class Stream(Generic[T]):
         self._verbatim: object = bytes if type is bytes else None
         """The type of values that are records as they are."""
         self._gap = len(spec.separator)
-        self._transform: Callable[[T], object] | None = None
+        self._transform: Callable[..., object] | None = None
+        self._derive: Derive | None = None
+        self._batch: BatchTransform | None = None
         self._open: list[Runtime] = []
         self._memory: Lane | None = None
         """The lane of the one open runtime, where records are in memory only; None: the long way."""
@@ -83,7 +101,12 @@ class Stream(Generic[T]):
     @property
     def spec(self) -> StreamSpec:
         """Everything a store needs to know."""
-        return replace(self._spec, transformed=self._transform is not None)
+        return replace(self._spec, transformed=self._derived)
+
+    @property
+    def _derived(self) -> bool:
+        """Whether what is delivered is not what was put."""
+        return self._transform is not None or self._spec.unpacks
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r})"
@@ -201,7 +224,7 @@ class Stream(Generic[T]):
     def _placed_bodies(self, values: list[T]) -> dict[str | None, list[bytes]]:
         """Encoded records by their partition, in order; under None those that are placed later, or never."""
         bodies = self._encoded(values)
-        if self.partition_by is None or self._transform is not None:
+        if self.partition_by is None or self._derived:
             return {None: bodies}
         placed: dict[str | None, list[bytes]] = {}
         for body, value in zip(bodies, values, strict=True):
@@ -225,7 +248,7 @@ class Stream(Generic[T]):
         _raise_first(await self.binding.runtime.append(self.name, batch))
 
     def _partition(self, value: T) -> str | None:
-        if self.partition_by is None or self._transform is not None:
+        if self.partition_by is None or self._derived:
             return None
         try:
             return self._layout.partition(self.partition_by(value))
@@ -243,55 +266,102 @@ class Stream(Generic[T]):
     # Transforming
 
     @overload
-    def transform(self, function: Callable[[T], Awaitable[T | None]], /) -> Callable[[T], Awaitable[T | None]]: ...
+    def transform(
+        self, function: Callable[[T], Awaitable[T | list[T] | None]], /
+    ) -> Callable[[T], Awaitable[T | list[T] | None]]: ...
     @overload
-    def transform(self, function: Callable[[T], T | None], /) -> Callable[[T], T | None]: ...
+    def transform(self, function: Callable[[T], T | list[T] | None], /) -> Callable[[T], T | list[T] | None]: ...
     def transform(self, function: Callable[[T], object], /) -> Callable[[T], object]:
         """Every record goes through this function before it is partitioned: the result is kept, None drops the record,
-        raising sends it to `errors/` as it came (Firehose: S28)."""
-        if self._transform is not None:
-            raise WiringError(
-                f"stream {self.name} has a transform, {_called(self._transform)}; call one from the other"
-            )
-        if self._open:
-            raise WiringError(f"stream {self.name} is open; declare its transform before the app starts")
-        positional = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
-        ]
-        if len(positional) != 1 or positional[0].kind is positional[0].KEYWORD_ONLY:
-            raise WiringError(
-                f"stream {self.name}: transform {_called(function)} takes {len(positional)} parameters; "
-                f"write `def {_called(function)}(record: {type_name(self.type)}) -> {type_name(self.type)} | None`"
-            )
-        self._transform = function
+        a list is several records (where the payload is a list itself, it is one), raising sends the record to `errors/`
+        as it came (Firehose: S28)."""
+        check_shape(function, self.name, "transform", wanted_of(self.type), 1)
+        self._take_transform(function)
+        self._derive = one_by_one(function, self.codec, self._finish)
         return function
 
+    def batch_transform(
+        self,
+        *,
+        size: int = 500,
+        buffer_bytes: int = 1 << 20,
+        buffer_seconds: float = 1.0,
+        retries: int = 3,
+        timeout: float | None = None,
+    ) -> Callable[[F], F]:
+        """Records go through the decorated function in lists: of `size` records, of `buffer_bytes`, or of what has come
+        `buffer_seconds` after the first, whichever is first; a flush does not wait (Firehose: S24).
+
+        It returns a list of the same length. Each item is a record, a list of several, None to drop it, or
+        `Failed(why)` or another exception to send it to `errors/` as it came. A plain function runs in a thread.
+
+        If it raises, or takes longer than `timeout` seconds, it is called again up to `retries` times, later and later,
+        and then with the halves of the list and theirs, once each: only records it fails on alone go to `errors/`, with
+        how often they were tried. Results of another length send the whole list there at once.
+        """
+        options = BatchTransform(no_derive, size, buffer_bytes, buffer_seconds, retries, timeout)
+        check_options(options, self._spec, "batch_transform")
+
+        def register(function: F) -> F:
+            name = type_name(self.type)
+            check_shape(
+                function, self.name, "batch_transform", f"def {{}}(records: list[{name}]) -> list[{name} | None]", 1
+            )
+            self._take_transform(function)
+            self._batch = batchwise(function, self.codec, self._finish, options)
+            return function
+
+        return register
+
+    def lambda_transform(
+        self,
+        function: LambdaHandler,
+        /,
+        *,
+        buffer_bytes: int = 1 << 20,
+        buffer_seconds: float = 60.0,
+        retries: int = 3,
+        timeout: float = 300.0,
+    ) -> LambdaHandler:
+        """Records go through a handler written for AWS: `handler(event, context)`, plain in a thread, or a coroutine.
+
+        It gets and returns what Firehose's transformation functions do; `metadata.partitionKeys` of a record are its
+        partition (Firehose: S25-S27, S53). When it raises or takes too long it is called again up to `retries` times,
+        and then the whole batch goes to `errors/`; a reply that breaks the form goes there at once (Firehose: S29).
+        """
+        options = BatchTransform(no_derive, MOST_RECORDS, buffer_bytes, buffer_seconds, retries, timeout, bisects=False)
+        check_options(options, self._spec, "lambda_transform", most_bytes=MOST_BYTES)
+        check_shape(function, self.name, "lambda_transform", "def {}(event, context)", 2)
+        self._take_transform(function)
+        self._batch = lambda_batchwise(function, self.name, self._place_reply, options)
+        return function
+
+    def _take_transform(self, function: Callable[..., object]) -> None:
+        if self._transform is not None:
+            raise WiringError(f"stream {self.name} has a transform, {called(self._transform)}; call one from the other")
+        if self._open:
+            raise WiringError(f"stream {self.name} is open; declare its transform before the app starts")
+        self._transform = function
+
     def plan(self) -> DeliveryPlan:
-        """What the engine delivers."""
-        return DeliveryPlan(self.spec, self._derivation())
+        """What the engine delivers. ConfigurationError when the prefix uses keys that nothing gives."""
+        if self._awaits_keys and (self._batch is None or self._batch.lambda_arn is None):
+            raise ConfigurationError(
+                f"{self.binding.place}: stream {self.name}: its prefix uses partition keys, and nothing gives them; "
+                "add partition_by, a function that returns them in a dict, or a lambda_transform"
+            )
+        if self._batch is not None:
+            return DeliveryPlan(self.spec, batch=self._batch)
+        if self._derive is not None:
+            return DeliveryPlan(self.spec, self._derive)
+        if self.partition_by is not None:
+            return DeliveryPlan(self.spec, self._placing())
+        return DeliveryPlan(self.spec, Outgoing if self._spec.unpacks else None)
 
-    def _derivation(self) -> Derive | None:
-        function = self._transform
-        if function is None:
-            return self._placing() if self.partition_by is not None else None
-        decode, finish = self.codec.decode, self._finish
-        if _is_async(function):
-            transform = cast(Callable[[T], Awaitable[T | None]], function)
-
-            async def derive(body: bytes) -> Outgoing | None:
-                return finish(await transform(decode(body)))
-
-            return derive
-        return lambda body: finish(cast(T | None, function(decode(body))))
-
-    def _finish(self, value: T | None) -> Outgoing | None:
-        if value is None:
-            return None
+    def _finish(self, value: T) -> Outgoing:
         return Outgoing(self.codec.encode(value), partition=self._placed(value))
 
-    def _placing(self) -> Derive:
+    def _placing(self) -> Callable[[bytes], Outgoing]:
         decode = self.codec.decode
         return lambda body: Outgoing(body, partition=self._placed(decode(body)))
 
@@ -302,6 +372,19 @@ class Stream(Generic[T]):
             return self._layout.partition(self.partition_by(value))
         except Exception as error:
             raise Misplaced(f"{type(error).__name__}: {error}") from error
+
+    def _place_reply(self, body: bytes, keys: Mapping[str, str] | None) -> Outgoing:
+        """What a function for Firehose made of a record, beneath the keys it gave and those of `partition_by`."""
+        own: object = None
+        try:
+            if self.partition_by is not None:
+                own = self.partition_by(self.codec.decode(body))
+            if keys and (own is None or isinstance(own, Mapping)) and self._layout.takes_keys:
+                own = {**(own or {}), **keys}
+            partition = None if own is None and not self._layout.needs_keys else self._layout.partition(own or {})
+        except Exception as error:
+            raise Misplaced(f"{type(error).__name__}: {error}") from error
+        return Outgoing(body, partition=partition)
 
     # Opening
 
@@ -325,7 +408,7 @@ class Stream(Generic[T]):
         store = self._open[0].store
         if self._spec.durability == "memory" or not store.features.durable:
             self._memory = store.lane(self.name)
-            if self.partition_by is None and self._transform is None:
+            if self.partition_by is None and not self._derived:
                 self._fast = self._memory
 
 
@@ -350,11 +433,3 @@ def _weigh(values: list[bytes]) -> int | None:
         return sum(map(len, values)) if set(map(type, values)) == {bytes} else None
     except (TypeError, IndexError):
         return None
-
-
-def _is_async(function: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def _called(function: Callable[..., object]) -> str:
-    return getattr(function, "__name__", repr(function))

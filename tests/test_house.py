@@ -26,7 +26,20 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["embedded", "sinks"], 3),
     "engine": 4,
     **dict.fromkeys(
-        ["app", "router", "topic", "queue", "stream", "wiring", "binding", "context", "middleware", "tracing"], 5
+        [
+            "app",
+            "router",
+            "topic",
+            "queue",
+            "stream",
+            "wiring",
+            "binding",
+            "context",
+            "middleware",
+            "tracing",
+            "transforms",
+        ],
+        5,
     ),
     **dict.fromkeys(["server", "console", "cli", "testing", "asgi", "__main__"], 6),
 }

@@ -49,7 +49,7 @@ from pipeflow.messages import (
     Want,
 )
 from pipeflow.names import IdPool
-from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats
+from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.state.queue import Stored
 
@@ -463,9 +463,12 @@ class EmbeddedBroker:
         self.check_open()
         return await self.log.intake(stream, after, limit)
 
-    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+    def waiting(self, stream: str) -> Waiting | None:
+        return self.log.waiting(stream)
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing], dropped: int = 0) -> None:
         self.check_open()
-        await self.log.derive(stream, upto, batch)
+        await self.log.derive(stream, upto, batch, dropped)
 
     def ripens(self, stream: str) -> tuple[Signal, float]:
         return self.log.outlet.ripens(stream)

@@ -219,6 +219,7 @@ class Channel:
             parked_segments=len(self.parked),
             expired=self.counters.expired,
             discarded=self.counters.discarded,
+            added=self.counters.added,
         )
 
 

@@ -26,9 +26,9 @@ from pipeflow.embedded.records import (
 )
 from pipeflow.errors import SpecConflict
 from pipeflow.messages import Outgoing, Position, Records, Refused, Trouble
-from pipeflow.protocols import Lane, StreamStats
+from pipeflow.protocols import Lane, StreamStats, Waiting
 from pipeflow.sinks.layout import Layout
-from pipeflow.sinks.objects import ERRORS
+from pipeflow.sinks.objects import is_errors
 from pipeflow.specs import StreamSpec
 from pipeflow.state.buffer import Block, measure
 
@@ -274,7 +274,20 @@ class Log:
             counters.deaths -= 2  # committed with the record's end: the ones behind it get their own two tries
         return Records(block.first, block.at, block.bodies[:size], suspect)
 
-    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+    def waiting(self, stream: str) -> Waiting | None:
+        """What the intake holds, left as it is; None: nothing."""
+        log = self._ledger.stream(stream)
+        if not log.intake:
+            return None
+        oldest = log.intake[0]
+        return Waiting(
+            records=log.intake[-1].last - oldest.first + 1,
+            size=log.intake_size,
+            since=oldest.at,
+            hurried=log.demanded is not None or oldest.era == RECOVERED,
+        )
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing], dropped: int = 0) -> None:
         """Intake out, what came of it into the partition buffers: one commit."""
         log = self._ledger.stream(stream)
         failed = 0
@@ -283,14 +296,15 @@ class Log:
             partition = message.partition or ""
             if partition not in log.buffers.open:
                 log.layout.check(partition)
-            failed += partition == ERRORS
+            failed += is_errors(partition)
             placed.setdefault(partition, []).append(message.body)
         # From here on nothing raises: both halves are in the group, or neither is.
         consumed = self._consume(log, upto.sequence)
         for partition, bodies in placed.items():
             self._place(log, partition, bodies)
         log.counters.failed += failed
-        log.counters.dropped += consumed - len(batch)
+        log.counters.dropped += dropped
+        log.counters.added += len(batch) + dropped - consumed
         self._ledger.count(log)
         self._flush_behind(log)
         self._ledger.tell(log)

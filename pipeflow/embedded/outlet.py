@@ -18,7 +18,7 @@ from pipeflow.embedded.records import Committed, Sealed, Troubled
 from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.messages import Manifest, Records, Segment, Trouble
 from pipeflow.sinks.manifest import manifest_name
-from pipeflow.sinks.objects import ERRORS
+from pipeflow.sinks.objects import ERRORS, is_errors
 from pipeflow.sinks.prefixes import UNCONVERTED
 from pipeflow.specs import COLUMNAR
 from pipeflow.state.buffer import Chunk
@@ -78,7 +78,7 @@ class Outlet:
         if sealed is not None:
             log.sealed_size -= segment.size
             counters = log.counters
-            if segment.partition != ERRORS:
+            if not is_errors(segment.partition):
                 counters.delivered += segment.records - manifest.failed - manifest.expired
                 counters.failed += manifest.failed
                 counters.expired += manifest.expired
@@ -178,7 +178,7 @@ class Outlet:
             store_id=self._ledger.owner.store_id,
             boot=None if log.durable else self._ledger.owner.boot,
         )
-        errors = chunk.partition == ERRORS
+        errors = is_errors(chunk.partition)
         inside = errors and spec.format in COLUMNAR  # where no object is compressed as a whole
         return Segment(
             id=chunk.id,

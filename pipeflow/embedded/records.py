@@ -28,6 +28,8 @@ class RecordCounters(Struct):
     accepted: int = 0
     placed: int = 0
     """Sequence of the newest record in a buffer: what names are made of."""
+    added: int = 0
+    """Records made beyond those accepted, where one becomes several."""
     dropped: int = 0
     failed: int = 0
     delivered: int = 0

@@ -48,7 +48,18 @@ from pipeflow.messages import (
     Trouble,
     Want,
 )
-from pipeflow.protocols import Catalogue, Features, Lane, Parked, Peeked, Redrive, Redriven, Store, StoreStats
+from pipeflow.protocols import (
+    Catalogue,
+    Features,
+    Lane,
+    Parked,
+    Peeked,
+    Redrive,
+    Redriven,
+    Store,
+    StoreStats,
+    Waiting,
+)
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.version import __version__
 
@@ -200,7 +211,10 @@ class RemoteStore:
     async def intake(self, stream: str, after: Position, limit: int) -> Sequence[Records]:
         self._owners_business("intake", stream)
 
-    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing]) -> None:
+    def waiting(self, stream: str) -> Waiting | None:
+        self._owners_business("waiting", stream)
+
+    async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing], dropped: int = 0) -> None:
         self._owners_business("derive", stream)
 
     def ripens(self, stream: str) -> tuple[Signal, float]:

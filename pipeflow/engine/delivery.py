@@ -27,7 +27,7 @@ from pipeflow.events import Delivered, Observers
 from pipeflow.messages import Segment
 from pipeflow.names import Chance
 from pipeflow.protocols import Sink, Store, SweepingSink
-from pipeflow.sinks.objects import ERRORS, belongs, store_mark
+from pipeflow.sinks.objects import belongs, is_errors, store_mark
 from pipeflow.specs import COLUMNAR
 
 logger = logging.getLogger("pipeflow")
@@ -88,7 +88,7 @@ class Delivery:
             observers=observers,
             on_failure=self._on_failure,
         )
-        self._deriving = Deriving(plan, store, clock)
+        self._deriving = Deriving(plan, store, clock, chance)
         self._durable = store.features.durable and plan.spec.durability != "memory"
         self._started_at = 0.0
         self._ripe = Signal()
@@ -110,7 +110,7 @@ class Delivery:
         spawn(tasks, self._clock, self._listen, f"stream {self.name}: listen")
         spawn(tasks, self._clock, self._seal, f"stream {self.name}: seal")
         spawn(tasks, self._clock, self._write, f"stream {self.name}: write")
-        if self.plan.derive is not None:
+        if self._deriving.needed:
             spawn(tasks, self._clock, self._deriving.run, f"stream {self.name}: derive")
         if self.plan.spec.max_age is not None:
             spawn(tasks, self._clock, partial(self._expire, self.plan.spec.max_age), f"stream {self.name}: expire")
@@ -234,7 +234,7 @@ class Delivery:
                 Delivered(
                     at=self._clock.now(),
                     stream=self.name,
-                    partition="errors" if segment.partition == ERRORS else segment.partition,
+                    partition="errors" if is_errors(segment.partition) else segment.partition,
                     reason=segment.reason,
                     records=segment.records,
                     size=segment.size,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from math import inf
 from typing import TypeAlias
 
 from msgspec import Struct
 
+from pipeflow.clock import Clock
 from pipeflow.engine.outcome import RetryPolicy
 from pipeflow.messages import Delivery, Outgoing
 from pipeflow.protocols import Handle
@@ -65,12 +67,55 @@ class SourcePlan(Struct, frozen=True):
     start: Callable[[bytes | None], AsyncIterator[SourceItem]]
 
 
-Derive: TypeAlias = Callable[[bytes], Outgoing | None] | Callable[[bytes], Awaitable[Outgoing | None]]
-"""What becomes of one record: something with its partition, nothing, or an error that sends it to the error output."""
+Derived: TypeAlias = Outgoing | list[Outgoing] | None
+"""What came of one record: something with its partition, several, or nothing."""
+
+Derive: TypeAlias = Callable[[bytes], Derived] | Callable[[bytes], Awaitable[Derived]]
+"""What becomes of one record; raises what sends it to the error output."""
+
+
+class Part(Struct, frozen=True):
+    """One record as a batch transform gets it."""
+
+    id: str
+    """The same whenever this record is tried, and no other's."""
+    body: bytes
+    at: float
+    """When it was accepted."""
+
+
+class Attempt(Struct, frozen=True):
+    """One call of a batch transform."""
+
+    parts: Sequence[Part]
+    clock: Clock
+    number: int = 1
+    until: float = inf
+    """When it is given up."""
+
+
+DeriveBatch: TypeAlias = Callable[[Attempt], Awaitable[Sequence[Derived | Exception]]]
+"""What becomes of each record, in their order. Coded: the batch failed for good; any other error: it is tried again."""
+
+
+class BatchTransform(Struct, frozen=True):
+    """A transform of many records at once, and how they gather for it (Firehose: S24)."""
+
+    derive: DeriveBatch
+    size: int = 500
+    buffer_bytes: int = 1 << 20
+    buffer_seconds: float = 1.0
+    retries: int = 3
+    timeout: float | None = None
+    bisects: bool = True
+    """Whether a batch that keeps failing is split until the culprits stand alone."""
+    lambda_arn: str | None = None
+    """Stands in error records."""
 
 
 class DeliveryPlan(Struct, frozen=True):
-    """What a stream delivers and how its records are derived; None: they are delivered as they are."""
+    """What a stream delivers and how its records are derived, one by one or in batches; neither: as they are."""
 
     spec: StreamSpec
     derive: Derive | None = None
+    batch: BatchTransform | None = None

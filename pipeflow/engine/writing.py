@@ -29,7 +29,7 @@ from pipeflow.names import Chance
 from pipeflow.protocols import Object, Sink, Store
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.manifest import manifest_object
-from pipeflow.sinks.objects import ERRORS
+from pipeflow.sinks.objects import ERRORS, is_errors
 from pipeflow.sinks.prefixes import UNDELIVERED
 from pipeflow.specs import COLUMNAR, StreamSpec
 
@@ -273,7 +273,7 @@ class Writer:
         )
 
     async def _undelivered(self, segment: Segment, made: Converted, trouble: Trouble) -> Object:
-        if segment.partition == ERRORS or trouble.done:
+        if is_errors(segment.partition) or trouble.done:
             # These are error records already, ready to be written.
             left = made.objects[trouble.done]
             return Object(trouble.diverted_to, left.chunks, left.records)

@@ -13,8 +13,26 @@ from datetime import tzinfo
 from pipeflow.errors import ConfigurationError, ObjectRefused, RefusedError
 from pipeflow.names import check_name
 from pipeflow.sinks.manifest import folder
-from pipeflow.sinks.objects import ERRORS, check_partition, encoded, object_name, partition_path
-from pipeflow.sinks.prefixes import ERROR_TYPE, FAILED, MAX_EVALUATED, TIME, UNCONVERTED, Prefix, column_of, parse
+from pipeflow.sinks.objects import (
+    ERRORS,
+    UNPACK_ERRORS,
+    check_partition,
+    encoded,
+    is_errors,
+    object_name,
+    partition_path,
+)
+from pipeflow.sinks.prefixes import (
+    ERROR_TYPE,
+    FAILED,
+    MAX_EVALUATED,
+    TIME,
+    UNCONVERTED,
+    UNPACKED,
+    Prefix,
+    column_of,
+    parse,
+)
 from pipeflow.sinks.timestamps import zone_named
 from pipeflow.specs import StreamSpec
 
@@ -42,6 +60,16 @@ class Layout:
             if prefix is not None:
                 self._check_text(option, prefix)
 
+    @property
+    def needs_keys(self) -> bool:
+        """Whether the prefix uses partition keys: without them no record has a place."""
+        return bool(self._keys)
+
+    @property
+    def takes_keys(self) -> bool:
+        """Whether partition keys make a place: not beneath a prefix that uses none."""
+        return self._prefix is None or bool(self._keys)
+
     def partition(self, key: object, /) -> str:
         """The partition that an answer of `partition_by` stands for; RefusedError when there is none (S54, S57)."""
         if self._prefix is None:
@@ -62,7 +90,7 @@ class Layout:
 
     def check(self, partition: str, /) -> None:
         """RefusedError unless objects of this partition can be named, at any time."""
-        if partition in self._known or (not partition and not self._keys) or partition == ERRORS:
+        if partition in self._known or (not partition and not self._keys) or is_errors(partition):
             return
         check_partition(partition)
         if self._prefix is not None:
@@ -85,10 +113,12 @@ class Layout:
         error_type: str = FAILED,
     ) -> str:
         """The name of one segment's object: equal arguments, equal name; and no two segments of a store share one."""
-        prefix = self._error_prefix if partition == ERRORS else self._prefix
+        prefix = self._error_prefix if is_errors(partition) else self._prefix
         undelivered = error_type not in (FAILED, UNCONVERTED)
         under: str | None = f"errors/{error_type}/" if undelivered else None
         if prefix is not None:
+            if partition == UNPACK_ERRORS and not undelivered:
+                error_type = UNPACKED
             seed = f"{store_id}/{self._spec.name}/{boot}/{first}"
             under = prefix.evaluate(opened_at, self._zone, self._values(partition), seed, error_type)
         spec = self._spec
@@ -109,7 +139,7 @@ class Layout:
 
     def _extension(self, partition: str) -> str | None:
         # Beside csv and Parquet failed records are JSON lines, which must not be taken for a table.
-        return None if partition == ERRORS and self._spec.columns else self._spec.extension
+        return None if is_errors(partition) and self._spec.columns else self._spec.extension
 
     def _widest_name(self, under: str | None, partition: str) -> str:
         """A name as long as any with this prefix, or with this partition where there is none."""
@@ -126,12 +156,12 @@ class Layout:
             boot=10**6,
             extension=self._extension(partition),
             under=under,
-            kind="undelivered" if partition == ERRORS and spec.failures is not None else "",
+            kind="undelivered" if is_errors(partition) and spec.failures is not None else "",
         )
 
     def _values(self, partition: str) -> Mapping[str, str]:
         """The encoded values of the keys: they stand in the partition in the order of the prefix."""
-        if partition == ERRORS or not self._keys:
+        if is_errors(partition) or not self._keys:
             return {}
         found = [segment.partition("=") for segment in partition.split("/")]
         return {key: value for key, (_, _, value) in zip(self._keys, found, strict=True)}

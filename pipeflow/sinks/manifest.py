@@ -20,7 +20,7 @@ from pipeflow.files import FileFacts
 from pipeflow.messages import ObjectFacts, Segment
 from pipeflow.names import check_name
 from pipeflow.protocols import Object
-from pipeflow.sinks.objects import ERRORS, store_mark
+from pipeflow.sinks.objects import is_errors, store_mark
 from pipeflow.specs import COLUMNAR
 
 FOLDER = ".manifest/"
@@ -94,7 +94,7 @@ def encode(stream: str, mark: str, added: Sequence[FileFacts], removed: Sequence
 def _entry(facts: FileFacts) -> Entry:
     return Entry(
         name=facts.name,
-        partition="" if facts.partition == ERRORS else facts.partition,
+        partition="" if is_errors(facts.partition) else facts.partition,
         kind=facts.kind,
         records=facts.records,
         size=facts.size,
@@ -143,7 +143,7 @@ def _facts(segment: Segment, written: ObjectFacts, delivered_at: float) -> FileF
     return FileFacts(
         name=written.name,
         partition=segment.partition,
-        kind="errors" if misfits or segment.partition == ERRORS else "rows",
+        kind="errors" if misfits or is_errors(segment.partition) else "rows",
         first=segment.first,
         last=segment.last,
         records=written.records,

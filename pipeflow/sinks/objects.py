@@ -25,6 +25,9 @@ PartitionKey: TypeAlias = str | Sequence[str] | Mapping[str, str]
 ERRORS = "!errors"
 """The partition of failed records. No key from data can be it: `!` is always encoded."""
 
+UNPACK_ERRORS = "!errors/decompression-failed"
+"""That of records that did not unpack, which have an error type of their own (Firehose: S22)."""
+
 EMPTY = "__HIVE_DEFAULT_PARTITION__"
 """Where readers of Hive layouts look for records without a value."""
 
@@ -43,6 +46,11 @@ _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(25
 
 # A partition as `partition_path` writes it: everything else is refused where it enters.
 _PARTITION = re.compile(r"[A-Za-z0-9_.%=-]+(/[A-Za-z0-9_.%=-]+)*\Z")
+
+
+def is_errors(partition: str, /) -> bool:
+    """Whether failed records lie in this partition."""
+    return partition in (ERRORS, UNPACK_ERRORS)
 
 
 def partition_path(key: object, /) -> str:
@@ -66,7 +74,7 @@ def partition_path(key: object, /) -> str:
 
 def check_partition(path: str, /) -> None:
     """RefusedError unless the path is one that `partition_path` could have made, and short enough."""
-    if path == ERRORS:
+    if is_errors(path):
         return
     segments = path.split("/")
     if not _PARTITION.match(path) or any(segment in (".", "..") or segment[0] == "-" for segment in segments):
@@ -102,7 +110,7 @@ def object_name(
     """
     mark = store_mark(store_id)
     if under is None:
-        under = "errors/" if partition == ERRORS else f"{partition}/" if partition else ""
+        under = "errors/" if is_errors(partition) else f"{partition}/" if partition else ""
     else:
         mark += _mark_beneath(under, stream, partition)
     if kind:
@@ -110,7 +118,7 @@ def object_name(
     time = datetime.fromtimestamp(opened_at, UTC).strftime("%Y-%m-%d-%H-%M-%S")
     boots = "" if boot is None else f"b{boot}-"
     if extension is None:
-        extension = extension_of(format, compression, partition == ERRORS)
+        extension = extension_of(format, compression, is_errors(partition))
     return f"{under}{stream}-{time}-{boots}{first:012d}-{last:012d}-{mark}{extension}"
 
 
@@ -144,7 +152,7 @@ def belongs(stream: str, mark: str) -> Callable[[str], bool]:
 def _mark_beneath(prefix: str, stream: str, partition: str) -> str:
     # A prefix `a-` with a stream `b` is not a stream `a-b`; and the two prefixes of a stream may be one.
     mine = stream_mark(stream) if prefix and prefix[-1] != "/" else ""
-    return f"{mine}-errors" if partition == ERRORS else mine
+    return f"{mine}-errors" if is_errors(partition) else mine
 
 
 def encoded(value: object) -> str:

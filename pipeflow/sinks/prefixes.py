@@ -35,6 +35,9 @@ UNCONVERTED = "format-conversion-failed"
 UNDELIVERED = "delivery-failed"
 """That of records which the sink did not take within `retry_seconds`."""
 
+UNPACKED = "decompression-failed"
+"""That of records which did not unpack."""
+
 RANDOM = 11
 """Characters of a random string (Firehose: S43)."""
 

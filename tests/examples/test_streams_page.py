@@ -87,3 +87,24 @@ def test_every_letter_that_the_page_teaches_is_one() -> None:
     patterns = [text for text in re.findall(r"`([^`]+)`", paragraph) if not any(map(str.isdigit, text))]
     assert len(patterns) > 10
     assert all(fields(pattern) for pattern in patterns)
+
+
+async def test_the_example_of_processing_unpacks_splits_checks_and_calls_a_handler() -> None:
+    program = program_of("Processing")
+    reading = program["Reading"]
+    sinks = {name: MemorySink() for name in ("logs", "events", "readings", "orders")}
+    document = b'{"messageType":"DATA_MESSAGE","logEvents":[{"message":"one"},{"message":"two"}]}'
+    async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
+        await program["logs"].put(gzip.compress(document))
+        await program["events"].put(b'{"id":1,"tags":["a","b"]} {"id":2,"tags":["c"]}')
+        await program["readings"].put_many([reading("in", 20.5), reading("off", None), reading("sun", 5_500)])
+        await program["orders"].put(b"one")
+        for name in sinks:
+            await program[name].flush()
+    found = {name: sorted(sink.objects.items()) for name, sink in sinks.items()}
+    assert [content for _, content in found["logs"]] == [b"one\ntwo\n"]
+    assert [content.count(b"\n") for _, content in found["events"]] == [3]
+    (_, error), (_, good) = found["readings"]
+    assert b"too hot to be true" in error
+    assert good == b'{"sensor":"in","celsius":20.5}\n'
+    assert [content for _, content in found["orders"]] == [b"one\n"]

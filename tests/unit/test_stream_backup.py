@@ -150,7 +150,7 @@ def test_S31_a_backup_has_no_transform() -> None:
     def changed(order: Order) -> Order:
         return order
 
-    with pytest.raises(ConfigurationError, match="it has a transform, and a backup keeps records as they came"):
+    with pytest.raises(ConfigurationError, match="it unpacks or transforms, and a backup keeps records as they came"):
         app.topology()
 
 

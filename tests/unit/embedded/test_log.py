@@ -180,7 +180,7 @@ async def test_S19_with_a_transform_records_lie_in_the_intake_until_they_are_der
     assert await log.outlet.seal("lake") is None
     (block,) = await log.intake("lake", Position(0), 100)
     assert (block.first, block.bodies) == (1, [b"a", b"b", b"c"])
-    await log.derive("lake", Position(3), [*out("A", partition="p"), *out("bad", partition=ERRORS)])
+    await log.derive("lake", Position(3), [*out("A", partition="p"), *out("bad", partition=ERRORS)], dropped=1)
     assert await log.intake("lake", Position(0), 100) == []
     first, second = await sealed(log), await sealed(log)  # the demand reached them, as they were accepted before it
     assert (first.partition, second.partition) == ("p", ERRORS)

@@ -13,7 +13,7 @@ import anyio
 import pytest
 from stream_rig import Rig, rig
 
-from pipeflow.engine.deriving import Misplaced
+from pipeflow.engine.failures import Misplaced
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.errors import ObjectRefused, Overloaded, SinkUnavailable
 from pipeflow.events import Delivered, DeliveryFailed

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from msgspec.structs import replace
 from record_owner import Owner
 from stream_rig import rig
 from stream_steps import Crash, Steps, WatchedSink
 
-from pipeflow.engine.plan import DeliveryPlan
-from pipeflow.errors import SinkUnavailable
+from pipeflow.engine.plan import Attempt, BatchTransform, DeliveryPlan, Derived
+from pipeflow.errors import Failed, SinkUnavailable
 from pipeflow.events import Delivered
 from pipeflow.messages import Column, Outgoing, Position
 from pipeflow.protocols import Object
@@ -99,6 +101,100 @@ async def test_p17_wherever_it_stops_files_hold_each_acknowledged_record_exactly
         kept = {record for record in acknowledged if kind != "transformed" or record[-1] not in "79"}
         assert kept <= set(found)
         assert set(found) <= offered
+        assert set(found.values()) <= {1}
+
+
+async def in_batches(attempt: Attempt) -> Sequence[Derived | Exception]:
+    """Drops sevens, refuses nines, doubles ones, and takes no batch with a poisonous three."""
+    bodies = [part.body for part in attempt.parts]
+    if any(body.endswith(b"3") for body in bodies):
+        raise ValueError("three")
+    return [multiplied(body) if not body.endswith(b"9") else Failed("nine") for body in bodies]
+
+
+def multiplied(body: bytes) -> Derived:
+    if body.endswith(b"9"):
+        raise ValueError("nine")
+    if body.endswith(b"3"):
+        raise ValueError("three")
+    if body.endswith(b"7"):
+        return None
+    if body.endswith(b"1"):
+        return [Outgoing(body + b"x", partition="ones"), Outgoing(body + b"y", partition="others")]
+    return Outgoing(body, partition="rest")
+
+
+MADE_SPEC = StreamSpec("lake", "memory://lake", compression="none", buffer_bytes=30, transformed=True, partitioned=True)
+PACKED_SPEC = replace(MADE_SPEC, decompress="gzip", split="delimiter", split_delimiter=b"|")
+GATHERING = BatchTransform(in_batches, size=4, buffer_seconds=10, retries=1)
+MAKING = {
+    "one to many": DeliveryPlan(MADE_SPEC, multiplied),
+    "in batches": DeliveryPlan(MADE_SPEC, batch=GATHERING),
+    "unpacked": DeliveryPlan(PACKED_SPEC, multiplied),
+    "unpacked in batches": DeliveryPlan(PACKED_SPEC, batch=GATHERING),
+}
+
+
+def expected_of(record: str) -> list[str]:
+    """What lies in the files of one record: its lines, or itself in the errors."""
+    if record[-1] in "39":
+        return [f"errors/{record}"]
+    return {"7": [], "1": [f"{record}x", f"{record}y"]}.get(record[-1], [record])
+
+
+def found_in(objects: dict[str, bytes]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for name, content in objects.items():
+        for line in content.decode().split():
+            if name.startswith("errors/"):
+                raw = base64.b64decode(json.loads(line)["rawData"])
+                came = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
+                found[f"errors/{came.decode()}"] += 1
+            else:
+                found[line] += 1
+    return found
+
+
+def packed(records: list[str]) -> list[bytes]:
+    """Two records in each, but those that fail alone: a compressed record fails whole."""
+    bad = [record for record in records if record[-1] in "39"]
+    fine = [record for record in records if record not in bad]
+    pairs = ["|".join(fine[n : n + 2]) for n in range(0, len(fine), 2)]
+    return [gzip.compress(each.encode(), mtime=0) for each in [*pairs, *bad]]
+
+
+@pytest.mark.parametrize("kind", MAKING)
+async def test_p17_S22_wherever_it_stops_all_that_became_of_a_record_is_there_exactly_once(kind: str) -> None:
+    plan = MAKING[kind]
+    owner, sink = Owner(at=0.0), WatchedSink()
+    steps = Steps(owner, sink)
+    async with rig(plan, owner=owner, sink=sink) as r:
+        for n in range(4):
+            records = [f"{n}-{i}" for i in range(10)]
+            steps.offered.update(records)
+            bodies = packed(records) if "unpacked" in kind else [record.encode() for record in records]
+            await r.store.append("lake", [Outgoing(body) for body in bodies])
+            steps.acknowledged.update(records)
+            if n % 2:
+                await r.clock.advance(30)
+        r.store.demand("lake")
+        await r.clock.advance(60)
+        await r.deliver()
+        steps.take()
+    assert len(steps.crashes) > 20
+    for snapshot, objects, acknowledged, offered in steps.crashes:
+        after = MemorySink()
+        after.objects.update(objects)
+        async with rig(plan, owner=Owner(snapshot, at=200.0), sink=after) as r:
+            r.store.demand("lake")
+            await r.clock.advance(60)
+            await r.deliver()
+            stats = await r.stats()
+            assert stats.accepted + stats.added == stats.delivered + stats.dropped + stats.failed
+            assert stats.buffered == stats.buffered_bytes == 0
+        found = found_in(after.objects)
+        assert {line for record in acknowledged for line in expected_of(record)} <= set(found)
+        assert set(found) <= {line for record in offered for line in expected_of(record)}
         assert set(found.values()) <= {1}
 
 
