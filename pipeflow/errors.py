@@ -21,6 +21,7 @@
       - SinkUnavailable       try again later: the segment waits
       - ObjectRefused         will never work as it is: the segment is parked
       - ObjectMissing         a readable sink holds no object of that name
+      - ObjectDamaged         what a sink gave back is not what was written
     - CodecError              a payload that does not decode
     - Overloaded              a `*_nowait` call at its bound
 
@@ -156,6 +157,10 @@ class ObjectRefused(SinkError):
 
 class ObjectMissing(SinkError):
     """The sink holds no object of the name that was to be read."""
+
+
+class ObjectDamaged(SinkError):
+    """What the sink gave back is not what was written, or does not read as what it was."""
 
 
 class CodecError(PipeflowError):

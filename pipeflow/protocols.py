@@ -61,6 +61,9 @@ __all__ = [
 ]
 
 
+BEHIND = Refused("behind_refused", "an item of the same source before it was refused, and a source does not pass it")
+
+
 class Features(Struct, frozen=True):
     """What a broker can do, as data. A noun that asks for more is refused at `declare`, by name."""
 
@@ -94,7 +97,7 @@ class Broker(Protocol):
         ...
 
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        """Accept each message into one queue. NotFound: no such queue."""
+        """Accept each message into one queue. NotFound: no such queue. Behind a refused one with a checkpoint: none."""
         ...
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:

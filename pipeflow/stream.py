@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from pipeflow.engine.plan import BatchTransform, DeliveryPlan, Derive
 from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
 from pipeflow.files import PAGE, FileFacts, FileQuery
-from pipeflow.messages import At, Outgoing, Position, Refused
+from pipeflow.messages import At, AttributeValue, Outgoing, Position, Refused
 from pipeflow.protocols import Lane
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.objects import PartitionKey
@@ -37,6 +37,11 @@ from pipeflow.transforms import (
     one_by_one,
     wanted_of,
 )
+
+if TYPE_CHECKING:
+    from pipeflow.engine.replay import Replayed
+    from pipeflow.queue import Queue
+    from pipeflow.topic import Topic
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
@@ -188,6 +193,57 @@ class Stream(Generic[T]):
         """
         query = FileQuery(first, last, since, until, partition, retired, after, limit)
         return await self.binding.runtime.store.files(self.name, query)
+
+    async def replay(
+        self,
+        *,
+        to: Topic[Any] | Queue[Any] | Stream[Any],
+        first: int = 0,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        partition: str | None = None,
+        errors: bool = False,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        group: str | None = None,
+        rate: float | None = None,
+        name: str = "",
+        again: bool = False,
+        skip_damaged: bool = False,
+        dry_run: bool = False,
+    ) -> Replayed:
+        """Read delivered files back and publish their records again, each once, with the attribute `replayed`.
+
+        Which: sequences from `first` to `last`; files that may hold records which arrived from `since` to `until`
+        (epoch seconds); a `partition`; `errors`: the failed records instead. Called again after it was stopped, it goes
+        on where it was; done, it does nothing, unless `again`, or under another `name`. `rate`: records a second.
+
+        ObjectDamaged, ObjectMissing: a file is not what it was, and `skip_damaged` is not set. RefusedError: `to` does
+        not take a record.
+        """
+        from pipeflow.engine.replay import Replay, Target, replayed  # with its decoders, for programs that replay
+
+        runtime = self.binding.runtime
+        kind = cast(Literal["topic", "queue", "stream"], to.binding.noun.partition(" ")[0])
+        asked = Replay(
+            self.name,
+            Target(kind, to.name),
+            first=first,
+            last=last,
+            since=since,
+            until=until,
+            partition=partition,
+            errors=errors,
+            attributes=dict(attributes or {}),
+            group=group,
+            name=name,
+            again=again,
+            rate=rate,
+            skip_damaged=skip_damaged,
+            dry_run=dry_run,
+        )
+        sink = next((each.sink for each in runtime.deliveries if each.name == self.name), None)
+        return await replayed(asked, runtime.store, runtime.clock, sink)
 
     async def _put(self, values: list[T]) -> None:
         lane = self._fast

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "match": ("pipeflow.cli.match:match", "Try a filter policy on an event."),
     "graph": ("pipeflow.cli.graph:graph", "Draw an app: topics, queues, handlers, streams, dead letters."),
     "files": ("pipeflow.cli.files:files", "List and verify the files that a stream delivered."),
+    "replay": ("pipeflow.cli.replay:replay", "Publish again what a stream delivered, from its files."),
     "doctor": ("pipeflow.cli.doctor:doctor", "Examine a store and what is around it."),
 }
 """Name, where it lives, what it does; in the order of `--help`."""

@@ -19,6 +19,15 @@ def duration(written: str) -> float:
     return float(found[1]) * _SECONDS[found[2]]
 
 
+def rate(written: str) -> float:
+    """Things a second, from `100/s`, `6000/m` or a bare number; for click's options."""
+    number, _, unit = written.strip().partition("/")
+    try:
+        return float(number) / _SECONDS[unit.strip()]
+    except (ValueError, KeyError):
+        raise click.BadParameter(f"{written!r} is no rate; write 100/s, or 6000/m") from None
+
+
 def moment(written: str, now: float) -> float:
     """Epoch seconds, from `2026-11-25T08:00:00Z`, a date, or a duration: so long ago. Without a zone it is UTC."""
     if _QUANTITY.match(written.strip()):

@@ -49,7 +49,7 @@ from pipeflow.messages import (
     Want,
 )
 from pipeflow.names import IdPool
-from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
+from pipeflow.protocols import BEHIND, Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.state.queue import Stored
 
@@ -63,9 +63,6 @@ class Door(Protocol):
     """What lets other processes in."""
 
     async def close(self) -> None: ...
-
-
-BEHIND = Refused("behind_refused", "an item of the same source before it was refused, and a source does not pass it")
 
 
 class EmbeddedBroker:
@@ -295,7 +292,12 @@ class EmbeddedBroker:
             await self.inlet.recall(head, batch, self.clock.now())
             self.check_open()
         now = self.clock.now()
-        results = [self.inlet.send(head, outgoing, now) for outgoing in batch]
+        results: list[Sent | Refused] = []
+        for outgoing in batch:
+            results.append(self.inlet.send(head, outgoing, now))
+            if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
+                break  # as in `publish`
+        results += [BEHIND] * (len(batch) - len(results))
         self._after_intake((head,))
         await self.committed()
         return results

@@ -49,6 +49,7 @@ from pipeflow.messages import (
     Want,
 )
 from pipeflow.protocols import (
+    BEHIND,
     Catalogue,
     Features,
     Lane,
@@ -128,7 +129,18 @@ class RemoteStore:
     async def _in_slices(self, verb: str, target: str, batch: Sequence[Outgoing]) -> list[Any]:
         results: list[Any] = []
         for part in _slices(batch):
-            results += await self._ask(VERBS[verb], target, part)
+            if len(results) > 0 and isinstance(results[-1], Refused) and part[0].checkpoint is not None:
+                break
+            try:
+                results += await self._ask(VERBS[verb], target, part)
+            except (Indeterminate, Unavailable) as error:
+                if not results:
+                    raise
+                raise Indeterminate(
+                    f"{error}; the first {len(results)} of these {len(batch)} were answered before and are done: "
+                    "do not send them again"
+                ) from error
+        results += [BEHIND] * (len(batch) - len(results))
         return results
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:

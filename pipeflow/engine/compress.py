@@ -43,7 +43,7 @@ ZSTD_LEVEL: Final = 1
 HADOOP_BLOCK: Final = 128 << 10
 """Bytes in a Hadoop block: what its readers take by default, 256 KiB, holds one whatever is in it."""
 
-_SNAPPY_BEGIN: Final = b"\xff\x06\x00\x00sNaPpY"
+SNAPPY_BEGIN: Final = b"\xff\x06\x00\x00sNaPpY"
 """What a framed stream begins with, and all there is of one without content: cramjam leaves that away."""
 
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
@@ -114,7 +114,7 @@ def _zstd(level: int) -> Compressor:
 def _snappy() -> Compressor:
     """The framing format of snappy, with its checksums."""
     snappy = _cramjam("snappy")
-    return lambda content, name="": bytes(snappy.compress(content)) or _SNAPPY_BEGIN
+    return lambda content, name="": bytes(snappy.compress(content)) or SNAPPY_BEGIN
 
 
 def _hadoop_snappy() -> Compressor:

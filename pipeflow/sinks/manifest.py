@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from pipeflow.errors import ObjectRefused
 from pipeflow.files import FileFacts
-from pipeflow.messages import ObjectFacts, Segment
+from pipeflow.messages import Column, ObjectFacts, Segment
 from pipeflow.names import check_name
 from pipeflow.protocols import Object
 from pipeflow.sinks.objects import is_errors, store_mark
@@ -152,10 +152,15 @@ def _facts(segment: Segment, written: ObjectFacts, delivered_at: float) -> FileF
         raw_size=written.raw_size,
         format="jsonl" if misfits else segment.format,
         compression=packed,
-        shape=0 if misfits else crc32(_shape((segment.delimiter, segment.columns))),
+        shape=0 if misfits else shape_of(segment.delimiter, segment.columns),
         opened_at=segment.opened_at,
         delivered_at=delivered_at,
     )
+
+
+def shape_of(delimiter: bytes, columns: tuple[Column, ...]) -> int:
+    """Equal for files whose rows look alike."""
+    return crc32(_shape((delimiter, columns)))
 
 
 _shape = msgspec.msgpack.Encoder().encode

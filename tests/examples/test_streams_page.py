@@ -82,6 +82,19 @@ async def test_the_example_of_compression_writes_what_others_read(tmp_path: Path
     assert spark[:4] == b"\0\0\0\3"  # bytes in the only block
 
 
+async def test_the_example_of_a_replay_gives_a_new_queue_every_record(tmp_path: Path) -> None:
+    program = program_of("Replaying what was delivered")
+    broker = f"sqlite:///{tmp_path}/s.db"
+    async with program["app"].running(broker=broker, sinks={"lake": MemorySink()}) as runtime:
+        for n in range(3):
+            await program["flights"].publish(program["Flight"](str(n)))
+        await program["lake"].flush()
+        assert await program["look_again"]() == 3
+        assert await program["look_again"]() == 0
+        (peeked, *_) = await runtime.store.peek("late")
+        assert (peeked.body, peeked.attributes) == (b'{"number":"0","delay":null}', {"replayed": "lake"})
+
+
 def test_every_letter_that_the_page_teaches_is_one() -> None:
     (paragraph,) = re.findall(r"\*\*Patterns\*\*(.*?)\n\n", PAGE, re.DOTALL)
     patterns = [text for text in re.findall(r"`([^`]+)`", paragraph) if not any(map(str.isdigit, text))]
