@@ -304,6 +304,37 @@ async def test_a_batch_beyond_one_frame_goes_in_parts_and_answers_in_order(store
     assert [item.body[0] for item in store.sent] == [0, 1, 2, 3, 4, 5]
 
 
+async def test_S14_a_connection_lost_inside_a_long_batch_says_how_much_of_it_is_done(
+    store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [Outgoing(bytes([n]) * (9 << 20)) for n in range(6)]
+    whole = Recalling.append
+
+    async def append(self: Recalling, stream: str, part: list[Outgoing]) -> object:
+        if part[0].body[0] > 1:
+            raise Unavailable("the owner left")
+        self.sent += part
+        return await whole(self, stream, part)
+
+    monkeypatch.setattr(Recalling, "append", append)
+    async with served(store, path) as client:
+        with pytest.raises(Indeterminate, match="the owner left; the first 2 of these 6 were answered before and are"):
+            await client.append("lake", batch)
+        with pytest.raises(Unavailable, match=r"^the owner left$"):
+            await client.append("lake", batch[2:])
+    assert [item.body[0] for item in store.sent] == [0, 1]
+
+
+async def test_behind_a_refused_item_with_a_checkpoint_nothing_of_a_long_batch_is_asked_for(
+    store: Recalling, path: Path
+) -> None:
+    long = [Outgoing(bytes([n]) * (9 << 20), checkpoint=("s", b"%d" % n)) for n in range(4)]
+    async with served(store, path) as client:
+        answers = await client.send("q", [*long[:2], Outgoing(b"bad", checkpoint=("s", b"x")), *long[2:]])
+    assert [type(answer) for answer in answers] == [Sent, Sent, Refused, Refused, Refused]
+    assert store.sent == [*long[:2], Outgoing(b"bad", checkpoint=("s", b"x"))]
+
+
 async def test_a_message_beyond_one_frame_is_refused_before_it_is_sent(store: Recalling, path: Path) -> None:
     async with served(store, path) as client:
         with pytest.raises(RefusedError, match="more than the"):
