@@ -37,6 +37,11 @@ from pipeflow.registry import open_sink
 from pipeflow.sinks.manifest import shape_of
 from pipeflow.specs import StreamSpec, Topology
 
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
 CHUNK = 500
 """Records of one commit, at most ..."""
 
@@ -124,8 +129,10 @@ class _At(Struct, frozen=True, array_like=True):
 
     asked_at: float
     """It covers the files that were delivered until then and had not been replaced by then."""
-    files: int
-    records: int
+    files: int = 0
+    records: int = 0
+    names: int = 0
+    """CRC-32 of their names."""
     since: float | None = None
     until: float | None = None
     published: int = 0
@@ -175,6 +182,7 @@ class _Replaying:
         self._kept: bytes | None = None
         """The position as the store has it."""
         self._due = -inf
+        self._merged_at: dict[str, float] = {}
 
     async def run(self) -> Replayed:
         """Publish what is left of it."""
@@ -202,41 +210,66 @@ class _Replaying:
 
     async def _covered(self, known: _At | None) -> _At:
         """The position to go on from; a new one covers what is there now."""
-        at = known or _At(-inf, 0, 0, self._replay.since, self._replay.until)
+        at = known or _At(-inf, since=self._replay.since, until=self._replay.until)
         if known is None:
-            # Until the newest that is there, not until now: one with an earlier time may be on its way into the store.
+            # Until the newest change that shows, not until now: an earlier one may be on its way into the store.
             async for file in self._matching(at):
-                at = replace(at, asked_at=max(at.asked_at, file.delivered_at))
-        files = count = 0
+                at = replace(at, asked_at=max(at.asked_at, file.delivered_at, file.retired_at or -inf))
+        files = count = names = 0
         async for file in self._matching(at):
-            if _visible(file, at.asked_at):
-                files, count = files + 1, count + file.records
+            if await self._covers(at, file):
+                files, count, names = files + 1, count + file.records, crc32(file.name.encode(), names)
         if known is None:
-            return replace(at, files=files, records=count)
-        if (files, count) != (at.files, at.records):
+            return replace(at, files=files, records=count, names=names)
+        if (files, count, names) != (at.files, at.records, at.names):
             raise SpecConflict(
-                f"replay {self._replay.source} cannot go on: it began with {at.files} files of {at.records} records, "
-                f"and {files} of {count} records are left; the others were merged into new ones and deleted since. "
+                f"replay {self._replay.source} cannot go on: of the {at.files} files with {at.records} records that it "
+                "began with some were merged into new ones and deleted since. "
                 f"{at.published} records were published: begin anew with --again, from where that is right"
             )
         return at
+
+    async def _covers(self, at: _At, file: FileFacts) -> bool:
+        """Whether this was the file to read when the replay began."""
+        if file.retired_at is not None and file.retired_at <= at.asked_at:
+            return False
+        return await self._since(file) <= at.asked_at
+
+    async def _since(self, file: FileFacts) -> float:
+        """When it was there to be read: a merged one from when those that it was made of were retired."""
+        if not file.generation:
+            return file.delivered_at
+        known = self._merged_at.get(file.name)
+        if known is None:
+            query = FileQuery(file.first, file.last, partition=file.partition, retired=True)
+            known = -inf  # those it was made of are long gone
+            async for each in self._pages(query):
+                inside = file.first <= each.first and each.last <= file.last and each.kind == file.kind
+                if inside and each.generation < file.generation and each.retired_at is not None:
+                    known = max(known, each.retired_at)
+            self._merged_at[file.name] = known
+        return known
 
     async def _files(self, at: _At) -> AsyncIterator[FileFacts]:
         """What is left of it, in order."""
         async for file in self._matching(at, after=(at.file[0], "")):
             behind = file.cursor < at.file or (file.cursor == at.file and at.index >= file.records)
-            if not behind and _visible(file, at.asked_at):
+            if not behind and await self._covers(at, file):
                 yield file
 
     async def _matching(self, at: _At, after: tuple[int, str] | None = None) -> AsyncIterator[FileFacts]:
         replay = self._replay
         kind = "errors" if replay.errors else "rows"
         query = FileQuery(replay.first, replay.last, at.since, at.until, replay.partition, True, after)
+        async for file in self._pages(query):
+            if file.kind == kind:
+                yield file
+
+    async def _pages(self, query: FileQuery) -> AsyncIterator[FileFacts]:
         while True:
-            page = await self._store.files(replay.stream, query)
+            page = await self._store.files(self._replay.stream, query)
             for file in page:
-                if file.kind == kind:
-                    yield file
+                yield file
             if len(page) < query.limit:
                 return
             query = replace(query, after=page[-1].cursor)
@@ -375,10 +408,6 @@ class _Replaying:
                 return await self._store.send(name, messages)
             case Target(_, name):
                 return await self._store.append(name, messages)
-
-
-def _visible(file: FileFacts, at: float) -> bool:
-    return file.delivered_at <= at and (file.retired_at is None or file.retired_at > at)
 
 
 def _chunks(wanted: list[tuple[int, bytes]], limit: int) -> Iterator[list[tuple[int, bytes]]]:
