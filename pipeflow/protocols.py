@@ -134,6 +134,10 @@ class Lane(Protocol):
         """
         ...
 
+    def spread(self, bodies: Sequence[bytes], partitions: Sequence[str]) -> int:
+        """The same, each record in the partition at its place."""
+        ...
+
 
 Compact: TypeAlias = Callable[[CompactRequest], Awaitable[CompactReport]]
 

@@ -8,7 +8,7 @@ may cost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from msgspec.structs import replace
@@ -132,7 +132,7 @@ class Stream(Generic[T]):
             lane.left = left
             lane.bodies.append(body)
         else:
-            await self._add({None: [body]})
+            await self._add([body])
 
     async def put_many(self, values: Iterable[T], /) -> None:
         """Accept records in order, in as few commits as possible. RefusedError names the first that was refused; the
@@ -248,7 +248,7 @@ class Stream(Generic[T]):
     async def _put(self, values: list[T]) -> None:
         lane = self._fast
         if lane is None:
-            await self._add(self._placed_bodies(values))
+            await self._place(values)
             return
         bodies, size = self._weighed(values)
         left = lane.left - size - self._gap * len(bodies)
@@ -256,36 +256,28 @@ class Stream(Generic[T]):
             lane.left = left
             lane.bodies += bodies
         elif bodies:
-            await self._add({None: bodies})
+            await self._add(bodies)
 
-    async def _add(self, batch: dict[str | None, list[bytes]]) -> None:
+    async def _place(self, values: list[T]) -> None:
+        bodies = self._encoded(values)
+        if self.partition_by is None or self._derived:
+            await self._add(bodies)
+        elif bodies:
+            await self._add(bodies, self._partitions(values))
+
+    async def _add(self, bodies: list[bytes], partitions: list[str] | None = None) -> None:
         lane = self._memory
         if lane is None:
-            await self._append([Outgoing(body, partition=partition) for partition, body in _flat(batch)])
+            await self._append(bodies, partitions)
             return
-        refused: RefusedError | None = None
-        for partition, bodies in batch.items():
-            try:
-                self._turn -= lane.add(bodies, partition)
-            except Overloaded:
-                await self._append([Outgoing(body, partition=partition) for body in bodies])
-            except RefusedError as error:
-                refused = refused or error
-        if refused is not None:
-            raise refused
+        try:
+            self._turn -= lane.add(bodies) if partitions is None else lane.spread(bodies, partitions)
+        except (Overloaded, RefusedError):
+            # All or none: where there is room again, and each by itself, so that one that is refused harms no other.
+            await self._append(bodies, partitions)
         if self._turn <= 0 or lane is self._fast:
             self._turn = TURN
             await asyncio.sleep(0)
-
-    def _placed_bodies(self, values: list[T]) -> dict[str | None, list[bytes]]:
-        """Encoded records by their partition, in order; under None those that are placed later, or never."""
-        bodies = self._encoded(values)
-        if self.partition_by is None or self._derived:
-            return {None: bodies}
-        placed: dict[str | None, list[bytes]] = {}
-        for body, value in zip(bodies, values, strict=True):
-            placed.setdefault(self._partition(value), []).append(body)
-        return placed
 
     def _encoded(self, values: list[T]) -> list[bytes]:
         if self._verbatim and set(map(type, values)) <= {bytes}:
@@ -300,16 +292,25 @@ class Stream(Generic[T]):
         bodies = self._encoded(values)
         return bodies, sum(map(len, bodies))
 
-    async def _append(self, batch: list[Outgoing]) -> None:
+    async def _append(self, bodies: list[bytes], partitions: list[str] | None) -> None:
+        if partitions is None:
+            batch = [Outgoing(body) for body in bodies]
+        else:
+            batch = [Outgoing(body, partition=partition) for body, partition in zip(bodies, partitions, strict=True)]
         _raise_first(await self.binding.runtime.append(self.name, batch))
+
+    def _partitions(self, values: list[T]) -> list[str]:
+        """Where each belongs; asked where values are placed before they are accepted."""
+        assert self.partition_by is not None
+        try:
+            return self._layout.partitions(map(self.partition_by, values))
+        except RefusedError as error:
+            raise RefusedError(error.code, f"stream {self.name}: {error}") from None
 
     def _partition(self, value: T) -> str | None:
         if self.partition_by is None or self._derived:
             return None
-        try:
-            return self._layout.partition(self.partition_by(value))
-        except RefusedError as error:
-            raise RefusedError(error.code, f"stream {self.name}: {error}") from None
+        return self._partitions([value])[0]
 
     def outgoing(self, value: T, /) -> Outgoing:
         """One record as the store takes it, with its partition."""
@@ -472,12 +473,6 @@ def _raise_first(answers: Sequence[Position | Refused]) -> None:
     for answer in answers:
         if isinstance(answer, Refused):
             raise RefusedError(answer.code, answer.reason)
-
-
-def _flat(batch: dict[str | None, list[bytes]]) -> Iterator[tuple[str | None, bytes]]:
-    for partition, bodies in batch.items():
-        for body in bodies:
-            yield partition, body
 
 
 def _weigh(values: list[bytes]) -> int | None:

@@ -180,10 +180,13 @@ class Channel:
     def is_past(self, waiter: Flush) -> bool:
         if waiter.placed is None:
             return False
-        pending = [chunk.first for chunk in self.buffers.open.values()]
-        pending += [chunk.first for chunk in self.buffers.closed]
-        pending += [sealed.segment.first for sealed in self.sealed.values()]
-        return min(pending, default=waiter.placed + 1) > waiter.placed
+        # The oldest are looked at first: while something is pending, it is among them.
+        placed, buffers = waiter.placed, self.buffers
+        return not (
+            any(sealed.segment.first <= placed for sealed in self.sealed.values())
+            or any(chunk.first <= placed for chunk in buffers.closed)
+            or any(chunk.first <= placed for chunk in buffers.open.values())
+        )
 
     def parked_before(self, waiter: Flush) -> SealedChunk | None:
         for parked in self.parked.values():
@@ -226,7 +229,7 @@ class Channel:
 class OpenLane:
     """Puts records into a stream's buffers without waiting; see `Lane`."""
 
-    __slots__ = ("left", "bodies", "granted", "_check", "_accept", "_clock", "_stream")
+    __slots__ = ("left", "bodies", "granted", "_check", "_accept", "_spread", "_clock", "_stream")
 
     def __init__(
         self,
@@ -234,6 +237,7 @@ class OpenLane:
         clock: Clock,
         check: Callable[[], None],
         accept: Callable[[Channel, list[bytes], str | None, int], None],
+        spread: Callable[[Channel, Sequence[bytes], Sequence[str]], None],
     ) -> None:
         self.left = 0
         self.bodies: list[bytes] = []
@@ -241,12 +245,34 @@ class OpenLane:
         self._clock = clock
         self._check = check
         self._accept = accept
+        self._spread = spread
         self._stream = stream
 
     def add(self, bodies: Sequence[bytes], partition: str | None = None) -> int:
         """Accept all or none; their bytes. Overloaded at the bound; RefusedError for a record or partition too odd."""
         stream = self._stream
+        size = self._admitted(bodies)
+        if partition is not None:
+            stream.layout.check(partition)
+        self._accept(stream, list(bodies), partition, size + stream.buffers.separator * len(bodies))
+        self._open()
+        return size
+
+    def spread(self, bodies: Sequence[bytes], partitions: Sequence[str]) -> int:
+        """The same, each record in the partition at its place; for streams in memory without a transform."""
+        stream = self._stream
+        assert not stream.durable
+        assert not stream.spec.transformed
+        size = self._admitted(bodies)
+        for partition in set(partitions).difference(stream.buffers.open):
+            stream.layout.check(partition)
+        self._spread(stream, bodies, partitions)
+        return size
+
+    def _admitted(self, bodies: Sequence[bytes]) -> int:
+        """The bytes of these, when they may come in."""
         self._check()
+        stream = self._stream
         full = stream.full
         if full is not None:
             bound = full.spec
@@ -257,10 +283,6 @@ class OpenLane:
         size = sum(map(len, bodies))
         if size > stream.limit and max(map(len, bodies)) > stream.limit:
             raise RefusedError("TooLarge", too_large(stream, max(map(len, bodies))))
-        if partition is not None:
-            stream.layout.check(partition)
-        self._accept(stream, list(bodies), partition, size + stream.buffers.separator * len(bodies))
-        self._open()
         return size
 
     def _open(self) -> None:

@@ -135,7 +135,7 @@ class Log:
         """The way in that does not wait."""
         log = self._ledger.stream(stream)
         if log.lane is None:
-            log.lane = OpenLane(log, self._ledger.clock, self._ledger.check, self._accept_now)
+            log.lane = OpenLane(log, self._ledger.clock, self._ledger.check, self._accept_now, self._spread_now)
         return log.lane
 
     def check(self, stream: str, message: Outgoing) -> Refused | None:
@@ -154,7 +154,17 @@ class Log:
             self._ledger.count(log)
             self._ledger.owner.written_behind()
 
-    def _back_up(self, log: Channel, bodies: list[bytes]) -> None:
+    def _spread_now(self, log: Channel, bodies: Sequence[bytes], partitions: Sequence[str]) -> None:
+        self._back_up(log, bodies)
+        log.counters.accepted += len(bodies)
+        buffers = log.buffers
+        open_before, closed_before = len(buffers.open), len(buffers.closed)
+        buffers.spread(partitions, bodies, self._ledger.clock.now())
+        log.counters.placed = buffers.placed
+        if len(buffers.open) != open_before or len(buffers.closed) != closed_before:
+            log.signal.fire()
+
+    def _back_up(self, log: Channel, bodies: Sequence[bytes]) -> None:
         """The records as they came also go into the backup, in the same group (Firehose: S31)."""
         for backup in log.places[1:]:
             backup.absorb()

@@ -13,6 +13,10 @@ from math import inf
 
 from pipeflow.specs import Buffering
 
+GRAIN = 0.1
+"""Seconds that records in memory only may share as their moment: a block per millisecond and partition costs more than
+the records in it, where there are hundreds of partitions."""
+
 
 class Block:
     """Records of one buffer that were accepted in one era (one commit) at one moment."""
@@ -30,7 +34,20 @@ class Block:
 class Chunk:
     """The records of one partition that will become one object. Open while `reason` is empty."""
 
-    __slots__ = ("id", "partition", "opened_at", "due", "limit", "first", "last", "records", "size", "blocks", "reason")
+    __slots__ = (
+        "id",
+        "partition",
+        "opened_at",
+        "due",
+        "limit",
+        "first",
+        "last",
+        "size",
+        "blocks",
+        "tail",
+        "tail_at",
+        "reason",
+    )
 
     def __init__(self, id: int, partition: str, opened_at: float, buffering: Buffering, first: int) -> None:
         self.id = id
@@ -41,10 +58,17 @@ class Chunk:
         self.limit = buffering.bytes
         self.first = first
         self.last = first - 1
-        self.records = 0
         self.size = 0
         self.blocks: list[Block] = []
+        self.tail: list[bytes] = []
+        """What `spread` adds to: the bodies of the last block, while `tail_at` is its moment."""
+        self.tail_at = -inf
         self.reason = ""
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        return sum(len(block.bodies) for block in self.blocks)
 
 
 class Buffers:
@@ -63,6 +87,7 @@ class Buffers:
         "closed_size",
         "_new_id",
         "_due",
+        "_spread_at",
     )
 
     def __init__(
@@ -87,6 +112,7 @@ class Buffers:
         self.closed_size = 0
         self._new_id = new_id
         self._due: float | None = inf
+        self._spread_at = -inf
 
     def append(
         self, partition: str, bodies: list[bytes], at: float, era: int, size: int | None = None
@@ -112,6 +138,59 @@ class Buffers:
             total -= cut
         self._relieve()
         return begun
+
+    def spread(self, partitions: Sequence[str], bodies: Sequence[bytes], at: float) -> None:
+        """Accept records in order, each in the partition at its place: into memory only, so blocks have no era.
+
+        For batches whose records hardly share a partition: 0.2 us a record where `append` takes 4 a partition
+        (benchmarks/partitions.py).
+        """
+        at = self.moment(at)
+        if at >= self._spread_at + GRAIN:
+            self._spread_at = at
+        moment = self._spread_at
+        separator = self.separator
+        find = self.open.get
+        placed, grown = self.placed, 0
+        for partition, body in zip(partitions, bodies, strict=True):
+            chunk = find(partition)
+            length = len(body) + separator
+            if chunk is not None and chunk.tail_at == moment and (size := chunk.size + length) < chunk.limit:
+                placed += 1
+                grown += length
+                chunk.tail.append(body)
+                chunk.size = size
+                chunk.last = placed
+                continue
+            self.placed = placed
+            self.open_size += grown
+            grown = 0
+            self._begin(partition, body, length, at, moment)
+            placed = self.placed
+        self.placed = placed
+        self.open_size += grown
+        self._relieve()
+
+    def _begin(self, partition: str, body: bytes, length: int, at: float, moment: float) -> None:
+        """One record, in a block that `spread` may add to where the buffer stays open."""
+        chunk = self.open.get(partition) or self._open(partition, at)
+        if chunk.tail_at != moment:
+            self._end_tail(chunk)
+            chunk.tail = []
+            chunk.tail_at = moment
+            chunk.blocks.append(Block(self.placed + 1, moment, 0, chunk.tail, self.placed + 1))
+        chunk.tail.append(body)
+        self.placed += 1
+        chunk.last = self.placed
+        chunk.size += length
+        self.open_size += length
+        if chunk.size >= chunk.limit:
+            self._close(chunk, "size")
+
+    def _end_tail(self, chunk: Chunk) -> None:
+        if chunk.tail_at != -inf:
+            chunk.blocks[-1].last = chunk.last
+            chunk.tail_at = -inf
 
     def moment(self, at: float) -> float:
         """The time of acceptance: whole milliseconds that never go backwards (Firehose: S16)."""
@@ -142,7 +221,6 @@ class Buffers:
             return
         self.placed += len(block.bodies)
         block.last = chunk.last = self.placed
-        chunk.records += len(block.bodies)
         chunk.size += size
         self.open_size += size
         self._relieve()
@@ -177,7 +255,6 @@ class Buffers:
         """Take back an open buffer as it was before a restart; its age goes on from its first record."""
         chunk = Chunk(id, partition, blocks[0].at, self.buffering, blocks[0].first)
         chunk.blocks = list(blocks)
-        chunk.records = sum(len(block.bodies) for block in blocks)
         chunk.size = measure(blocks, self.separator)
         chunk.last = blocks[-1].last
         self.placed = max(self.placed, chunk.last)
@@ -206,7 +283,7 @@ class Buffers:
     def _extend(
         self, chunk: Chunk, bodies: list[bytes], size: int, at: float, era: int, begun: list[tuple[Chunk, Block]]
     ) -> None:
-        count = len(bodies)
+        self._end_tail(chunk)
         tail = chunk.blocks[-1] if chunk.blocks else None
         if tail is not None and tail.era == era and tail.at == at:
             tail.bodies += bodies
@@ -214,13 +291,13 @@ class Buffers:
             tail = Block(self.placed + 1, at, era, bodies)
             chunk.blocks.append(tail)
             begun.append((chunk, tail))
-        self.placed += count
+        self.placed += len(bodies)
         tail.last = chunk.last = self.placed
-        chunk.records += count
         chunk.size += size
         self.open_size += size
 
     def _close(self, chunk: Chunk, reason: str) -> None:
+        self._end_tail(chunk)
         self._forget(chunk)
         chunk.reason = reason
         self.closed.append(chunk)

@@ -364,6 +364,13 @@ async def test_a_lane_refuses_what_append_refuses() -> None:
         lane.add([b"abcd"], "p")
     with pytest.raises(RefusedError, match="partition"):
         lane.add([b"abc"], "../p")
+    with pytest.raises(RefusedError, match="max_record"):
+        lane.spread([b"abc", b"abcd"], ["p", "p"])
+    with pytest.raises(RefusedError, match="partition"):
+        lane.spread([b"abc", b"abc"], ["p", "../p"])
+    assert log.stats()[0].accepted == 0
+    lane.spread([b"abc", b"ab"], ["p", "q"])
+    assert (log.stats()[0].accepted, log.stats()[0].open_partitions) == (2, 2)
 
 
 async def test_p7_a_damaged_blob_is_set_aside_and_counted_never_delivered() -> None:

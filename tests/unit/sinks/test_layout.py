@@ -366,3 +366,25 @@ def test_S57_S84_no_prefix_that_is_taken_and_no_value_makes_a_name_that_leaves_t
 def _gets_time(pattern: str, keys: dict[str, str]) -> bool:
     """Without its keys the pattern may be one that the hour is added to."""
     return bool(keys) and "!{timestamp" not in pattern
+
+
+def test_S54_a_remembered_key_never_stands_for_one_that_is_refused_or_named_otherwise() -> None:
+    of = Layout(StreamSpec("lake", "memory://", partitioned=True))
+    for _ in range(2):  # made, then remembered
+        assert of.partition("a b") == "a%20b"
+        assert of.partition(("a", "b")) == of.partition(["a", "b"]) == "a/b"
+        assert of.partition({"a": "b"}) == "a=b"
+        assert of.partition({1: "b"}) == "1=b"
+        assert of.partition({True: "b"}) == "True=b"
+        assert of.partitions(["a b", ["a", "b"], {"a": "b"}, "a b"]) == ["a%20b", "a/b", "a=b", "a%20b"]
+        assert of.partition([None]) == "__HIVE_DEFAULT_PARTITION__"
+        for refused in ([("a", "b")], {"a": 1}, {"a": ["b"]}, ["a", 1], 7, b"a b"):
+            with pytest.raises(RefusedError):
+                of.partition(refused)
+
+
+def test_keys_are_remembered_within_a_bound() -> None:
+    of = Layout(StreamSpec("lake", "memory://", partitioned=True))
+    made = of.partitions(str(n) for n in range(10_000))
+    assert made == [str(n) for n in range(10_000)]
+    assert len(of._paths) <= 4_000

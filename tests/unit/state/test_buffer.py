@@ -175,6 +175,48 @@ def test_S72_order_is_kept_inside_a_partition_and_ranges_do_not_overlap() -> Non
     assert core.open_size == core.closed_size == 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_S72_records_spread_over_partitions_lie_where_they_would_one_by_one(seed: int) -> None:
+    rolls = Random(seed)
+    spread, single = (buffers(size=60, separator=1, max_partitions=4) for _ in range(2))
+    at = 0.0
+    for _ in range(200):
+        at += rolls.choice([0.0, 0.001, 0.05, 0.3])
+        batch = [b"x" * rolls.randrange(12) for _ in range(rolls.randrange(1, 9))]
+        partitions = [rolls.choice("abcdef") for _ in batch]
+        if rolls.random() < 0.2:  # both ways in are used beside each other
+            spread.append("a", list(batch), at, 0)
+            partitions = ["a"] * len(batch)
+        else:
+            spread.spread(partitions, batch, at)
+        for partition, body in zip(partitions, batch, strict=True):
+            single.append(partition, [body], at, 0)
+        assert spread.open_size == sum(chunk.size for chunk in spread.open.values())
+        assert spread.due == single.due
+        if rolls.random() < 0.1:
+            spread.ripen(at)
+            single.ripen(at)
+    for core in (spread, single):
+        core.demand("drain")
+    while (chunk := single.next()) is not None:
+        twin = spread.next()
+        assert twin is not None
+        assert (twin.partition, twin.first, twin.last, twin.size, twin.records, twin.reason) == (
+            (chunk.partition, chunk.first, chunk.last, chunk.size, chunk.records, chunk.reason)
+        )
+        assert bodies(twin) == bodies(chunk)
+        assert twin.blocks[-1].last == twin.last
+        assert twin.opened_at == chunk.opened_at
+    assert spread.next() is None
+
+
+def test_S16_records_spread_in_memory_share_a_moment_of_a_tenth_of_a_second() -> None:
+    core = buffers()
+    for at in (1.0, 1.05, 1.099, 1.1, 1.25):
+        core.spread(["a", "b"], [b"1", b"2"], at)
+    assert [(block.at, len(block.bodies)) for block in core.open["a"].blocks] == [(1.0, 3), (1.1, 1), (1.25, 1)]
+
+
 def test_a_block_grows_within_an_era_and_not_beyond_it() -> None:
     core = buffers()
     begun = core.append("", [b"a"], 1.0, 1)
