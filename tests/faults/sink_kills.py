@@ -41,12 +41,17 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def killed(name: str, folder: Path, life: str, durability: str, after: float) -> None:
-    """One life that ends by SIGKILL after some seconds."""
-    child = fork(lambda: run(name, folder, life, durability, None))
-    time.sleep(after)
+def killed(name: str, folder: Path, life: str, durability: str, rolls: Random) -> None:
+    """One life that ends by SIGKILL: some time after it opened its app, or, each fifth, while it still opens it."""
+    heard, said = os.pipe()
+    child = fork(lambda: run(name, folder, life, durability, None, lambda: os.write(said, b".")))
+    os.close(said)
+    if rolls.random() < 0.8:
+        assert os.read(heard, 1), f"{name}: the program ended before it was open"
+    time.sleep(rolls.uniform(0, 0.3))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
+    os.close(heard)
     assert os.WIFSIGNALED(status), f"{name}: the program ended by itself, with {os.waitstatus_to_exitcode(status)}"
 
 
@@ -61,7 +66,7 @@ def ended(name: str, folder: Path, life: str) -> float:
 def random_kills(name: str, folder: Path, kills: int, rolls: Random) -> dict[str, int]:
     """Kill one program so often in one folder, let it end, and count."""
     for life in range(kills):
-        killed(name, folder, str(life), rolls.choice(["full", "normal"]), rolls.uniform(0.02, 0.5))
+        killed(name, folder, str(life), rolls.choice(["full", "normal"]), rolls)
     ended(name, folder, "last")
     return audit(name, folder)
 

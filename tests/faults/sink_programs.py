@@ -13,13 +13,15 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import msgspec
+import pyarrow.parquet as pq
 import zstandard
 
-from pipeflow import App
+from pipeflow import App, Failed
 from pipeflow.stream import Stream
 
 BATCH = 37
@@ -43,7 +45,7 @@ class Program(msgspec.Struct):
     """An app under test: its stream, how records enter it, and what an acknowledged record becomes."""
 
     app: App
-    stream: Stream[Row]
+    stream: Stream[Any]
     accept: Accept
     becomes: Callable[[str], list[str]] = lambda id: [id]
 
@@ -93,7 +95,7 @@ def partitioned(folder: Path, broker: str) -> Program:
 
 
 def transformed(folder: Path, broker: str) -> Program:
-    """Fed by a topic, marked by a transform, partitioned by what the transform made; every seventh record fails."""
+    """Fed by a topic; a transform makes two records of each, and fails every seventh; partitioned by what it made."""
     app = App("sink", broker=broker)
     topic = app.topic("rows", Row)
     stream = app.stream(
@@ -107,12 +109,37 @@ def transformed(folder: Path, broker: str) -> Program:
     )
 
     @stream.transform
-    async def mark(row: Row) -> Row:
+    async def double(row: Row) -> list[Row]:
         if fails(row.id):
             raise ValueError("every seventh")
-        return msgspec.structs.replace(row, id=f"{row.id}!")
+        return [row, msgspec.structs.replace(row, id=twin(row.id))]
 
-    return Program(app, stream, topic.publish_many, lambda id: [f"failed {id}" if fails(id) else f"{id}!"])
+    return Program(app, stream, topic.publish_many, lambda id: [f"failed {id}"] if fails(id) else [id, twin(id)])
+
+
+def batched(folder: Path, broker: str) -> Program:
+    """Split into JSON objects, then transformed in batches by a function that fails every seventh record."""
+    app = App("sink", broker=broker)
+    stream = app.stream(
+        "batched",
+        bytes,
+        sink=f"file://{folder}/out",
+        format="jsonl",
+        split="json",
+        buffer_bytes=SMALL,
+        buffer_seconds=OFTEN,
+    )
+
+    @stream.batch_transform(size=50, buffer_seconds=OFTEN / 2)
+    async def check(batch: list[bytes]) -> list[bytes | Failed]:
+        return [Failed("every seventh") if fails(json.loads(body)["id"]) else body for body in batch]
+
+    async def accept(rows: list[Row]) -> None:
+        # Six objects in a record: they become records of their own on the way.
+        lines = [msgspec.json.encode(row) for row in rows]
+        await stream.put_many([b"\n".join(lines[n : n + 6]) for n in range(0, len(lines), 6)])
+
+    return Program(app, stream, accept, lambda id: [f"failed {id}" if fails(id) else id])
 
 
 def columns(folder: Path, broker: str) -> Program:
@@ -131,8 +158,13 @@ def columns(folder: Path, broker: str) -> Program:
 
 
 PROGRAMS: dict[str, Callable[[Path, str], Program]] = {
-    program.__name__: program for program in (plain, compressed, partitioned, transformed, columns)
+    program.__name__: program for program in (plain, compressed, partitioned, transformed, batched, columns)
 }
+
+
+def twin(id: str) -> str:
+    """The id of the second record that comes of one; it ends in the same digit."""
+    return f"{id}.{id[-1]}"
 
 
 def fails(id: str) -> bool:
@@ -140,12 +172,13 @@ def fails(id: str) -> bool:
     return int(id.rpartition("-")[2]) % 7 == 3
 
 
-async def live(program: Program, folder: Path, life: str, batches: int | None) -> None:
-    """Accept records and write down which; `batches` None: until somebody kills us."""
+async def live(program: Program, folder: Path, life: str, batches: int | None, opened: Callable[[], object]) -> None:
+    """Accept records and write down which; `batches` None: until somebody kills us. `opened` is called once."""
     # One worker thread: what it does to the disk then has one order, which a sweep can count.
     anyio.to_thread.current_default_thread_limiter().total_tokens = 1
     with (folder / "acknowledged").open("ab", buffering=0) as acknowledged:
         async with program.app:
+            opened()
             number = 0
             while batches is None or number < batches:
                 rows = [Row(f"{life}-{number * BATCH + n}") for n in range(BATCH)]
@@ -156,10 +189,17 @@ async def live(program: Program, folder: Path, life: str, batches: int | None) -
                     await program.stream.flush()
 
 
-def run(name: str, folder: Path, life: str, durability: str, batches: int | None) -> None:
+def run(
+    name: str,
+    folder: Path,
+    life: str,
+    durability: str,
+    batches: int | None,
+    opened: Callable[[], object] = lambda: None,
+) -> None:
     """One life of a program in this process."""
     program = PROGRAMS[name](folder, f"sqlite:///{folder}/sink.db?durability={durability}")
-    asyncio.run(live(program, folder, life, batches))
+    asyncio.run(live(program, folder, life, batches, opened))
 
 
 # What the objects hold
@@ -195,8 +235,6 @@ def objects(root: Path) -> Iterator[Path]:
 def ids_in(path: Path) -> Iterator[str]:
     """The ids of an object's records; those of failed ones begin with "failed"."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
         yield from pq.ParquetFile(path).read(columns=["id"])["id"].to_pylist()
         return
     content = path.read_bytes()
