@@ -23,7 +23,7 @@ from pipeflow.messages import At, Batch, Delivery, Message, Refused, Sent
 from pipeflow.protocols import Handle, Middleware
 from pipeflow.queue import Queue
 from pipeflow.router import Router
-from pipeflow.specs import Backoff
+from pipeflow.specs import Backoff, Endpoint
 from pipeflow.topic import Selection, Topic
 from pipeflow.version import __version__
 
@@ -57,6 +57,7 @@ __all__ = [
     "Handle",
     "Middleware",
     "Backoff",
+    "Endpoint",
     "Retry",
     "Reject",
     "Failed",

@@ -288,7 +288,7 @@ class _Selected:
             sink = self._sinks.get(stream.name)
             failures = sink  # a test that looks at the objects finds all of them in one place
             if sink is None:
-                sink = open_sink(spec.sink)
+                sink = open_sink(spec.sink, endpoint=spec.endpoint)
                 failures = sink
                 if spec.failures not in (None, spec.sink):
                     failures = open_sink(spec.failures)

@@ -48,7 +48,9 @@ __all__ = [
     "Peeked",
     "QueueStats",
     "ReadableSink",
+    "RecordBatch",
     "RecordLog",
+    "RecordSink",
     "Redrive",
     "Redriven",
     "Signal",
@@ -512,6 +514,39 @@ class Sink(Protocol):
     async def write(self, obj: Object) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class RecordBatch(Struct, frozen=True):
+    """Records of one segment on their way to a sink that takes records."""
+
+    name: str
+    """The same at every attempt, after a restart too, and never used for other records: what a receiver dedups by."""
+    stream: str
+    sealed_at: float
+    blocks: Sequence[Records]
+    delimiter: bytes = b""
+    """What the stream appends to each record (Firehose: S23)."""
+
+    @property
+    def records(self) -> int:
+        """How many."""
+        return sum(len(block.bodies) for block in self.blocks)
+
+
+@runtime_checkable
+class RecordSink(Sink, Protocol):
+    """A sink that takes records instead of objects, at least once each. Its `write` refuses every object.
+
+    Records that failed before delivery go to the stream's sink for failures.
+    """
+
+    def split(self, batch: RecordBatch) -> Sequence[RecordBatch]:
+        """The same records in batches that one call of `deliver` can take: equal input, equal batches and names."""
+        ...
+
+    async def deliver(self, batch: RecordBatch) -> None:
+        """Return when the receiver has them. SinkUnavailable: try again later. ObjectRefused: never as they are."""
+        ...
 
 
 @runtime_checkable

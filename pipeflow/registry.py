@@ -14,6 +14,7 @@ from typing import Any
 from pipeflow.clock import Clock, SystemClock
 from pipeflow.errors import UnknownScheme
 from pipeflow.protocols import Sink, Store
+from pipeflow.specs import Endpoint
 
 OpenStore = Callable[..., Awaitable[Store]]
 OpenSink = Callable[..., Sink]
@@ -28,6 +29,8 @@ SINKS = {
     "s3": "pipeflow_connectors.object_store:open_s3",
     "gs": "pipeflow_connectors.object_store:open_gs",
     "az": "pipeflow_connectors.object_store:open_az",
+    "http": "pipeflow_connectors.http_sink:open_http",
+    "https": "pipeflow_connectors.http_sink:open_http",
 }
 
 
@@ -41,10 +44,10 @@ async def open_store(url: str, *, clock: Clock | None = None, client: bool = Fal
     return await factory(url, clock=clock or SystemClock(), client=client, seed=seed)
 
 
-def open_sink(url: str, *, base: str = ".") -> Sink:
+def open_sink(url: str, *, base: str = ".", endpoint: Endpoint | None = None) -> Sink:
     """The sink a URL names; relative places are below `base`. UnknownScheme: nothing answers to the URL."""
     factory: OpenSink = _find("sink", url, SINKS, "pipeflow.sinks")
-    return factory(url, base=base)
+    return factory(url, base=base) if endpoint is None else factory(url, base=base, endpoint=endpoint)
 
 
 def _find(kind: str, url: str, known: dict[str, str], group: str) -> Any:

@@ -22,6 +22,7 @@ from pipeflow.specs import (
     Backoff,
     Compression,
     Decompress,
+    Endpoint,
     Format,
     QueueSpec,
     StreamSpec,
@@ -178,6 +179,7 @@ class Router:
         max_age: float | None = None,
         manifest: bool = False,
         target_bytes: int | None = None,
+        endpoint: Endpoint | None = None,
     ) -> Stream[T]:
         """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
 
@@ -206,6 +208,8 @@ class Router:
         `manifest`: beside the objects of each commit lies a small JSON object that tells of them, so that readers know
         which count. `target_bytes`: small objects are merged into ones of up to this size, which such readers see in
         one step. ConfigurationError when there is no manifest, or the format is not merged.
+
+        A sink `https://...` is an HTTP endpoint that takes records as Firehose sends them (S75); `endpoint` says how.
         """
         from pipeflow.engine.columns import columns_for
         from pipeflow.stream import Stream
@@ -213,6 +217,10 @@ class Router:
         place = self._declaring("stream", name)
         full = self.prefix + name
         chosen = format or ("raw" if type is bytes else "jsonl")
+        if format is not None and sink.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"{place}: stream {full}: an HTTP endpoint takes records as they are; leave format off"
+            )
         for word, value, known in (
             ("format", chosen, get_args(Format)),
             ("compression", compression or "gzip", get_args(Compression)),
@@ -241,7 +249,7 @@ class Router:
             buffer_bytes=buffer_bytes,
             buffer_seconds=buffer_seconds,
             format=chosen,
-            compression=compression or ("zstd" if chosen in COLUMNAR else "gzip"),
+            compression=compression or usual_compression(sink, chosen),
             delimiter=delimiter,
             durability=durability,
             partitioned=partition_by is not None,
@@ -264,6 +272,7 @@ class Router:
             retry_seconds=retry_seconds,
             failures=failures,
             max_age=max_age,
+            endpoint=endpoint,
         )
         stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)
         self._subscribe("stream", spec.name, origins)
@@ -379,6 +388,13 @@ class Router:
         for origin in origins:
             topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
             self.subscriptions.append(Subscription(topic.name, kind, target, policy))
+
+
+def usual_compression(sink: str, format: str) -> Compression:
+    """What a stream compresses with where nothing is said."""
+    if sink.startswith(("http://", "https://")):
+        return "none"
+    return "zstd" if format in COLUMNAR else "gzip"
 
 
 def _codec_of(origins: tuple[Origin[T], ...]) -> str:

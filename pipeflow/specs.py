@@ -5,6 +5,7 @@ Durations are seconds, sizes bytes. The defaults are the documented ones; AWS's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import inf
 from typing import Final, Literal, TypeAlias
@@ -22,6 +23,9 @@ Compression: TypeAlias = Literal["none", "gzip", "zstd", "zip", "snappy", "hadoo
 Format: TypeAlias = Literal["jsonl", "raw", "csv", "parquet"]
 Decompress: TypeAlias = Literal["gzip"]
 FilterScope: TypeAlias = Literal["attributes", "body"]
+
+MAX_OVER_HTTP: Final = 47 << 20
+"""Bytes of one record: in base64 it fits into a request of 64 MiB (Firehose: S76)."""
 
 COLUMNAR: Final = frozenset({"parquet"})
 """Formats that compress inside, column by column, and not the object as a whole."""
@@ -131,6 +135,41 @@ class QueueSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: a queue cannot be its own dead letters; name another queue")
 
 
+class Endpoint(Struct, frozen=True):
+    """How a stream speaks to the HTTP endpoint that its sink names, and where that may lie (Firehose: S75, S76)."""
+
+    access_key: str | None = None
+    """Where the key is: "env:NAME", or "file:PATH" with mode 0600. Read anew for every request (Firehose: S82)."""
+    gzip: bool = False
+    """Compress the body of requests."""
+    attributes: dict[str, str] = {}
+    """At most 50 pairs that go with every request."""
+    timeout: float = 180.0
+    """Seconds that one request and its answer may take (Firehose: 3 min, S77)."""
+    networks: tuple[str, ...] = ()
+    """Networks such as "10.1.0.0/16" that it may lie in although they are not public."""
+    ports: tuple[int, ...] = ()
+    """Ports below 1024 that it may listen on, besides 80 and 443."""
+
+    def __post_init__(self) -> None:
+        if self.access_key is not None and not re.match(r"(env|file):.", self.access_key):
+            # What was given may be the key itself, so it is not repeated here.
+            raise ConfigurationError(
+                "Endpoint: access_key is where the key is, not the key: write 'env:NAME' or 'file:PATH'"
+            )
+        if len(self.attributes) > 50:
+            raise ConfigurationError(f"Endpoint: {len(self.attributes)} attributes; use at most 50")
+        for name, value in self.attributes.items():
+            if not 1 <= len(name) <= 256 or len(value) > 1024:
+                raise ConfigurationError(
+                    f"Endpoint: attribute {name[:40]!r}: use a name of 1 to 256 characters and a value of at most 1024"
+                )
+        if not 0 < self.timeout <= 3600:
+            raise ConfigurationError(f"Endpoint: timeout is {self.timeout}; use more than 0 s, at most 3600")
+        for network in self.networks:
+            _check_network(network)
+
+
 class StreamSpec(Struct, frozen=True):
     """One delivery stream: how records gather, what objects look like and where they go."""
 
@@ -181,6 +220,8 @@ class StreamSpec(Struct, frozen=True):
     split: Literal["json", "delimiter"] | None = None
     split_delimiter: bytes = b""
     """What stands between the parts of a record where `split` is "delimiter"."""
+    endpoint: Endpoint | None = None
+    """For a sink http:// or https://; None: as `Endpoint()`."""
 
     def __post_init__(self) -> None:
         stream_name(self.name)
@@ -194,6 +235,10 @@ class StreamSpec(Struct, frozen=True):
         if self.max_partitions < 1:
             raise ConfigurationError(f"{self.name}: max_partitions is {self.max_partitions}; use at least 1")
         self._check_failing()
+        if self.over_http:
+            self._check_over_http()
+        elif self.endpoint is not None:
+            raise ConfigurationError(f"{self.name}: endpoint= is for a sink https://...; {self.sink} takes none")
         if self.max_buffered < self.buffer_bytes:
             raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
         if self.backup == self.name:
@@ -218,6 +263,34 @@ class StreamSpec(Struct, frozen=True):
                 f"{self.name}: compression_level is {self.compression_level!r}; {self.compression} has 1 to {highest}"
             )
 
+    def _check_over_http(self) -> None:
+        """An endpoint takes records as they are; it has no folders, no files and no error output (Firehose: S50)."""
+        for option, given in (
+            ("format", self.format not in ("jsonl", "raw")),
+            ("prefix", self.prefix is not None),
+            ("partition_by", self.partitioned),
+            ("extension", self.extension is not None),
+            ("manifest", self.manifest),
+            ("target_bytes", self.target_bytes is not None),
+            ("error_prefix without failures", self.error_prefix is not None and self.failures is None),
+        ):
+            if given:
+                raise ConfigurationError(f"{self.name}: {option} is for sinks of objects; an HTTP endpoint takes none")
+        if self.compression != "none":
+            raise ConfigurationError(
+                f"{self.name}: compression={self.compression!r} is for objects; for an HTTP endpoint write "
+                "endpoint=Endpoint(gzip=True)"
+            )
+        if (self.transformed or self.decompress or self.split) and self.failures is None:
+            raise ConfigurationError(
+                f"{self.name}: records that fail before delivery cannot go to an HTTP endpoint; "
+                "add failures='file://./failed'"
+            )
+        if self.max_record > MAX_OVER_HTTP:
+            raise ConfigurationError(
+                f"{self.name}: max_record is {self.max_record}; a request to an endpoint takes {MAX_OVER_HTTP} bytes"
+            )
+
     def _check_failing(self) -> None:
         if self.retry_seconds is not None and not self.retry_seconds >= 0:
             raise ConfigurationError(
@@ -230,6 +303,10 @@ class StreamSpec(Struct, frozen=True):
         if "://" not in self.failures:
             raise ConfigurationError(
                 f"{self.name}: failures {self.failures!r} is no URL; write file://./{self.failures}"
+            )
+        if self.failures.startswith(("http://", "https://")):
+            raise ConfigurationError(
+                f"{self.name}: failures are written as objects; use a sink for these, such as file://./failed"
             )
         if self.retry_limit == inf:
             raise ConfigurationError(
@@ -286,8 +363,15 @@ class StreamSpec(Struct, frozen=True):
 
     @property
     def retry_limit(self) -> float:
-        """`retry_seconds` as a number."""
-        return inf if self.retry_seconds is None else self.retry_seconds
+        """`retry_seconds` as a number; an endpoint is tried for 300 s where nothing else is said (Firehose: S80)."""
+        if self.retry_seconds is None:
+            return 300.0 if self.over_http else inf
+        return self.retry_seconds
+
+    @property
+    def over_http(self) -> bool:
+        """Whether its sink is an HTTP endpoint, which takes records and no objects."""
+        return self.sink.startswith(("http://", "https://"))
 
     @property
     def buffering(self) -> Buffering:
@@ -299,6 +383,8 @@ class StreamSpec(Struct, frozen=True):
         """What follows every record in an object (Firehose: S23)."""
         if self.delimiter is not None:
             return self.delimiter
+        if self.over_http:
+            return b""
         return b"\n" if self.format == "jsonl" else b""
 
 
@@ -327,6 +413,15 @@ def _unfit_backup(stream: StreamSpec, backup: StreamSpec) -> str | None:
     if backup.durability != stream.durability:
         return "both are accepted in one commit; declare both with durability='memory', or none of them"
     return None
+
+
+def _check_network(network: str) -> None:
+    from ipaddress import ip_network  # for programs that name some
+
+    try:
+        ip_network(network)
+    except ValueError as error:
+        raise ConfigurationError(f"Endpoint: network {network!r}: {error}; write one such as '10.1.0.0/16'") from error
 
 
 class Subscription(Struct, frozen=True):

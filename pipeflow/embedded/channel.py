@@ -277,7 +277,8 @@ class OpenLane:
         if full is not None:
             bound = full.spec
             raise Overloaded(
-                f"stream {bound.name}: {full.buffered} bytes wait for {bound.sink}, the bound is {bound.max_buffered}; "
+                f"stream {bound.name}: {full.buffered} bytes wait for {bound.sink.partition('?')[0]}, "
+                f"the bound is {bound.max_buffered}; "
                 "use `await put`, or raise max_buffered"
             )
         size = sum(map(len, bodies))

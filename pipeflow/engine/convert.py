@@ -17,7 +17,7 @@ from pipeflow.engine.encode import encode, packed, sealed
 from pipeflow.engine.rows import Reading
 from pipeflow.errors import MissingExtra
 from pipeflow.messages import Manifest, ObjectFacts, Records, Segment
-from pipeflow.protocols import Object
+from pipeflow.protocols import Object, RecordBatch
 from pipeflow.specs import COLUMNAR, TABULAR, StreamSpec
 
 MESSAGE_LIMIT = 8_192
@@ -29,6 +29,8 @@ class Converted(Struct):
 
     objects: list[Object]
     manifest: Manifest
+    batches: Sequence[RecordBatch] = ()
+    """Instead of objects, for a sink that takes records."""
 
 
 class _Misfit(Struct, frozen=True):

@@ -24,9 +24,9 @@ from pipeflow.engine.supervise import spawn
 from pipeflow.engine.writing import Writer
 from pipeflow.errors import ObjectRefused, SinkError
 from pipeflow.events import Delivered, Observers
-from pipeflow.messages import Segment
+from pipeflow.messages import Manifest, Segment
 from pipeflow.names import Chance
-from pipeflow.protocols import Sink, Store, SweepingSink
+from pipeflow.protocols import RecordBatch, RecordSink, Sink, Store, SweepingSink
 from pipeflow.sinks.objects import belongs, is_errors, store_mark
 from pipeflow.specs import COLUMNAR, TABULAR
 
@@ -206,7 +206,10 @@ class Delivery:
         blocks = [block async for block in self._store.read(segment)]
         # Sealed before this delivery began: an object of its name may be there already, and is its own.
         again = segment.sealed_at <= self._started_at
-        if _is_quick(segment):
+        if isinstance(self.sink, RecordSink) and not is_errors(segment.partition):
+            batch = RecordBatch(segment.name, segment.stream, segment.sealed_at, blocks, segment.delimiter)
+            slot.made = Converted([], Manifest([]), self.sink.split(batch))
+        elif _is_quick(segment):
             slot.made = convert(segment, blocks, again)
         else:
             slot.made = await anyio.to_thread.run_sync(convert, segment, blocks, again, abandon_on_cancel=True)

@@ -26,11 +26,11 @@ from pipeflow.errors import ObjectRefused, SinkUnavailable
 from pipeflow.events import DeliveryFailed, Observers
 from pipeflow.messages import Manifest, Records, Segment, Trouble
 from pipeflow.names import Chance
-from pipeflow.protocols import Object, Sink, Store
+from pipeflow.protocols import Object, RecordBatch, RecordSink, Sink, Store
 from pipeflow.sinks.layout import Layout
 from pipeflow.sinks.manifest import manifest_object
 from pipeflow.sinks.objects import ERRORS, is_errors
-from pipeflow.sinks.prefixes import UNDELIVERED
+from pipeflow.sinks.prefixes import UNANSWERED, UNDELIVERED
 from pipeflow.specs import COLUMNAR, StreamSpec
 
 logger = logging.getLogger("pipeflow")
@@ -67,6 +67,8 @@ class Limits(Struct, frozen=True):
     max_age: float = inf
     failures: bool = False
     """Whether there is a sink for them."""
+    refused_too: bool = False
+    """Whether that takes what is refused for good as well; else it is parked, for somebody to remove the cause."""
 
 
 def decide(
@@ -74,7 +76,7 @@ def decide(
 ) -> Verdict:
     """What becomes of a segment whose attempt just failed; `age` is that of its youngest record."""
     if isinstance(error, ObjectRefused):
-        return Park()
+        return Divert() if limits.failures and limits.refused_too else Park()
     if age >= limits.max_age:
         return Expire()
     left = limits.retry_seconds - trouble.waited
@@ -99,6 +101,13 @@ class _Undelivered(Struct, frozen=True):
     errorMessage: str
     attemptEndingTimestamp: int
     rawData: str
+
+
+class _Unanswered(_Undelivered, frozen=True):
+    """One record that an HTTP endpoint did not take (Firehose: S61)."""
+
+    subsequenceNumber: str
+    dataId: str
 
 
 class Writer:
@@ -128,7 +137,10 @@ class Writer:
         self._observers = observers
         self._on_failure = on_failure
         self._durable = store.features.durable and spec.durability != "memory"
+        records = isinstance(sink, RecordSink)
+        self._error_type = UNANSWERED if records else UNDELIVERED
         self._limits = Limits(
+            refused_too=records,
             retry_seconds=spec.retry_limit,
             max_age=inf if spec.max_age is None else spec.max_age,
             failures=self._failures is not None,
@@ -139,19 +151,24 @@ class Writer:
         trouble = self._store.trouble(segment)
         if trouble.diverted_to and self._failures is not None:
             return await self._divert(self._failures, segment, made, trouble)
-        objects = made.objects
+        if is_errors(segment.partition) and isinstance(self._sink, RecordSink):
+            return await self._write_errors(segment, made, trouble)
+        objects: Sequence[Object | RecordBatch] = made.batches or made.objects
         if trouble.attempts and trouble.done < len(objects):
-            # Earlier attempts may have got as far as the name, unless it was refused to them.
-            objects[trouble.done].replace = not trouble.untouched
+            obj = objects[trouble.done]
+            if isinstance(obj, Object):
+                # Earlier attempts may have got as far as the name, unless it was refused to them.
+                obj.replace = not trouble.untouched
         attempt = 0
         while trouble.done < len(objects):
             obj = objects[trouble.done]
             try:
-                await self._sink.write(obj)
+                await self._hand_over(obj)
             except (SinkUnavailable, ObjectRefused) as error:
                 attempt += 1
-                untouched = isinstance(error, ObjectRefused) and not obj.replace
-                obj.replace = obj.replace or not untouched
+                untouched = isinstance(error, ObjectRefused) and isinstance(obj, Object) and not obj.replace
+                if isinstance(obj, Object) and not untouched:
+                    obj.replace = True
                 trouble = self._met(trouble, error, untouched)
                 age = self._clock.now() - (await self._blocks(segment))[-1].at
                 match decide(error, trouble, self._limits, age=age, pause=self._pause(attempt)):
@@ -187,6 +204,13 @@ class Writer:
                     await self._park(segment, trouble, error)
                     return False
                 await self._wait(segment, trouble, error, self._pause(attempt))
+
+    async def _hand_over(self, obj: Object | RecordBatch) -> None:
+        if isinstance(obj, Object):
+            await self._sink.write(obj)
+        else:
+            assert isinstance(self._sink, RecordSink)
+            await self._sink.deliver(obj)
 
     def _met(self, trouble: Trouble, error: SinkUnavailable | ObjectRefused, untouched: bool) -> Trouble:
         return replace(
@@ -236,11 +260,37 @@ class Writer:
             trouble = replace(trouble, diverted_to=await self._failures_name(segment))
             await self._store.note(segment, trouble)
         obj = await self._undelivered(segment, made, trouble)
+        refused = await self._insist(failures, segment, obj)
+        if refused is not None:
+            await self._park(segment, replace(trouble, diverted_to=""), refused)
+            return None
+        self._say_failed(segment, trouble.reason, None)
+        logger.error(
+            "stream %s: %s could not be delivered in %d attempts (%s); its records lie in %s, as %s",
+            self._name, segment.name, trouble.attempts, trouble.reason, failures, trouble.diverted_to,
+        )  # fmt: skip
+        return Manifest(made.manifest.objects[: trouble.done], failed=_left(segment, made, trouble))
+
+    async def _write_errors(self, segment: Segment, made: Converted, trouble: Trouble) -> Manifest | None:
+        """Failed records of a sink that takes no objects: the sink for failures is where they belong."""
+        refused: ObjectRefused | None = ObjectRefused(
+            "records that failed need a sink for objects; declare the stream with failures='file://./failed'"
+        )
+        if self._failures is not None:
+            (obj,) = made.objects
+            refused = await self._insist(self._failures, segment, obj)
+        if refused is None:
+            return Manifest([])
+        await self._park(segment, self._met(trouble, refused, False), refused)
+        return None
+
+    async def _insist(self, failures: Sink, segment: Segment, obj: Object) -> ObjectRefused | None:
+        """Write it, however long that takes (Firehose: S73); why it was refused, if it was."""
         attempt = 0
         while True:
             try:
                 await failures.write(obj)
-                break
+                return None
             except SinkUnavailable as error:
                 attempt += 1
                 after = AGAIN.delay(attempt, self._chance.roll())
@@ -251,14 +301,7 @@ class Writer:
                 )  # fmt: skip
                 await self._clock.wait(self.hurry, self._clock.now() + after)
             except ObjectRefused as error:
-                await self._park(segment, replace(trouble, diverted_to=""), error)
-                return None
-        self._say_failed(segment, trouble.reason, None)
-        logger.error(
-            "stream %s: %s could not be delivered in %d attempts (%s); its records lie in %s, as %s",
-            self._name, segment.name, trouble.attempts, trouble.reason, failures, trouble.diverted_to,
-        )  # fmt: skip
-        return Manifest(made.manifest.objects[: trouble.done], failed=_left(segment, made, trouble))
+                return error
 
     async def _failures_name(self, segment: Segment) -> str:
         stats = await self._store.stats()
@@ -269,17 +312,22 @@ class Writer:
             opened_at=segment.opened_at,
             store_id=stats.store_id,
             boot=None if self._durable else stats.boot,
-            error_type=UNDELIVERED,
+            error_type=self._error_type,
         )
 
     async def _undelivered(self, segment: Segment, made: Converted, trouble: Trouble) -> Object:
-        if is_errors(segment.partition) or trouble.done:
+        if made.batches:
+            blocks = [block for batch in made.batches[trouble.done :] for block in batch.blocks]
+        elif is_errors(segment.partition) or trouble.done:
             # These are error records already, ready to be written.
-            left = made.objects[trouble.done]
-            return Object(trouble.diverted_to, left.chunks, left.records)
-        blocks = await self._blocks(segment)
-        content = await anyio.to_thread.run_sync(_error_lines, segment, blocks, trouble, abandon_on_cancel=True)
-        return Object(trouble.diverted_to, [content], segment.records)
+            obj = made.objects[trouble.done]
+            return Object(trouble.diverted_to, obj.chunks, obj.records)
+        else:
+            blocks = await self._blocks(segment)
+        content = await anyio.to_thread.run_sync(
+            _error_lines, segment, blocks, trouble, self._error_type == UNANSWERED, abandon_on_cancel=True
+        )
+        return Object(trouble.diverted_to, [content], _left(segment, made, trouble))
 
     async def _blocks(self, segment: Segment) -> list[Records]:
         return [block async for block in self._store.read(segment)]
@@ -291,25 +339,36 @@ class Writer:
 
 
 def _left(segment: Segment, made: Converted, trouble: Trouble) -> int:
-    """Records that the sink does not have: behind the object of those that fit comes that of those that did not."""
-    return made.manifest.failed if trouble.done else segment.records
+    """Records that the sink does not have."""
+    if not trouble.done:
+        return segment.records
+    if made.batches:
+        return sum(batch.records for batch in made.batches[trouble.done :])
+    return made.manifest.failed  # behind the object of those that fit comes that of those that did not
 
 
-def _error_lines(segment: Segment, blocks: Sequence[Records], trouble: Trouble) -> bytes:
+def _error_record(
+    segment: Segment, trouble: Trouble, at: float, sequence: int, body: bytes, http: bool
+) -> _Undelivered:
+    shared = (
+        trouble.attempts,
+        round(at * 1000),
+        trouble.code,
+        trouble.reason,
+        round(trouble.at * 1000),
+        b64encode(body).decode(),
+    )
+    if not http:
+        return _Undelivered(*shared)
+    return _Unanswered(*shared, subsequenceNumber=str(sequence), dataId=f"{segment.name}/{sequence}")
+
+
+def _error_lines(segment: Segment, blocks: Sequence[Records], trouble: Trouble, http: bool) -> bytes:
     """The records one JSON object a line, compressed like all errors of the stream. For worker threads."""
     lines = [
-        msgspec.json.encode(
-            _Undelivered(
-                attemptsMade=trouble.attempts,
-                arrivalTimestamp=round(block.at * 1000),
-                errorCode=trouble.code,
-                errorMessage=trouble.reason,
-                attemptEndingTimestamp=round(trouble.at * 1000),
-                rawData=b64encode(body).decode(),
-            )
-        )
+        msgspec.json.encode(_error_record(segment, trouble, block.at, block.first + n, body, http))
         for block in blocks
-        for body in block.bodies
+        for n, body in enumerate(block.bodies)
     ]
     lines.append(b"")
     content = b"\n".join(lines)

@@ -38,6 +38,9 @@ UNDELIVERED = "delivery-failed"
 UNPACKED = "decompression-failed"
 """That of records which did not unpack."""
 
+UNANSWERED = "http-endpoint-failed"
+"""That of records which an HTTP endpoint did not take (Firehose: S46)."""
+
 RANDOM = 11
 """Characters of a random string (Firehose: S43)."""
 

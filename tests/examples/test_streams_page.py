@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from pipeflow.clock import VirtualClock
+from pipeflow.errors import SinkUnavailable
+from pipeflow.protocols import Object
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.sinks.timestamps import fields
 
@@ -121,3 +123,29 @@ async def test_the_example_of_processing_unpacks_splits_checks_and_calls_a_handl
     assert b"too hot to be true" in error
     assert good == b'{"sensor":"in","celsius":20.5}\n'
     assert [content for _, content in found["orders"]] == [b"one\n"]
+
+
+class Down(MemorySink):
+    """Takes nothing but error records."""
+
+    async def write(self, obj: Object) -> None:
+        if not obj.name.startswith("errors/"):
+            raise SinkUnavailable("down")
+        await super().write(obj)
+
+
+async def test_S59_the_example_of_a_sink_that_is_down_moves_its_records_to_failures() -> None:
+    program = program_of("When a sink is down")
+    clock, sink = VirtualClock(0.0), Down()
+    async with program["app"].running(clock=clock, broker="memory://", sinks={"orders": sink}):
+        await program["orders"].put(b"o-1")
+        await clock.advance(60 + 300 + 60)
+        await program["orders"].flush()
+        assert [name.split("/")[:2] for name in sink.objects] == [["errors", "delivery-failed"]]
+
+
+async def test_S75_the_example_of_an_endpoint_declares_what_the_page_says() -> None:
+    program = program_of("HTTP endpoints")
+    spec = program["orders"].spec
+    assert (spec.retry_limit, spec.compression, spec.over_http) == (300.0, "none", True)
+    assert spec.endpoint.access_key == "env:COLLECTOR_KEY"
