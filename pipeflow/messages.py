@@ -244,7 +244,7 @@ class Records(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Column(Struct, frozen=True, array_like=True):
-    """One column of a csv or parquet object, or one field of a nested one."""
+    """One column of a csv, parquet or orc object, or one field of a nested one."""
 
     name: str
     type: str
@@ -279,7 +279,7 @@ class Segment(Struct, frozen=True, array_like=True):
     compression: str
     delimiter: bytes = b""
     columns: tuple[Column, ...] = ()
-    """What csv and parquet make of its records."""
+    """What csv, parquet and orc make of its records."""
     errors_name: str = ""
     """Where the records go that do not fit these columns."""
     compression_level: int | None = None

@@ -18,8 +18,10 @@ from pipeflow.protocols import Middleware
 from pipeflow.queue import Queue
 from pipeflow.specs import (
     COLUMNAR,
+    COLUMNAR_BYTES,
     DAY,
     Backoff,
+    Buffering,
     Compression,
     Decompress,
     Endpoint,
@@ -153,7 +155,7 @@ class Router:
         /,
         *origins: Origin[T],
         sink: str,
-        buffer_bytes: int = 5 << 20,
+        buffer_bytes: int | None = None,
         buffer_seconds: float = 60.0,
         partition_by: PartitionBy[T] | None = None,
         prefix: str | None = None,
@@ -181,11 +183,12 @@ class Router:
         target_bytes: int | None = None,
         endpoint: Endpoint | None = None,
     ) -> Stream[T]:
-        """A stream of records into objects below `sink`, one for every `buffer_bytes` or `buffer_seconds`.
+        """A stream of records into objects below `sink`, one for every `buffer_bytes` (5 MiB, of Parquet and ORC
+        64) or `buffer_seconds`, whichever is first (Firehose: S33, S35).
 
         `partition_by` gives each partition a buffer and a folder of its own. `format`: "jsonl", or "raw" for bytes;
-        "csv" or "parquet" with the columns of the payload type, or with `columns=["id", ...]` of a csv, or
-        `schema={"id": "int64 not null", ...}` of Parquet files. `compression`: gzip, in Parquet files zstd;
+        "csv", "parquet" or "orc" with the columns of the payload type, or with `columns=["id", ...]` of a csv, or
+        `schema={"id": "int64 not null", ...}` of Parquet and ORC files. `compression`: gzip, in those files zstd;
         `compression_level` trades its speed for size.
         `durability="memory"` is the fastest, and may lose the open buffer in a crash.
 
@@ -243,6 +246,8 @@ class Router:
                 f"{place}: stream {full}: its backup {backup.name} takes {type_name(backup.type)}; a backup keeps "
                 "records as they came: declare it of bytes"
             )
+        if buffer_bytes is None:
+            buffer_bytes = COLUMNAR_BYTES if chosen in COLUMNAR else Buffering().bytes
         spec = StreamSpec(
             full,
             sink,

@@ -20,15 +20,18 @@ DAY = 86_400.0
 YEAR = 366 * DAY
 
 Compression: TypeAlias = Literal["none", "gzip", "zstd", "zip", "snappy", "hadoop-snappy"]
-Format: TypeAlias = Literal["jsonl", "raw", "csv", "parquet"]
+Format: TypeAlias = Literal["jsonl", "raw", "csv", "parquet", "orc"]
 Decompress: TypeAlias = Literal["gzip"]
 FilterScope: TypeAlias = Literal["attributes", "body"]
 
 MAX_OVER_HTTP: Final = 47 << 20
 """Bytes of one record: in base64 it fits into a request of 64 MiB (Firehose: S76)."""
 
-COLUMNAR: Final = frozenset({"parquet"})
+COLUMNAR: Final = frozenset({"parquet", "orc"})
 """Formats that compress inside, column by column, and not the object as a whole."""
+
+COLUMNAR_BYTES: Final = 64 << 20
+"""Bytes that their buffers hold by default: the least that Firehose allows (S35), a quarter of the default bound."""
 
 TABULAR: Final = frozenset({"csv", *COLUMNAR})
 """Formats made of columns."""
@@ -38,6 +41,9 @@ MERGED: Final = frozenset({"none", "gzip", "zstd"})
 
 LEVELS: Final[dict[str, int]] = {"gzip": 9, "zip": 9, "zstd": 22}
 """Compressions that have levels, from 1 up to this one: the same whatever packages are installed."""
+
+_UNREADABLE: Final = re.compile(r'[\x00-\x1f"\\]')
+"""What the JSON decoder has no keys with."""
 
 _INSIDE: Final = ("zstd", "snappy", "gzip", "none")
 """Compressions that columnar formats have."""
@@ -202,7 +208,7 @@ class StreamSpec(Struct, frozen=True):
     extension: str | None = None
     """Ends names in place of what format and compression call for (S47)."""
     columns: tuple[Column, ...] = ()
-    """What csv and parquet make of a record."""
+    """What csv, parquet and orc make of a record."""
     backup: str | None = None
     """The stream that keeps every accepted record as it came, too (Firehose: S31)."""
     retry_seconds: float | None = None
@@ -252,6 +258,8 @@ class StreamSpec(Struct, frozen=True):
             )
         if self.compression_level is None:
             return
+        if self.format == "orc":
+            raise ConfigurationError(f"{self.name}: format='orc' has no levels; leave compression_level off")
         highest = LEVELS.get(self.compression)
         if highest is None:
             raise ConfigurationError(
@@ -337,7 +345,7 @@ class StreamSpec(Struct, frozen=True):
     def _check_format(self) -> None:
         if self.format not in TABULAR:
             if self.columns:
-                raise ConfigurationError(f"{self.name}: format={self.format!r} has no columns; use csv or parquet")
+                raise ConfigurationError(f"{self.name}: format={self.format!r} has no columns; use csv, parquet or orc")
             return
         if not self.columns:
             raise ConfigurationError(f"{self.name}: format={self.format!r} needs at least one column")
@@ -346,6 +354,12 @@ class StreamSpec(Struct, frozen=True):
         names = [column.name for column in self.columns]
         if "" in names or len(set(names)) < len(names):
             raise ConfigurationError(f"{self.name}: columns are {names}; give each a name of its own")
+        for name in names:
+            if _UNREADABLE.search(name):
+                raise ConfigurationError(
+                    f"{self.name}: column {name!r}: quotes, backslashes and control characters are not looked for in "
+                    "records; name it without"
+                )
 
     def _check_unpacking(self) -> None:
         if self.log_messages and self.decompress is None:

@@ -1,4 +1,4 @@
-"""The columns of a csv or parquet stream: from the fields of its payload type, or as the declaration gives them.
+"""The columns of a csv, Parquet or ORC stream: from the fields of its payload type, or as the declaration gives them.
 
 A field that has a default or may be null is null where its key is missing; any other is required. What a column has no
 type for is kept as JSON text.
@@ -19,6 +19,7 @@ from pipeflow.codecs import type_name
 from pipeflow.engine.rows import SCALARS
 from pipeflow.errors import ConfigurationError
 from pipeflow.messages import Column
+from pipeflow.specs import COLUMNAR
 
 _Object: TypeAlias = inspect.StructType | inspect.DataclassType | inspect.TypedDictType
 _OBJECTS: Final = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
@@ -58,15 +59,27 @@ def columns_for(
     """What a stream of this type writes; none where its format has no columns. `place` begins every error."""
     if columns is not None and format != "csv":
         raise ConfigurationError(f"{place}: columns=[...] is for format='csv'; format is {format!r}")
-    if schema is not None and format != "parquet":
-        raise ConfigurationError(f"{place}: schema={{...}} is for format='parquet'; format is {format!r}")
-    if format == "parquet":
-        return _given(schema, place) if schema is not None else _of_type(kind, "schema={'name': 'type'}", place)
+    if schema is not None and format not in COLUMNAR:
+        raise ConfigurationError(f"{place}: schema={{...}} is for format='parquet' and 'orc'; format is {format!r}")
+    if format in COLUMNAR:
+        found = _given(schema, place) if schema is not None else _of_type(kind, "schema={'name': 'type'}", place)
+        return _signed(found, place) if format == "orc" else found
     if format != "csv":
         return ()
     if columns is None:
         return tuple(map(_flat, _of_type(kind, "columns=['name', ...]", place)))
     return _named(columns, kind, place)
+
+
+def _signed(columns: tuple[Column, ...], place: str) -> tuple[Column, ...]:
+    for column in columns:
+        if column.type.startswith("uint"):
+            raise ConfigurationError(
+                f"{place}: column {column.name!r} is {column.type}, and ORC has no unsigned numbers; use int64, or "
+                "decimal(20,0) for those beyond it"
+            )
+        _signed(column.fields, place)
+    return columns
 
 
 def _named(names: Sequence[str], kind: object, place: str) -> tuple[Column, ...]:

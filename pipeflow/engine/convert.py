@@ -1,4 +1,4 @@
-"""From a sealed segment to its objects: one as it came, or a csv or Parquet object and beside it what did not fit.
+"""From a sealed segment to its objects: one as it came, or a csv, Parquet or ORC object and beside it what did not fit.
 
 Deterministic like `encode`: an error object tells the times of acceptance and of sealing, which are frozen with the
 segment, so a segment that is written again gives the same objects under the same names.
@@ -7,7 +7,7 @@ segment, so a segment that is written again gives the same objects under the sam
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +16,7 @@ from pipeflow.engine.compress import compressor
 from pipeflow.engine.encode import encode, packed, sealed
 from pipeflow.engine.rows import Reading
 from pipeflow.errors import MissingExtra
-from pipeflow.messages import Manifest, ObjectFacts, Records, Segment
+from pipeflow.messages import Column, Manifest, ObjectFacts, Records, Segment
 from pipeflow.protocols import Object, RecordBatch
 from pipeflow.specs import COLUMNAR, TABULAR, StreamSpec
 
@@ -51,11 +51,12 @@ def ready(spec: StreamSpec) -> None:
     """MissingExtra, naming the stream, when the package for its format or compression is not installed."""
     try:
         if spec.format in COLUMNAR:
-            import pipeflow.engine.parquet  # noqa: F401  # takes its time once, and says what is missing
+            _writer(spec.format)  # takes its time once, and says what is missing
         else:
             compressor(spec.compression, spec.compression_level)
     except MissingExtra as error:
-        raise MissingExtra(f"stream {spec.name}: {error.what}", error.extra) from error
+        what = f"format={spec.format!r}" if spec.format in COLUMNAR else error.what
+        raise MissingExtra(f"stream {spec.name}: {what}", error.extra) from error
 
 
 def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -> Converted:
@@ -75,15 +76,25 @@ def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -
 
 
 def _content(segment: Segment, reading: Reading) -> tuple[bytes, int, int]:
-    """(the object, its rows, their bytes before compression; those of Parquet as they were buffered)."""
+    """(the object, its rows, their bytes before compression; those of columnar files as they were buffered)."""
     if segment.format == "csv":
         from pipeflow.engine.csv_text import csv_text
 
         content, rows = csv_text(segment.columns, reading)
         return packed(segment, segment.name, content), rows, len(content)
+    write = _writer(segment.format)
+    return *write(segment.columns, segment.compression, segment.compression_level, reading), segment.size
+
+
+def _writer(format: str) -> Callable[[tuple[Column, ...], str, int | None, Reading], tuple[bytes, int]]:
+    """How rows become a columnar file."""
+    if format == "orc":
+        from pipeflow.engine.orc import orc_file
+
+        return orc_file
     from pipeflow.engine.parquet import parquet_file
 
-    return *parquet_file(segment.columns, segment.compression, segment.compression_level, reading), segment.size
+    return parquet_file
 
 
 def _errors(segment: Segment, reading: Reading) -> tuple[bytes, int]:

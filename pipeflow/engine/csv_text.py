@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Raw
@@ -20,9 +21,8 @@ _json = msgspec.json.Encoder().encode
 
 def csv_text(columns: tuple[Column, ...], reading: Reading) -> tuple[bytes, int]:
     """(the object, its rows); no rows, no header either."""
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow([column.name for column in columns])
+    out = io.BytesIO()  # as bytes: text in memory may take four times as much
+    out.write(_lines([[column.name for column in columns]]))
     written = 0
     for part in reading.slices():
         cells: list[list[object]] = []
@@ -36,9 +36,15 @@ def csv_text(columns: tuple[Column, ...], reading: Reading) -> tuple[bytes, int]
         if bad:
             kept = set(reading.refuse(part, bad).owners)
             cells = [line for line, owner in zip(cells, part.owners, strict=True) if owner in kept]
-        writer.writerows(cells)
+        out.write(_lines(cells))
         written += len(cells)
-    return (lines.getvalue().encode() if written else b""), written
+    return (out.getvalue() if written else b""), written
+
+
+def _lines(cells: Iterable[Sequence[object]]) -> bytes:
+    lines = io.StringIO(newline="")
+    csv.writer(lines).writerows(cells)
+    return lines.getvalue().encode()
 
 
 def cell(value: object) -> object:

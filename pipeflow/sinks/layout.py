@@ -162,7 +162,7 @@ class Layout:
         )
 
     def _extension(self, partition: str) -> str | None:
-        # Beside csv and Parquet failed records are JSON lines, which must not be taken for a table.
+        # Beside tables failed records are JSON lines, which must not be taken for a table.
         return None if is_errors(partition) and self._spec.columns else self._spec.extension
 
     def _widest_name(self, under: str | None, partition: str) -> str:

@@ -40,7 +40,7 @@ _EXTENSIONS = {
     "hadoop-snappy": ".hsnappy",
 }
 """As Firehose has them (S47), and zstd, which it has not."""
-_FORMATS = {"jsonl": ".jsonl", "raw": "", "csv": ".csv", "parquet": ".parquet"}
+_FORMATS = {"jsonl": ".jsonl", "raw": "", "csv": ".csv", "parquet": ".parquet", "orc": ".orc"}
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
 _ENCODED = [chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in range(256)]
 

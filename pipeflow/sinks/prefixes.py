@@ -30,7 +30,7 @@ FAILED = "processing-failed"
 """The error type of records whose transform or partition failed (Firehose: S46)."""
 
 UNCONVERTED = "format-conversion-failed"
-"""That of records which did not fit csv or Parquet. The longest there is."""
+"""That of records which did not fit their columns. The longest there is."""
 
 UNDELIVERED = "delivery-failed"
 """That of records which the sink did not take within `retry_seconds`."""

@@ -43,16 +43,17 @@ async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path:
 
 async def test_the_example_of_csv_and_parquet_writes_rows(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow", reason="one of its streams is Parquet: pip install 'pipeflow[parquet]'")
-    program = program_of("csv and Parquet")
-    sinks = {name: MemorySink() for name in ("lake", "sheet", "raw")}
+    program = program_of("csv, Parquet and ORC")
+    sinks = {name: MemorySink() for name in ("lake", "hive", "sheet", "raw")}
     async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
-        for name in ("lake", "sheet"):
+        for name in ("lake", "hive", "sheet"):
             await program[name].put(program["Reading"]("a", datetime(2013, 1, 1, tzinfo=UTC), 1.5))
         await program["raw"].put_many([b'{"id":1,"rest":[1]}', b"nope"])
         for name in sinks:
             await program[name].flush()
     assert [gzip.decompress(content) for content in sinks["sheet"].objects.values()] == [b"sensor,value\r\na,1.5\r\n"]
     assert [name.rpartition(".")[2] for name in sinks["lake"].objects] == ["parquet"]
+    assert [name.rpartition(".")[2] for name in sinks["hive"].objects] == ["orc"]
     assert [name.startswith("errors/") for name in sinks["raw"].objects] == [False, True]
 
 

@@ -25,6 +25,7 @@ from pipeflow.errors import (
 )
 from pipeflow.protocols import Object, StreamStats
 from pipeflow.sinks.memory import MemorySink
+from pipeflow.specs import Format
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -328,16 +329,20 @@ async def test_a_csv_stream_has_the_columns_of_its_payload_type() -> None:
     assert content == b'id,customer,total\r\n1,ada,1\r\n2,"ada ""the"" first",2\r\n'
 
 
+@pytest.mark.parametrize("format", ["parquet", "orc"])
 @pytest.mark.parametrize("broker", ["memory://", "sqlite"])
-async def test_S47_a_parquet_stream_writes_parquet_files_beneath_its_partitions(broker: str, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="reads Parquet files back with pyarrow: pip install 'pipeflow[parquet]'")
+async def test_S47_a_columnar_stream_writes_such_files_beneath_its_partitions(
+    broker: str, format: Format, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="reads columnar files back with pyarrow: pip install 'pipeflow[parquet]'")
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.orc
+    import pyarrow.parquet
 
     app, sink = App("shop", broker="memory://"), MemorySink()
     orders = app.topic("orders", Order)
     lake = app.stream(
-        "lake", Order, orders, sink="memory://lake", format="parquet", partition_by=lambda order: order.customer
+        "lake", Order, orders, sink="memory://lake", format=format, partition_by=lambda order: order.customer
     )
     store = broker if broker == "memory://" else f"sqlite:///{tmp_path}/shop.db"
     async with opened(app, sink, store):
@@ -345,9 +350,21 @@ async def test_S47_a_parquet_stream_writes_parquet_files_beneath_its_partitions(
         await orders.publish(order(10, "bob"))
         await lake.flush()
     assert {name.partition("/")[0] for name in sink.objects} == {"ada", "bob"}
-    assert all(name.endswith(".parquet") for name in sink.objects)
-    rows = [row for content in sink.objects.values() for row in pq.read_table(pa.BufferReader(content)).to_pylist()]
+    assert all(name.endswith(f".{format}") for name in sink.objects)
+    read = pyarrow.orc.read_table if format == "orc" else pyarrow.parquet.read_table
+    rows = [row for content in sink.objects.values() for row in read(pa.BufferReader(content)).to_pylist()]
     assert sorted(int(row["id"]) for row in rows) == list(range(11))
+
+
+@pytest.mark.parametrize(
+    ("format", "size"), [("jsonl", 5 << 20), ("csv", 5 << 20), ("parquet", 64 << 20), ("orc", 64 << 20)]
+)
+def test_S35_columnar_streams_gather_64_mib_unless_they_are_told_otherwise(format: Format, size: int) -> None:
+    app = App("shop", broker="memory://")
+    lake = app.stream("lake", Order, sink="memory://lake", format=format)
+    small = app.stream("small", Order, sink="memory://small", format=format, buffer_bytes=1_000)
+    assert (lake.spec.buffer_bytes, lake.spec.buffer_seconds, lake.spec.max_buffered) == (size, 60.0, 256 << 20)
+    assert small.spec.buffer_bytes == 1_000
 
 
 async def test_S62_bytes_that_are_no_json_go_to_the_errors_of_a_parquet_stream_as_plain_lines() -> None:
@@ -368,12 +385,16 @@ async def test_S62_bytes_that_are_no_json_go_to_the_errors_of_a_parquet_stream_a
     assert (found.delivered, found.failed) == (1, 1)
 
 
-async def test_parquet_without_its_package_is_refused_when_the_app_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("format", ["parquet", "orc"])
+async def test_a_columnar_format_without_its_package_is_refused_when_the_app_opens(
+    format: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "pipeflow.engine.parquet", raising=False)
+    for module in ("arrow", format):
+        monkeypatch.delitem(sys.modules, f"pipeflow.engine.{module}", raising=False)
     app = App("shop", broker="memory://")
-    app.stream("lake", Order, sink="memory://lake", format="parquet")
-    with pytest.raises(MissingExtra, match=r"format='parquet' .*pipeflow\[parquet\]"):
+    app.stream("lake", Order, sink="memory://lake", format=format)
+    with pytest.raises(MissingExtra, match=rf"format='{format}' .*pipeflow\[parquet\]"):
         async with opened(app, MemorySink()):
             raise AssertionError("it is refused before")
 
@@ -390,6 +411,8 @@ def test_options_that_do_not_go_together_are_refused_where_they_are_declared() -
         app.stream("lake", bytes, sink="memory://lake", format="parquet")
     with pytest.raises(ConfigurationError, match="a name of its own"):
         app.stream("lake", bytes, sink="memory://lake", format="csv", columns=["id", "id"])
+    with pytest.raises(ConfigurationError, match="quotes, backslashes"):
+        app.stream("lake", bytes, sink="memory://lake", format="csv", columns=['a"b'])
     with pytest.raises(ConfigurationError, match="at least one column"):
         app.stream("lake", bytes, sink="memory://lake", format="parquet", schema={})
     packed = app.topic("packed", Order, codec="msgpack")

@@ -48,6 +48,42 @@ def test_quotes_commas_and_line_ends_read_back() -> None:
     assert [row["name"] for row in rows] == names
 
 
+@pytest.mark.parametrize("text_", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "\ufeffa", "a\x00b", "\x1a"])
+def test_a_cell_is_the_text_of_its_value_whatever_a_spreadsheet_would_make_of_it(text_: str) -> None:
+    made = converted(json.dumps({"id": 1, "name": text_}).encode())
+    (row,) = csv.DictReader(io.StringIO(text(made), newline=""))
+    assert row["name"] == text_
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("a\rb", '1,"a\rb",'),
+        ("\n", '1,"\n",'),
+        ('"', '1,"""",'),
+        ('a"b', '1,"a""b",'),
+        (",", '1,",",'),
+        ("a;b", "1,a;b,"),
+        (" a ", "1, a ,"),
+        ("a\tb", "1,a\tb,"),
+        ("\u2028", "1,\u2028,"),
+    ],
+)
+def test_fields_are_quoted_where_rfc_4180_needs_it_and_spaces_are_theirs(value: str, line: str) -> None:
+    assert text(converted(json.dumps({"id": 1, "name": value}).encode())) == f"id,name,rest\r\n{line}\r\n"
+
+
+def test_a_header_is_quoted_like_any_line() -> None:
+    columns = (Column("id, please", "int64"), Column("=name", "string"))
+    assert text(converted(b'{"id, please":1}', columns=columns)) == '"id, please",=name\r\n1,\r\n'
+
+
+def test_a_row_of_one_empty_cell_is_not_an_empty_line_that_readers_skip() -> None:
+    made = converted(b"{}", b'{"name":""}', b'{"name":"a"}', columns=(Column("name", "string"),))
+    assert text(made) == 'name\r\n""\r\n""\r\na\r\n'
+    assert [row["name"] for row in csv.DictReader(io.StringIO(text(made), newline=""))] == ["", "", "a"]
+
+
 def test_nested_values_are_json_text_strings_are_their_text_and_null_is_nothing() -> None:
     made = converted(
         b'{"id":1,"rest":{"a": [1, 2]}}', b'{"id":2,"rest":"plain \\u00e9"}', b'{"id":3,"rest":null}',
