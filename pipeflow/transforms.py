@@ -24,8 +24,8 @@ from pipeflow.wiring.functions import threaded
 
 T = TypeVar("T")
 
-Finish: TypeAlias = Callable[[T], Outgoing]
-"""A value encoded and placed; Misplaced when there is no place for it."""
+Finish: TypeAlias = Callable[[Any], Outgoing]
+"""A value encoded and placed. CodecError: it is not of the payload type. Misplaced: there is no place for it."""
 
 LambdaHandler: TypeAlias = Callable[[dict[str, Any], Any], object]
 """`handler(event, context)` as AWS Lambda calls it, or the same as a coroutine function."""
@@ -39,7 +39,7 @@ LONGEST_WAIT = 900.0
 # One record
 
 
-def one_by_one(function: Callable[[T], object], codec: Codec[T], finish: Finish[T]) -> Derive:
+def one_by_one(function: Callable[[T], object], codec: Codec[T], finish: Finish) -> Derive:
     """What a single transform makes of a record: its result, each of a list of them, or nothing."""
     decode, finished = codec.decode, _finishing(codec, finish)
     if is_async(function):
@@ -47,19 +47,19 @@ def one_by_one(function: Callable[[T], object], codec: Codec[T], finish: Finish[
 
         async def derive_later(body: bytes) -> Derived:
             value = await transform(decode(body))
-            return finished(value) if value is None or type(value) is list else finish(cast(T, value))
+            return finished(value) if value is None or type(value) is list else finish(value)
 
         return derive_later
 
     def derive(body: bytes) -> Derived:
         # One call less for what most transforms return: 50 of 1,500 ns.
         value = function(decode(body))
-        return finished(value) if value is None or type(value) is list else finish(cast(T, value))
+        return finished(value) if value is None or type(value) is list else finish(value)
 
     return derive
 
 
-def _finishing(codec: Codec[T], finish: Finish[T]) -> Callable[[object], Derived]:
+def _finishing(codec: Codec[T], finish: Finish) -> Callable[[object], Derived]:
     several = not is_list(codec.kind)
 
     def finished(value: object) -> Derived:
@@ -67,7 +67,7 @@ def _finishing(codec: Codec[T], finish: Finish[T]) -> Callable[[object], Derived
             return None
         if several and type(value) is list:
             return [finish(each) for each in value if each is not None]
-        return finish(cast(T, value))
+        return finish(value)
 
     return finished
 
@@ -90,7 +90,7 @@ class _Undecoded(Struct, frozen=True):
 
 
 def batchwise(
-    function: Callable[[list[T]], object], codec: Codec[T], finish: Finish[T], options: BatchTransform
+    function: Callable[[list[T]], object], codec: Codec[T], finish: Finish, options: BatchTransform
 ) -> BatchTransform:
     """What a batch transform makes of records; those that do not decode are not shown to it."""
     call, finished = _called_async(function), _finishing(codec, finish)

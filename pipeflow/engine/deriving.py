@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from inspect import iscoroutinefunction
+from itertools import islice
 from math import inf
 
 import anyio.to_thread
@@ -121,6 +123,7 @@ class Deriving:
     async def _one_by_one(self, blocks: Sequence[Records]) -> _Made:
         derive, limit = self._plan.derive, self._limit
         assert derive is not None
+        later = iscoroutinefunction(derive)
         outputs: list[Outgoing] = []
         dropped, turn, left = 0, TURN, LOT
         for block in blocks:
@@ -128,10 +131,7 @@ class Deriving:
                 try:
                     if block.suspect:
                         raise _deadly()
-                    result = derive(body)
-                    kind = type(result)
-                    if kind is not Outgoing and kind is not list and result is not None:
-                        result = await result  # type: ignore[misc]  # what is neither of these is awaitable
+                    result = (await derive(body)) if later else derive(body)  # type: ignore[misc]  # `later` says so
                     if isinstance(result, Outgoing):
                         if len(result.body) > limit:
                             raise _too_large(result, limit)
@@ -177,14 +177,12 @@ class Deriving:
     async def _singly(self, taken: Sequence[_Taken]) -> None:
         derive = self._plan.derive
         assert derive is not None
-        turn = TURN
+        later, turn = iscoroutinefunction(derive), TURN
         for record in taken:
             for part in [] if isinstance(record.parts, Exception) else record.parts:
                 derived: Derived | Exception
                 try:
-                    result = derive(part)
-                    done = result is None or isinstance(result, Outgoing | list)
-                    derived = result if done else await result  # type: ignore[misc, assignment]  # so it is awaitable
+                    derived = (await derive(part)) if later else derive(part)  # type: ignore[misc, assignment]  # as it says
                 except BaseException as error:
                     if told_to_stop(error):
                         raise
@@ -206,7 +204,7 @@ class Deriving:
                 taken = taken[:rest]
         results = iter([result for batch in batches for result in await batchwise.derived(batch)])
         for record in taken:
-            record.results = [next(results) for _ in _parts(record)]
+            record.results = list(islice(results, 0 if isinstance(record.parts, Exception) else len(record.parts)))
         return taken
 
     def _settle(self, record: _Taken, made: _Made) -> None:
@@ -218,6 +216,9 @@ class Deriving:
         dropped = 0 if record.parts else 1
         compressed = self._plan.spec.decompress is not None
         for part, (derived, attempts) in zip(record.parts, record.results, strict=True):
+            if type(derived) is Outgoing and len(derived.body) <= self._limit:
+                outputs.append(derived)
+                continue
             try:
                 if isinstance(derived, Exception):
                     raise derived

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
+from record_owner import Owner
 from stream_rig import Rig, rig
 
 from pipeflow.clock import Signal
@@ -129,10 +130,19 @@ async def test_S24_records_gather_in_the_durable_intake() -> None:
         await r.store.append("lake", out(b"a"))
         await r.clock.settle()
         snapshot = r.owner.snapshot
-    again = type(r.owner)(snapshot, at=1.0)
-    async with rig(plan(called, buffer_seconds=60), owner=again) as r:
+    async with rig(plan(called, buffer_seconds=60), owner=Owner(snapshot, at=1.0)) as r:
         await r.deliver()
         assert good(r) == [b"A"]
+
+
+async def test_S24_records_that_an_earlier_process_left_do_not_wait_again() -> None:
+    called = Called()
+    async with rig(plan(called, buffer_seconds=60)) as r:
+        await r.store.append("lake", out(b"a"))
+        snapshot = r.owner.snapshot
+    async with rig(plan(called, buffer_seconds=60), owner=Owner(snapshot, at=1.0)) as r:
+        await r.clock.settle()
+        assert called.calls == [(1.0, [b"a"])]
 
 
 # Failing
