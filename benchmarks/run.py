@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("pipeflow", "aiosqlite", "anyio", "msgspec", "uvloop", "isal", "zstandard", "pyarrow")
+PACKAGES = ("pipeflow", "aiosqlite", "anyio", "msgspec", "uvloop", "isal", "zstandard", "pyarrow", "jq")
 
 
 def machine() -> dict[str, object]:

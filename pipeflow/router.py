@@ -36,7 +36,8 @@ from pipeflow.wiring.functions import Function, inspected
 from pipeflow.wiring.providers import Provider, Scope
 
 if TYPE_CHECKING:
-    from pipeflow.stream import PartitionBy, Stream
+    from pipeflow.partitioning import PartitionBy
+    from pipeflow.stream import Stream
 
 T = TypeVar("T")
 P = TypeVar("P")

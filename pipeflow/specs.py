@@ -87,6 +87,13 @@ class FilterPolicy(Struct, frozen=True):
     scope: FilterScope = "attributes"
 
 
+class KeyQuery(Struct, frozen=True):
+    """One partition key and the expression that answers with it. Without a name, the key is all of the partition."""
+
+    key: str
+    query: str
+
+
 class TopicSpec(Struct, frozen=True):
     """One topic. `content_dedup` takes the SHA-256 of the body where a FIFO publish names no dedup id."""
 
@@ -193,6 +200,8 @@ class StreamSpec(Struct, frozen=True):
     durability: Literal["memory"] | None = None
     """None: the store's own."""
     partitioned: bool = False
+    partition_keys: tuple[KeyQuery, ...] = ()
+    """What gives the partition, where expressions do."""
     transformed: bool = False
     """What is delivered is not what was put: records wait in the intake until it is made of them."""
     max_partitions: int = 500

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from msgspec.structs import replace
 
@@ -22,9 +22,9 @@ from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
 from pipeflow.files import PAGE, FileFacts, FileQuery
 from pipeflow.messages import At, AttributeValue, Outgoing, Position, Refused
-from pipeflow.protocols import Lane
+from pipeflow.partitioning import PartitionBy, awaits_keys, declared_keys, partitioning
+from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.layout import Layout
-from pipeflow.sinks.objects import PartitionKey
 from pipeflow.specs import StreamSpec
 from pipeflow.transforms import (
     LambdaHandler,
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
-
-PartitionBy: TypeAlias = Callable[[T], PartitionKey]
-
-FROM_LAMBDA = "!{partitionKeyFromLambda:"
 
 TURN = 256 << 10
 """Bytes after which a producer that never waits lets the others run."""
@@ -76,10 +72,14 @@ class Stream(Generic[T]):
         self.partition_by = partition_by
         self.binding = Binding(f"stream {spec.name}", place)
         # Keys that a function for Firehose gives: it is declared after this, and looked for when the app opens.
-        self._awaits_keys = partition_by is None and spec.prefix is not None and FROM_LAMBDA in spec.prefix
-        self._spec = replace(spec, partitioned=partition_by is not None or self._awaits_keys)
+        where = f"{place}: stream {spec.name}"
+        keys = declared_keys(partition_by, where)
+        self._awaits_keys = not callable(partition_by) and awaits_keys(spec.prefix, keys)
+        partitioned = partition_by is not None or self._awaits_keys
+        self._spec = replace(spec, partitioned=partitioned, partition_keys=keys)
         self._layout = Layout(self._spec)
         self.codec: Codec[T] = codec_for(type, codec)
+        self._partitioning = partitioning(partition_by, keys, self._layout, self.codec.name, where)
         if spec.columns and self.codec.name != "json" and type is not bytes:
             raise ConfigurationError(
                 f"{place}: stream {spec.name}: format={spec.format!r} is made of JSON, not {self.codec.name}"
@@ -162,7 +162,8 @@ class Stream(Generic[T]):
         lane = self.binding.runtime.store.lane(self.name)
         if lane is None:
             raise FeatureMissing(f"stream {self.name}: put_nowait needs the store in this process; use `await put`")
-        lane.add([self._encode(value)], self._partition(value))
+        body = self._encode(value)
+        lane.add([body], self._partition(value, body))
 
     async def synced(self) -> None:
         """Return when everything accepted before the call is on disk."""
@@ -245,6 +246,11 @@ class Stream(Generic[T]):
         sink = next((each.sink for each in runtime.deliveries if each.name == self.name), None)
         return await replayed(asked, runtime.store, runtime.clock, sink)
 
+    async def stats(self) -> StreamStats:
+        """What the stream took in, holds and delivered, ever: exact at commit points, durable where the stream is."""
+        stats = await self.binding.runtime.store.stats()
+        return next(stream for stream in stats.streams if stream.name == self.name)
+
     async def _put(self, values: list[T]) -> None:
         lane = self._fast
         if lane is None:
@@ -260,10 +266,30 @@ class Stream(Generic[T]):
 
     async def _place(self, values: list[T]) -> None:
         bodies = self._encoded(values)
-        if self.partition_by is None or self._derived:
+        partitions = self._partitioning.partitions
+        if partitions is None or self._derived:
             await self._add(bodies)
         elif bodies:
-            await self._add(bodies, self._partitions(values))
+            try:
+                found = partitions(values, bodies)
+            except RefusedError:
+                await self._place_singly(values, bodies)
+            else:
+                await self._add(bodies, found)
+
+    async def _place_singly(self, values: list[T], bodies: list[bytes]) -> None:
+        """Accept those that have a partition, then raise why the first has none."""
+        placed: list[tuple[bytes, str]] = []
+        refused: RefusedError | None = None
+        for value, body in zip(values, bodies, strict=True):
+            try:
+                placed.append((body, self._partition(value, body) or ""))
+            except RefusedError as error:
+                refused = refused or error
+        if placed:
+            await self._add([body for body, _ in placed], [partition for _, partition in placed])
+        if refused is not None:
+            raise refused
 
     async def _add(self, bodies: list[bytes], partitions: list[str] | None = None) -> None:
         lane = self._memory
@@ -299,22 +325,20 @@ class Stream(Generic[T]):
             batch = [Outgoing(body, partition=partition) for body, partition in zip(bodies, partitions, strict=True)]
         _raise_first(await self.binding.runtime.append(self.name, batch))
 
-    def _partitions(self, values: list[T]) -> list[str]:
-        """Where each belongs; asked where values are placed before they are accepted."""
-        assert self.partition_by is not None
+    def _partition(self, value: T, body: bytes) -> str | None:
+        """Where it belongs; None where that is decided later, or never."""
+        partitions = self._partitioning.partitions
+        if partitions is None or self._derived:
+            return None
         try:
-            return self._layout.partitions(map(self.partition_by, values))
+            return partitions([value], [body])[0]
         except RefusedError as error:
             raise RefusedError(error.code, f"stream {self.name}: {error}") from None
 
-    def _partition(self, value: T) -> str | None:
-        if self.partition_by is None or self._derived:
-            return None
-        return self._partitions([value])[0]
-
     def outgoing(self, value: T, /) -> Outgoing:
         """One record as the store takes it, with its partition."""
-        return Outgoing(self.codec.encode(value), partition=self._partition(value))
+        body = self.codec.encode(value)
+        return Outgoing(body, partition=self._partition(value, body))
 
     def item(self, item: At[object, T], checkpoint: tuple[str, bytes]) -> Outgoing:
         """What a source yielded, with the position that commits with it."""
@@ -407,41 +431,56 @@ class Stream(Generic[T]):
                 f"{self.binding.place}: stream {self.name}: its prefix uses partition keys, and nothing gives them; "
                 "add partition_by, a function that returns them in a dict, or a lambda_transform"
             )
+        later = self._partitioning.later
         if self._batch is not None:
-            return DeliveryPlan(self.spec, batch=self._batch)
+            return DeliveryPlan(self.spec, batch=self._batch, placing=later)
         if self._derive is not None:
-            return DeliveryPlan(self.spec, self._derive)
-        if self.partition_by is not None:
+            return DeliveryPlan(self.spec, self._derive, placing=later)
+        if self._partitioning.partitions is not None:
             return DeliveryPlan(self.spec, self._placing())
-        return DeliveryPlan(self.spec, Outgoing if self._spec.unpacks else None)
+        return DeliveryPlan(self.spec, Outgoing if self._spec.unpacks or later else None, placing=later)
 
     def _finish(self, value: T) -> Outgoing:
-        return Outgoing(self.codec.encode(value), partition=self._placed(value))
+        body = self.codec.encode(value)
+        return Outgoing(body, partition=self._placed(value, body))
 
     def _placing(self) -> Callable[[bytes], Outgoing]:
+        """What places records that come unplaced: unpacked ones, and those from topics and from the command line."""
+        if not callable(self.partition_by):  # expressions look at the record itself
+            return lambda body: Outgoing(body, partition=self._placed(cast(T, None), body))
         decode = self.codec.decode
-        return lambda body: Outgoing(body, partition=self._placed(decode(body)))
+        return lambda body: Outgoing(body, partition=self._placed(decode(body), body))
 
-    def _placed(self, value: T) -> str | None:
-        if self.partition_by is None:
+    def _placed(self, value: T, body: bytes) -> str | None:
+        partitions = self._partitioning.partitions
+        if partitions is None:
             return None
         try:
-            return self._layout.partition(self.partition_by(value))
+            return partitions([value], [body])[0]
+        except RefusedError as error:
+            raise Misplaced(str(error)) from error
         except Exception as error:
             raise Misplaced(f"{type(error).__name__}: {error}") from error
 
     def _place_reply(self, body: bytes, keys: Mapping[str, str] | None) -> Outgoing:
         """What a function for Firehose made of a record, beneath the keys it gave and those of `partition_by`."""
-        own: object = None
+        if self._partitioning.later is not None and not keys:
+            return Outgoing(body)
         try:
-            if self.partition_by is not None:
-                own = self.partition_by(self.codec.decode(body))
+            own = self._own_key(body)
             if keys and (own is None or isinstance(own, Mapping)) and self._layout.takes_keys:
                 own = {**(own or {}), **keys}
             partition = None if own is None and not self._layout.needs_keys else self._layout.partition(own or {})
         except Exception as error:
             raise Misplaced(f"{type(error).__name__}: {error}") from error
         return Outgoing(body, partition=partition)
+
+    def _own_key(self, body: bytes) -> object:
+        if callable(self.partition_by):
+            return self.partition_by(self.codec.decode(body))
+        if self._partitioning.later is not None:
+            raise ConfigurationError("jq gives the keys of this stream, and the function gave others; let one give all")
+        return self._partitioning.key(body) if self._partitioning.key is not None else None
 
     # Opening
 

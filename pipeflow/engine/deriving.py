@@ -17,9 +17,9 @@ from msgspec import Struct, field
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.batchwise import Batchwise, Result
-from pipeflow.engine.failures import Deadly, as_exception, failure
+from pipeflow.engine.failures import Deadly, Misplaced, as_exception, failure
 from pipeflow.engine.outcome import told_to_stop
-from pipeflow.engine.plan import BatchTransform, DeliveryPlan, Derived, Part
+from pipeflow.engine.plan import BatchTransform, DeliveryPlan, Derived, Part, Place
 from pipeflow.engine.unpack import Unpack, Unpackable, unpack_all, unpacker
 from pipeflow.messages import Outgoing, Position, Records
 from pipeflow.names import Chance
@@ -75,6 +75,13 @@ class Deriving:
 
     async def run(self) -> None:
         """Until cancelled; what was not derived then waits in the intake."""
+        if self._plan.placing is None:
+            await self._run(None)
+        else:
+            async with self._plan.placing(self._clock) as place:
+                await self._run(place)
+
+    async def _run(self, place: Place | None) -> None:
         while True:
             rest_too = True
             if self._plan.batch is not None:
@@ -83,7 +90,7 @@ class Deriving:
             if not blocks:
                 await self._clock.wait(self.arrived)
                 continue
-            made = await self._made(blocks, rest_too)
+            made = await self._made(blocks, rest_too, place)
             await self._store.derive(self._name, Position(made.upto), made.outputs, made.dropped)
 
     def _most(self) -> int:
@@ -105,14 +112,16 @@ class Deriving:
                     return False
             await self._clock.wait(self.arrived, until)
 
-    async def _made(self, blocks: Sequence[Records], rest_too: bool) -> _Made:
-        if self._unpack is None and self._batchwise is None:
+    async def _made(self, blocks: Sequence[Records], rest_too: bool, place: Place | None) -> _Made:
+        if self._unpack is None and self._batchwise is None and place is None:
             return await self._one_by_one(blocks)
         taken = await self._taken(blocks)
         if self._batchwise is not None:
             taken = await self._in_batches(self._batchwise, taken, rest_too)
         else:
             await self._singly(taken)
+        if place is not None:
+            await _placed(taken, place)
         made = _Made(taken[-1].sequence, [])
         for record in taken:
             self._settle(record, made)
@@ -252,6 +261,40 @@ class Deriving:
             if len(output.body) > self._limit:
                 raise _too_large(output, self._limit)
         return sum(len(output.body) for output in outputs)
+
+
+async def _placed(taken: Sequence[_Taken], place: Place) -> None:
+    """Partitions for what came of the records without one; what has none there fails with its part."""
+    waiting = [
+        output
+        for record in taken
+        for derived, _ in record.results
+        for output in _several(derived)
+        if output.partition is None
+    ]
+    if not waiting:
+        return
+    answers = iter(await place([output.body for output in waiting]))
+    for record in taken:
+        record.results = [(_with_places(derived, answers), attempts) for derived, attempts in record.results]
+
+
+def _with_places(derived: Derived | Exception, answers: Iterator[str | Exception]) -> Derived | Exception:
+    placed: list[Outgoing] = []
+    wrong: Exception | None = None
+    for output in _several(derived):
+        answer = output.partition if output.partition is not None else next(answers)
+        if isinstance(answer, Exception):
+            wrong = wrong or Misplaced(str(answer))
+        else:
+            placed.append(Outgoing(output.body, partition=answer))
+    return wrong or (derived if isinstance(derived, Exception) else placed)
+
+
+def _several(derived: Derived | Exception) -> Sequence[Outgoing]:
+    if isinstance(derived, Exception) or derived is None:
+        return ()
+    return [derived] if isinstance(derived, Outgoing) else derived
 
 
 async def _unpacked(unpack: Unpack, bodies: Sequence[bytes], left: int) -> list[list[bytes] | Unpackable]:

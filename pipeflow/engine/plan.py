@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from math import inf
 from typing import TypeAlias
 
@@ -113,9 +114,18 @@ class BatchTransform(Struct, frozen=True):
     """Stands in error records."""
 
 
+Place: TypeAlias = Callable[[Sequence[bytes]], Awaitable[Sequence[str | Exception]]]
+"""The partition of each of many derived records, or why there is none."""
+
+Placing: TypeAlias = Callable[[Clock], AbstractAsyncContextManager[Place]]
+"""Opens what places derived records; it is closed when the stream's tasks end."""
+
+
 class DeliveryPlan(Struct, frozen=True):
     """What a stream delivers and how its records are derived, one by one or in batches; neither: as they are."""
 
     spec: StreamSpec
     derive: Derive | None = None
     batch: BatchTransform | None = None
+    placing: Placing | None = None
+    """Places what comes of them without a partition."""

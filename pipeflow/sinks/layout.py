@@ -325,7 +325,11 @@ def _zone(spec: StreamSpec) -> tzinfo:
 
 
 def _check_keys(spec: StreamSpec, keys: tuple[str, ...]) -> None:
-    if spec.prefix is None or bool(keys) == spec.partitioned:
+    if spec.prefix is None:
+        return
+    if spec.partition_keys and keys:
+        _check_same_keys(spec, keys)
+    if bool(keys) == spec.partitioned:
         return
     if keys:
         raise ConfigurationError(
@@ -334,8 +338,39 @@ def _check_keys(spec: StreamSpec, keys: tuple[str, ...]) -> None:
         )
     raise ConfigurationError(
         f"stream {spec.name}: prefix {spec.prefix[:80]!r} uses no key of what partition_by returns; "
-        "add !{partitionKeyFromLambda:name} for each, or leave partition_by out"
+        f"add {_key_expression(spec)} for each, or leave partition_by out"
     )
+
+
+def _check_same_keys(spec: StreamSpec, used: tuple[str, ...]) -> None:
+    """The keys that expressions give are those of the prefix, no more and no less (S54)."""
+    place = f"stream {spec.name}: prefix {(spec.prefix or '')[:80]!r}"
+    given = [each.key for each in spec.partition_keys]
+    if given == [""]:
+        raise ConfigurationError(
+            f"{place} names its partition keys, and partition_by gives one without a name; give it as "
+            f"{{{used[0]!r}: {spec.partition_keys[0].query!r}}}"
+        )
+    spare = [key for key in given if key not in used]
+    # Keys of a function for Firehose are declared behind the stream, and looked for when the app opens.
+    later = [key for key in used if f"!{{partitionKeyFromLambda:{key}}}" in (spec.prefix or "")]
+    missing = [key for key in used if key not in given and key not in later]
+    if missing:
+        raise ConfigurationError(
+            f"{place} uses {', '.join(missing)}, and partition_by gives {', '.join(given)}; give exactly "
+            f"{', '.join(used)}"
+        )
+    if spare:
+        raise ConfigurationError(
+            f"{place} does not use {', '.join(spare)} of partition_by; add !{{partitionKeyFromQuery:{spare[0]}}}, or "
+            "leave it out of partition_by (two partitions would share their names)"
+        )
+
+
+def _key_expression(spec: StreamSpec) -> str:
+    if not spec.partition_keys:
+        return "!{partitionKeyFromLambda:name}"
+    return f"!{{partitionKeyFromQuery:{spec.partition_keys[0].key or 'name'}}}"
 
 
 def _first_refused(name: str) -> int:

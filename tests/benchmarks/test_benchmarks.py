@@ -16,6 +16,7 @@ KEYS = {
     "handlers": {"case", "messages_per_second"},
     "latency": {"send_p99_ms", "slowest_hundredth_ms", "cause"},
     "parquet": {"way", "records_per_second"},
+    "partitioning": {"way", "records_per_second"},
     "partitions": {"key", "way", "records_per_second"},
     "publish": {"queues", "store", "publishes_per_second"},
     "queues": {"form", "callers", "batch", "store", "messages_per_second", "send_p99_ms"},

@@ -13,6 +13,7 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.errors import SinkUnavailable
 from pipeflow.protocols import Object
+from pipeflow.queries.functions import FUNCTIONS
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.sinks.timestamps import fields
 
@@ -150,3 +151,22 @@ async def test_S75_the_example_of_an_endpoint_declares_what_the_page_says() -> N
     spec = program["orders"].spec
     assert (spec.retry_limit, spec.compression, spec.over_http) == (300.0, "none", True)
     assert spec.endpoint.access_key == "env:COLLECTOR_KEY"
+
+
+async def test_S51_the_examples_of_expressions_make_the_folders_that_the_page_names() -> None:
+    program = program_of("Partition keys from expressions")
+    (record,) = re.findall(r"^A record `(.*)` lies below", PAGE, re.MULTILINE)
+    sinks = {name: MemorySink() for name in ("by-day", "by-airport", "by-month")}
+    async with program["app"].running(clock=VirtualClock(0.0), broker="memory://", sinks=sinks):
+        for stream in (program["by_day"], program["by_airport"], program["by_month"]):
+            await stream.put(record.encode())
+            await stream.flush()
+    folders = [name.rpartition("/")[0] for sink in sinks.values() for name in sink.objects]
+    assert folders == ["UA/2013-01-01", "EWR", "carrier=UA/month=2013-01"]
+
+
+def test_S51_every_function_that_the_page_lists_is_built_in_and_none_is_missing() -> None:
+    (section,) = re.findall(r"^## Partition keys from expressions\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
+    rows = [line for line in section.splitlines() if line.startswith(("| texts", "| times", "| others"))]
+    listed = {word for row in rows for word in re.findall(r"`([a-z0-9_]+)`", row)}
+    assert listed == {name for name, _ in FUNCTIONS}
