@@ -1,8 +1,8 @@
 """How fast each compression is at each of its levels, and how much smaller it makes what a stream writes.
 
-On the records of batching.py, events of 1 KiB, and on a month of real flights as JSON lines. One thread compresses
-buffers of 5 MiB, the default, into memory; its processor time is what counts, because compressing waits for nothing
-and other programs may. Rounds are interleaved, figures are medians.
+On the records of the other stream benchmarks, events of 1 KiB, and on a month of real flights as JSON lines. One thread
+compresses buffers of 5 MiB, the default, into memory; its processor time is what counts, because compressing waits for
+nothing and other programs may. Rounds are interleaved, figures are medians.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import msgspec
 from _rounds import median, table
-from batching import records
+from _streaming import records
 
 from pipeflow.cli.flights.rows import january
 from pipeflow.engine.compress import GZIP_LEVEL, ZSTD_LEVEL, compressor

@@ -249,6 +249,7 @@ class Router:
             )
         if buffer_bytes is None:
             buffer_bytes = COLUMNAR_BYTES if chosen in COLUMNAR else Buffering().bytes
+            buffer_bytes = min(buffer_bytes, max_buffered or buffer_bytes)
         spec = StreamSpec(
             full,
             sink,

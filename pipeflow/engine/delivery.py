@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.engine.ahead import ahead, cores
 from pipeflow.engine.convert import Converted, convert, ready
 from pipeflow.engine.deriving import Deriving
 from pipeflow.engine.plan import DeliveryPlan
@@ -31,10 +32,6 @@ from pipeflow.sinks.objects import belongs, is_errors, store_mark
 from pipeflow.specs import COLUMNAR, TABULAR
 
 logger = logging.getLogger("pipeflow")
-
-AHEAD = 3
-"""Segments in hand: one is written while two are compressed. With one, a compressor that ends waits for the loop, which
-is busy with those who fill the stream: 0.90 of one thread's limit at 1 KiB."""
 
 INLINE = 32 << 10
 """Bytes that are encoded on the loop: compressing them takes less than going to a thread and back."""
@@ -97,6 +94,7 @@ class Delivery:
         self._started_at = 0.0
         self._ripe = Signal()
         self._aged = Signal()
+        self._ahead = ahead(plan.spec.format, cores())
         self._line: deque[_Slot] = deque()
         """Segments in the order of their sealing, which is the order of their writing."""
         self._tasks: TaskGroup
@@ -178,7 +176,7 @@ class Delivery:
     async def _seal(self) -> None:
         await self._sweep()
         while True:
-            while len(self._line) >= AHEAD:
+            while len(self._line) >= self._ahead:
                 await self._clock.wait(self._emptied)
             segment = await self._store.seal(self.name)
             if segment is None:

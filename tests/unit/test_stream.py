@@ -365,6 +365,8 @@ def test_S35_columnar_streams_gather_64_mib_unless_they_are_told_otherwise(forma
     small = app.stream("small", Order, sink="memory://small", format=format, buffer_bytes=1_000)
     assert (lake.spec.buffer_bytes, lake.spec.buffer_seconds, lake.spec.max_buffered) == (size, 60.0, 256 << 20)
     assert small.spec.buffer_bytes == 1_000
+    tight = app.stream("tight", Order, sink="memory://tight", format=format, max_buffered=1 << 20)
+    assert tight.spec.buffer_bytes == 1 << 20
 
 
 async def test_S62_bytes_that_are_no_json_go_to_the_errors_of_a_parquet_stream_as_plain_lines() -> None:
