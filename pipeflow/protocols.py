@@ -443,6 +443,14 @@ class Admin(Protocol):
         """Move dead letters back, each with a new id and no attempts (SQS: Q99), in chunks of one commit each."""
         ...
 
+    async def delete_stream(self, stream: str, drop: bool = False) -> int:
+        """Forget a stream and everything about it, but not its objects; how many records were dropped.
+
+        RefusedError while an app delivers it or a topic or stream feeds it, and, unless `drop`, while records wait in
+        it. Firehose: S9 discards what waits; here that is asked for.
+        """
+        ...
+
     async def stats(self) -> StoreStats:
         """Counts from the store's own durable counters."""
         ...

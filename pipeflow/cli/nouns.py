@@ -6,8 +6,9 @@ import click
 import msgspec
 
 from pipeflow.cli import units
-from pipeflow.cli.opening import ask, store_options, store_url
-from pipeflow.cli.output import Column, fail_empty_option, found, json_option, number, show
+from pipeflow.cli.main import Suggesting
+from pipeflow.cli.opening import ask, known, store_options, store_url
+from pipeflow.cli.output import Column, count, fail_empty_option, found, json_option, number, show, show_one
 from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats, TopicStats
 
 AGE = Column("oldest_age", "oldest", lambda age: units.seconds(age) if age else "-", right=True)
@@ -101,13 +102,34 @@ def topics(broker: str | None, app: str | None, as_json: bool, fail_empty: bool)
     found(rows, fail_empty)
 
 
-@click.command()
+@click.group(cls=Suggesting, invoke_without_command=True)
 @store_options
 @json_option
 @fail_empty_option
-def streams(broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
-    """List streams, what they hold and what they delivered."""
+@click.pass_context
+def streams(context: click.Context, broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
+    """List streams, what they hold and what they delivered; or delete one."""
+    if context.invoked_subcommand is not None:
+        return
     url = store_url(broker, app)
     rows = [msgspec.structs.asdict(stats) for stats in stream_stats(url)]
     show(rows, STREAMS, as_json=as_json, empty=f"no streams in {url}")
     found(rows, fail_empty)
+
+
+async def delete_stream(store: Store, stream: str, drop: bool) -> int:
+    """Forget it; how many records were dropped."""
+    await known(store, "stream", stream)
+    return await store.delete_stream(stream, drop)
+
+
+@streams.command("delete")
+@click.argument("stream")
+@click.option("--drop", is_flag=True, help="Also while records wait in it: they are lost.")
+@store_options
+@json_option
+def delete(stream: str, drop: bool, broker: str | None, app: str | None, as_json: bool) -> None:
+    """Delete STREAM from the store: what it holds, counts and remembers. The files it delivered stay."""
+    dropped = ask(store_url(broker, app), lambda store: delete_stream(store, stream, drop))
+    text = f"{stream}: deleted" + (f", {count(dropped)} records dropped" if dropped else "")
+    show_one({"stream": stream, "dropped": dropped}, text, as_json=as_json)

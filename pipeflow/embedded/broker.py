@@ -583,5 +583,12 @@ class EmbeddedBroker:
         self.check_open()
         return self.log.catalogue(stream)
 
+    async def delete_stream(self, stream: str, drop: bool = False) -> int:
+        self.check_open()
+        dropped = self.nouns.delete_stream(stream, drop)
+        self.inlet.forget_replays(stream)
+        await self.committed()
+        return dropped
+
     def watch(self) -> AsyncIterator[Event]:
         return inspection.watch(self.observers)

@@ -298,6 +298,11 @@ class OpenLane:
         self.granted, self.bodies = buffers.grant(self._clock.now(), 0, min(TURN, stream.limit))
         self.left = self.granted
 
+    def end(self, check: Callable[[], None]) -> None:
+        """Nothing goes in any more; `check` says why."""
+        self.settle()
+        self._check = check
+
     def settle(self) -> int:
         """Bytes taken since the grant, which ends."""
         used = self.granted - self.left

@@ -18,6 +18,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal, Known, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns, TopicHead
+from pipeflow.embedded.records import replays_of
 from pipeflow.messages import AttributeValue, Emit, Outgoing, Refused, Sent
 from pipeflow.names import IdPool, valid_group
 from pipeflow.specs import YEAR, QueueSpec, Subscription
@@ -346,6 +347,13 @@ class Intake:
             self.sources[source] = position
             if not self._journal.instant:
                 self._gathering.sources[source] = position
+
+    def forget_replays(self, stream: str) -> None:
+        """Of a stream that is gone no replay goes on."""
+        first, last = replays_of(stream)
+        for name in [name for name in self.sources if first < name < last]:
+            del self.sources[name]
+            self._gathering.sources.pop(name, None)
 
     @staticmethod
     def _dedup_key(spec: QueueSpec, outgoing: Outgoing) -> bytes | None:

@@ -8,6 +8,7 @@ objects are written again, whole (P17). Streams of memory durability go the same
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 from pipeflow.clock import Signal
@@ -21,10 +22,12 @@ from pipeflow.embedded.records import (
     RECOVERED,
     Appended,
     Consumed,
+    Deleted,
+    RecordCounters,
     RecoveredChunk,
     RecoveredStreams,
 )
-from pipeflow.errors import SpecConflict
+from pipeflow.errors import RefusedError, SpecConflict
 from pipeflow.messages import Outgoing, Position, Records, Refused, Trouble
 from pipeflow.protocols import Lane, StreamStats, Waiting
 from pipeflow.sinks.layout import Layout
@@ -68,6 +71,40 @@ class Log:
         for stream in streams.values():
             backup = streams.get(stream.spec.backup) if stream.spec.backup is not None else None
             stream.go_to((stream,) if backup is None else (stream, backup))
+
+    def delete(self, stream: str, drop: bool) -> int:
+        """Forget the stream; how many records were dropped. RefusedError when it is in use, or holds some unasked."""
+        log = self._ledger.stream(stream)
+        held = log.stats(self._ledger.clock.now()).buffered
+        if log.deliveries:
+            raise RefusedError(
+                "InUse",
+                f"stream {stream}: process {os.getpid()} runs an app that delivers it; stop the app, then delete",
+            )
+        if held and not drop:
+            raise RefusedError(
+                "NotEmpty",
+                f"stream {stream}: {held} records wait in it; run its app once, so that they are delivered, or lose "
+                "them with --drop",
+            )
+        del self._ledger.streams[stream]
+        if log.lane is not None:
+            log.lane.end(lambda: self._gone(stream))
+        # Its numbers are spent: a new stream of this name must not write over the files that the old one left.
+        spent = RecordCounters(placed=log.buffers.placed)
+        self._recovered.counters[stream] = spent
+        if log.durable:
+            self._ledger.changes().append(Deleted(stream))
+            self._ledger.totals().streams[stream] = spent
+        else:
+            self._ledger.volatile.delete(stream)
+        for signal in [*log.rooms, *(waiter.signal for waiter in log.waiters), log.signal]:
+            signal.fire()
+        self._lay_ways()
+        return held
+
+    def _gone(self, stream: str) -> None:
+        self._ledger.stream(stream)
 
     def conflict(self, spec: StreamSpec) -> str | None:
         """Why the stream cannot become this; None when it can."""
@@ -350,6 +387,7 @@ class Log:
             finally:
                 full.rooms.remove(signal)
             self._ledger.check()
+            self._gone(log.spec.name)
 
     def _flush_behind(self, log: Channel) -> None:
         """A flush that was asked for while records lay in the intake reaches them once they left it."""

@@ -7,7 +7,7 @@ program declares have exactly the subscriptions it declares.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 import msgspec
@@ -17,7 +17,7 @@ from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
-from pipeflow.errors import ConfigurationError, NotFound, SpecConflict
+from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
 from pipeflow.filters import compile_filter
 from pipeflow.messages import Emit
 from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, check_backups
@@ -163,6 +163,25 @@ class Nouns:
                 self._remember("stream", stream.name, 0, stream)
         self._subscribe(topology)
         self._connect()
+
+    def delete_stream(self, stream: str, drop: bool) -> int:
+        """Forget a stream; how many records were dropped. RefusedError while something feeds or uses it."""
+        if stream not in self._streams:
+            raise _not_found("stream", stream, self._streams)
+        topics = [
+            each.topic for each in self._subscriptions.values() if each.kind == "stream" and each.target == stream
+        ]
+        originals = [each.name for each in self._streams.values() if each.backup == stream]
+        if topics or originals:
+            who = ", ".join([f"topic {name}" for name in topics] + [f"stream {name}" for name in originals])
+            raise RefusedError(
+                "InUse",
+                f"stream {stream}: {who} still feeds it; take that out of the app and start the app once, then delete",
+            )
+        dropped = self._log.delete(stream, drop)
+        del self._streams[stream]
+        self._remember("stream", stream, 0, None)
+        return dropped
 
     def _with_dead_letters(self, topology: Topology) -> list[QueueSpec]:
         """The declared queues, and the dead letters they name that nobody declares."""
@@ -320,7 +339,7 @@ def _refuse_changes(kind: str, known: Struct, wanted: Struct, fixed: set[str]) -
         )
 
 
-def _not_found(kind: str, name: str, known: dict[str, Head] | dict[str, TopicHead]) -> NotFound:
+def _not_found(kind: str, name: str, known: Iterable[str]) -> NotFound:
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; declare it in the app and start the app once"
     return NotFound(f"there is no {kind} {name}{hint}")

@@ -167,6 +167,7 @@ class Outlet:
             finally:
                 log.waiters.remove(waiter)
             self._ledger.check()
+            self._ledger.stream(stream)
 
     def _segment(self, log: Channel, chunk: Chunk) -> Segment:
         spec = log.spec

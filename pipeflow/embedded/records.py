@@ -22,6 +22,11 @@ RECOVERED = -1
 """The era of blocks that an earlier process took in."""
 
 
+def replays_of(stream: str) -> tuple[str, str]:
+    """Names between these two are those that replays of the stream keep their positions under."""
+    return f"replay/{stream}/", f"replay/{stream}0"  # the sign behind `/`
+
+
 class RecordCounters(Struct):
     """What a stream counts, ever, and which of its intake is under suspicion."""
 
@@ -121,6 +126,12 @@ class Forgotten(Struct, frozen=True):
     stream: str
     files: list[str]
     manifests: list[int]
+
+
+class Deleted(Struct, frozen=True):
+    """A stream is gone: nothing of it is remembered but how far its numbers went, and what was set aside as damaged."""
+
+    stream: str
 
 
 CatalogueChange: TypeAlias = Committed | Compacting | Compacted | Abandoned | Forgotten

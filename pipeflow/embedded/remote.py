@@ -198,6 +198,10 @@ class RemoteStore:
         records: int = await self._ask(VERBS["discard_parked"], stream, ids)
         return records
 
+    async def delete_stream(self, stream: str, drop: bool = False) -> int:
+        dropped: int = await self._ask(VERBS["delete_stream"], stream, drop)
+        return dropped
+
     async def stats(self) -> StoreStats:
         stats: StoreStats = await self._ask(VERBS["stats"])
         return stats

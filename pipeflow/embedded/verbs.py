@@ -254,6 +254,7 @@ VERBS = {
         Verb("parked", _NAME, _decoder(list[Parked])),
         Verb("retry_parked", _decoder(tuple[str, list[int] | None]), _decoder(int), effect=True),
         Verb("discard_parked", _decoder(tuple[str, list[int]]), _decoder(int), effect=True),
+        Verb("delete_stream", _decoder(tuple[str, bool]), _decoder(int), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),
         Verb("files", _decoder(tuple[str, FileQuery]), _decoder(list[FileFacts])),
         Verb("compact", _decoder(tuple[str, CompactRequest]), _decoder(CompactReport), effect=True, waits=True),

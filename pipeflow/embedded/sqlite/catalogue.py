@@ -217,6 +217,20 @@ DELETE_OLDEST = """
         )
 """
 
+DELETE_FILES_OF_STREAM = """
+    DELETE FROM record_manifest
+    WHERE stream = ?
+"""
+DELETE_LISTINGS_OF_STREAM = """
+    DELETE FROM record_listing
+    WHERE stream = ?
+"""
+DELETE_COMPACTIONS_OF_STREAM = """
+    DELETE FROM record_compaction
+    WHERE stream = ?
+"""
+DELETE_ALL_OF_STREAM = (DELETE_FILES_OF_STREAM, DELETE_LISTINGS_OF_STREAM, DELETE_COMPACTIONS_OF_STREAM)
+
 
 def write(connection: Connection, change: CatalogueChange) -> None:
     """Apply one change, in the caller's transaction."""

@@ -22,6 +22,7 @@ from pipeflow.embedded.records import (
     Compacted,
     Compacting,
     Consumed,
+    Deleted,
     Forgotten,
     RecordCounters,
     RecoveredChunk,
@@ -29,6 +30,7 @@ from pipeflow.embedded.records import (
     Sealed,
     Totals,
     Troubled,
+    replays_of,
 )
 from pipeflow.embedded.sqlite import catalogue
 from pipeflow.messages import Segment, Trouble
@@ -161,6 +163,26 @@ QUARANTINE_CHUNK = """
     FROM record_block
     WHERE stream = ? AND chunk = ?
 """
+DELETE_RECORDS_OF_STREAM = """
+    DELETE FROM record_block
+    WHERE stream = ?
+"""
+DELETE_SEGMENTS_OF_STREAM = """
+    DELETE FROM record_segment
+    WHERE stream = ?
+"""
+DELETE_TROUBLES_OF_STREAM = """
+    DELETE FROM record_trouble
+    WHERE stream = ?
+"""
+DELETE_COUNTERS_OF_STREAM = """
+    DELETE FROM record_counters
+    WHERE stream = ?
+"""
+DELETE_REPLAYS_OF_STREAM = """
+    DELETE FROM sources
+    WHERE name > ? AND name < ?
+"""
 DELETE_BLOCK = """
     DELETE FROM record_block
     WHERE rowid = ?
@@ -188,6 +210,7 @@ _decode_counters = msgspec.msgpack.Decoder(RecordCounters).decode
 
 def write(connection: Connection, changes: Sequence[object]) -> None:
     """Apply a group's changes in their order, in the caller's transaction."""
+    counts: list[Totals] = []
     for change in changes:
         match change:
             case Appended(stream, chunk, partition, block):
@@ -206,12 +229,17 @@ def write(connection: Connection, changes: Sequence[object]) -> None:
                 _write_commit(connection, change)
             case Compacting() | Compacted() | Abandoned() | Forgotten():
                 catalogue.write(connection, change)
-            case Totals(_, last_id, streams):
-                for stream, counters in streams.items():
-                    blob = _encode(counters)
-                    connection.execute(PUT_COUNTERS, (stream, last_id, blob, crc32(blob)))
+            case Deleted(stream):
+                _delete(connection, stream)
+            case Totals():
+                counts.append(change)
             case _:
                 raise AssertionError(f"unknown change {change!r}")
+    # Last: of a stream that is deleted in this group its numbers stay, and it may have been declared anew.
+    for totals in counts:
+        for stream, counters in totals.streams.items():
+            blob = _encode(counters)
+            connection.execute(PUT_COUNTERS, (stream, totals.last_id, blob, crc32(blob)))
 
 
 def _write_commit(connection: Connection, change: Committed) -> None:
@@ -220,6 +248,18 @@ def _write_commit(connection: Connection, change: Committed) -> None:
     connection.execute(DELETE_SEGMENT, (segment.stream, segment.id))
     catalogue.write(connection, change)
     connection.execute(DELETE_TROUBLE, (segment.stream, segment.id))
+
+
+def _delete(connection: Connection, stream: str) -> None:
+    for statement in (
+        DELETE_RECORDS_OF_STREAM,
+        DELETE_SEGMENTS_OF_STREAM,
+        DELETE_TROUBLES_OF_STREAM,
+        DELETE_COUNTERS_OF_STREAM,
+        *catalogue.DELETE_ALL_OF_STREAM,
+    ):
+        connection.execute(statement, (stream,))
+    connection.execute(DELETE_REPLAYS_OF_STREAM, replays_of(stream))
 
 
 def recover(connection: Connection) -> RecoveredStreams:

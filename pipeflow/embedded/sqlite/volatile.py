@@ -38,6 +38,12 @@ class Volatile:
             count -= surplus
         self._counts[stream] = count
 
+    def delete(self, stream: str) -> None:
+        """Forget everything about a stream."""
+        for statement in catalogue.DELETE_ALL_OF_STREAM:
+            self._connection.execute(statement, (stream,))
+        self._counts.pop(stream, None)
+
     def read(self, question: Callable[..., T], *arguments: object) -> T:
         """What the tables answer."""
         return question(self._connection, *arguments)

@@ -22,7 +22,7 @@ def commands(group: click.Group, above: str = "pipeflow") -> Iterator[tuple[str,
         assert command is not None
         if isinstance(command, click.Group):
             yield from commands(command, f"{above} {name}")
-        else:
+        if not isinstance(command, click.Group) or command.invoke_without_command:
             yield f"{above} {name}", command
 
 

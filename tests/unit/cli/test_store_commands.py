@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any, cast
 
+import anyio
 import pytest
 from click.testing import Result
 
@@ -22,7 +23,8 @@ from pipeflow.cli.sending import Delivering
 from pipeflow.errors import Unavailable
 from pipeflow.messages import Outgoing, Sent
 from pipeflow.protocols import Store
-from pipeflow.specs import QueueSpec, Topology
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, StreamSpec, Topology
 
 Call = Callable[..., Result]
 Python = Callable[..., Popen[str]]
@@ -344,3 +346,24 @@ def test_while_sending_waits_for_stdin_others_reach_the_store_and_ctrl_c_ends_it
     assert sender.wait(timeout=30) == 130
     assert sender.stderr is not None
     assert sender.stderr.read() == "lenient: 0 accepted before the interruption\n"
+
+
+def test_S9_a_stream_is_deleted_once_nothing_feeds_it_and_nothing_waits_in_it(
+    call: Call, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPEFLOW_BROKER", "sqlite:///other.db")
+    anyio.run(declare_streams, "sqlite:///other.db")
+    assert call("put", "old", "1", "2").exit_code == 0
+    shown = call("streams", "delete", "old")
+    assert shown.exit_code == 1
+    assert "2 records wait in it" in shown.stderr
+    assert call("streams", "delete", "old", "--drop").stdout == "old: deleted, 2 records dropped\n"
+    assert rows(call("streams", "--json")) == []
+    shown = call("streams", "delete", "old")
+    assert "no stream 'old'" in shown.stderr
+
+
+async def declare_streams(url: str) -> None:
+    opened = await open_store(url)
+    await opened.declare(Topology(streams=(StreamSpec("old", "file://./old"),)))
+    await opened.close()
