@@ -231,9 +231,17 @@ def _rows(content: bytes, shape: Shape) -> Iterator[list[bytes]]:
     texts = {column.name for column in shape.columns if column.type == "json"}
     plain = {field.name: _raw_json if field.name in texts else _plain(field.type) for field in file.schema}
     changes = [(name, change) for name, change in plain.items() if change is not None]
+    wanted = [_in_microseconds(field.type) for field in file.schema]
     for batch in file.batches:
         for start in range(0, batch.num_rows, ROWS):
-            yield [_row(row, changes) for row in batch.slice(start, ROWS).to_pylist()]
+            part = batch.slice(start, ROWS)
+            cells = [
+                values if values.type == kind else values.cast(kind, safe=False)
+                for values, kind in zip(part.columns, wanted, strict=True)
+            ]
+            rows = zip(*(values.to_pylist() for values in cells), strict=True)
+            names = part.schema.names
+            yield [_row(dict(zip(names, row, strict=True)), changes) for row in rows]
 
 
 def _row(row: dict[str, Any], changes: list[tuple[str, Callable[[Any], object]]]) -> bytes:
@@ -242,6 +250,22 @@ def _row(row: dict[str, Any], changes: list[tuple[str, Callable[[Any], object]]]
         if value is not None:
             row[name] = change(value)
     return _json(row)
+
+
+def _in_microseconds(kind: Any) -> Any:
+    """The type with instants such as Python has them: ORC gives nanoseconds back, and both are UTC."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", "UTC")
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_in_microseconds(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_field, kind.item_field.with_type(_in_microseconds(kind.item_type)))
+    if pa.types.is_struct(kind):
+        fields = [kind.field(n) for n in range(kind.num_fields)]
+        return pa.struct([field.with_type(_in_microseconds(field.type)) for field in fields])
+    return kind
 
 
 def _raw_json(text: str) -> Raw:
