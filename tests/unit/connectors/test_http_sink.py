@@ -255,6 +255,23 @@ async def test_S82_a_key_that_changes_applies_to_the_next_attempt(monkeypatch: p
     assert [headers["X-Amz-Firehose-Access-Key"] for headers in egress.headers] == ["old", "new"]
 
 
+async def test_S82_a_url_that_changed_takes_what_is_being_retried_under_the_same_id() -> None:
+    owner = Owner(at=0.0)
+    async with http_endpoint() as old, http_endpoint() as new:
+        old.behaviour = refuse
+        async with rig(DeliveryPlan(hooks(old.url)), sink=HttpSink(old.url, PLAIN), owner=owner) as r:
+            await r.store.append("lake", out("a"))
+            await flushed(r)
+            await r.sink.close()
+        later = Owner(owner.snapshot, at=60.0)
+        async with rig(DeliveryPlan(hooks(new.url)), sink=HttpSink(new.url, PLAIN), owner=later) as r:
+            await r.clock.settle()
+            await r.sink.close()
+        (request,) = new.requests
+        assert request.records == [b"a"]
+        assert request.id == old.requests[0].id
+
+
 async def test_a_key_lies_in_a_file_for_its_owner_alone(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("s3cret\n")
