@@ -92,10 +92,12 @@ class Stream(Generic[T]):
         self._derive: Derive | None = None
         self._batch: BatchTransform | None = None
         self._open: list[Runtime] = []
-        self._memory: Lane | None = None
-        """The lane of the one open runtime, where records are in memory only; None: the long way."""
+        self._lane: Lane | None = None
+        """The lane of the one open runtime; None: the long way, as where the store is in another process."""
+        self._durable = True
+        """Whether what went through it is to be waited for."""
         self._fast: Lane | None = None
-        """The same, where an encoded payload is the record: not partitioned, not transformed."""
+        """The lane where an encoded payload is the record, in memory: not partitioned, not transformed."""
         self._turn = TURN
 
     @property
@@ -267,9 +269,11 @@ class Stream(Generic[T]):
     async def _place(self, values: list[T]) -> None:
         bodies = self._encoded(values)
         partitions = self._partitioning.partitions
+        if not bodies:
+            return
         if partitions is None or self._derived:
             await self._add(bodies)
-        elif bodies:
+        else:
             try:
                 found = partitions(values, bodies)
             except RefusedError:
@@ -292,7 +296,7 @@ class Stream(Generic[T]):
             raise refused
 
     async def _add(self, bodies: list[bytes], partitions: list[str] | None = None) -> None:
-        lane = self._memory
+        lane = self._lane
         if lane is None:
             await self._append(bodies, partitions)
             return
@@ -301,7 +305,10 @@ class Stream(Generic[T]):
         except (Overloaded, RefusedError):
             # All or none: where there is room again, and each by itself, so that one that is refused harms no other.
             await self._append(bodies, partitions)
-        if self._turn <= 0 or lane is self._fast:
+            return
+        if self._durable:
+            await self.synced()
+        elif self._turn <= 0 or lane is self._fast:
             self._turn = TURN
             await asyncio.sleep(0)
 
@@ -498,14 +505,14 @@ class Stream(Generic[T]):
         self._choose_lane()
 
     def _choose_lane(self) -> None:
-        self._memory = self._fast = None
+        self._lane = self._fast = None
         if len(self._open) != 1:
             return  # which of several is meant depends on who asks
         store = self._open[0].store
-        if self._spec.durability == "memory" or not store.features.durable:
-            self._memory = store.lane(self.name)
-            if self.partition_by is None and not self._derived:
-                self._fast = self._memory
+        self._lane = store.lane(self.name)
+        self._durable = store.features.durable and self._spec.durability != "memory"
+        if not self._durable and self.partition_by is None and not self._derived:
+            self._fast = self._lane
 
 
 def _raise_first(answers: Sequence[Position | Refused]) -> None:

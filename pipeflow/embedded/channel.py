@@ -259,9 +259,8 @@ class OpenLane:
         return size
 
     def spread(self, bodies: Sequence[bytes], partitions: Sequence[str]) -> int:
-        """The same, each record in the partition at its place; for streams in memory without a transform."""
+        """The same, each record in the partition at its place; for streams without a transform."""
         stream = self._stream
-        assert not stream.durable
         assert not stream.spec.transformed
         size = self._admitted(bodies)
         for partition in set(partitions).difference(stream.buffers.open):

@@ -194,12 +194,24 @@ class Log:
     def _spread_now(self, log: Channel, bodies: Sequence[bytes], partitions: Sequence[str]) -> None:
         self._back_up(log, bodies)
         log.counters.accepted += len(bodies)
+        if log.durable:
+            self._place_each(log, bodies, partitions)
+            self._ledger.count(log)
+            self._ledger.owner.written_behind()
+            return
         buffers = log.buffers
         open_before, closed_before = len(buffers.open), len(buffers.closed)
         buffers.spread(partitions, bodies, self._ledger.clock.now())
         log.counters.placed = buffers.placed
         if len(buffers.open) != open_before or len(buffers.closed) != closed_before:
             log.signal.fire()
+
+    def _place_each(self, log: Channel, bodies: Sequence[bytes], partitions: Sequence[str]) -> None:
+        placed: dict[str, list[bytes]] = {}
+        for partition, body in zip(partitions, bodies, strict=True):
+            placed.setdefault(partition, []).append(body)
+        for partition, together in placed.items():
+            self._place(log, partition, together)
 
     def _back_up(self, log: Channel, bodies: Sequence[bytes]) -> None:
         """The records as they came also go into the backup, in the same group (Firehose: S31)."""

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 KEYS = {
     "batching": {"sink", "way", "records_per_second"},
     "compression": {"records", "compression", "level", "mib_per_second", "ratio"},
+    "durable_intake": {"producers", "way", "records_per_second"},
     "handlers": {"case", "messages_per_second"},
     "latency": {"send_p99_ms", "slowest_hundredth_ms", "cause"},
     "parquet": {"way", "records_per_second"},

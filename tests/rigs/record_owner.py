@@ -64,7 +64,7 @@ class Owner:
         self.gathering.sync = False
         if changes:
             self.connection.execute("BEGIN")
-            streams.write(self.connection, changes)
+            streams.write(self.connection, changes, bytearray())
             self.connection.execute("COMMIT")
             self.on_commit()
 

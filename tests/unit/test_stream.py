@@ -155,6 +155,22 @@ async def test_a_record_without_a_partition_is_refused_to_its_producer_and_its_n
     assert lines(sink) == ["2"]
 
 
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("transformed", [False, True])
+async def test_an_empty_batch_is_accepted_and_is_nothing(store: str, transformed: bool, tmp_path: Path) -> None:
+    app, sink = App("shop"), MemorySink()
+    lake = app.stream("lake", Order, sink="memory://", compression="none")
+    if transformed:
+        lake.transform(lambda order: order)
+    async with opened(app, sink, url(store, tmp_path)) as runtime:
+        await lake.put_many([])
+        await lake.put_many(order(n) for n in (1, 2))
+        await lake.flush()
+        counted = await stats(runtime)
+        assert (counted.accepted, counted.delivered, counted.dropped) == (2, 2, 0)
+    assert lines(sink) == ["1", "2"]
+
+
 async def test_S28_a_transform_keeps_drops_or_fails_single_records() -> None:
     app, sink = App("shop"), MemorySink()
     orders = app.topic("orders", Order)

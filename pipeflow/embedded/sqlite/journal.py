@@ -72,6 +72,7 @@ class SqliteJournal:
         self._ballast = path.with_name(path.name + ".ballast")
         self._connection: Connection | None = None
         self._failed: PipeflowError | None = None
+        self._scratch = bytearray()
         self._wal = -1
         self._wal_index = -1
         self.idle_at = inf
@@ -262,7 +263,7 @@ class SqliteJournal:
         if group.sources:
             executemany(statements.PUT_SOURCE, [(name, at, crc32(at)) for name, at in group.sources.items()])
         if group.streams:
-            streams.write(connection, group.streams)
+            streams.write(connection, group.streams, self._scratch)
         if now - self._pruned_at >= PRUNE_INTERVAL:
             self._pruned_at = now
             execute(statements.PRUNE_KNOWN, (now - 330.0,))

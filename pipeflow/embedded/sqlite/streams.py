@@ -202,21 +202,26 @@ class _Stored(Struct, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_encode_into = msgspec.msgpack.Encoder().encode_into
 _decode_block = msgspec.msgpack.Decoder(_Stored).decode
 _decode_segment = msgspec.msgpack.Decoder(Segment).decode
 _decode_trouble = msgspec.msgpack.Decoder(Trouble).decode
 _decode_counters = msgspec.msgpack.Decoder(RecordCounters).decode
 
 
-def write(connection: Connection, changes: Sequence[object]) -> None:
-    """Apply a group's changes in their order, in the caller's transaction."""
+def write(connection: Connection, changes: Sequence[object], scratch: bytearray) -> None:
+    """Apply a group's changes in their order, in the caller's transaction.
+
+    Blocks are encoded in `scratch`, which the caller keeps: megabytes of fresh memory for each, page by page, are a
+    twentieth of what accepting records takes (benchmarks/durable_intake.py).
+    """
     counts: list[Totals] = []
     for change in changes:
         match change:
             case Appended(stream, chunk, partition, block):
                 stored = _Stored(stream, chunk, partition, block.first, block.last, block.at, block.bodies)
-                blob = _encode(stored)
-                connection.execute(INSERT_BLOCK, (stream, chunk, block.first, block.last, blob, crc32(blob)))
+                _encode_into(stored, scratch)
+                connection.execute(INSERT_BLOCK, (stream, chunk, block.first, block.last, scratch, crc32(scratch)))
             case Consumed(stream, upto):
                 connection.execute(DELETE_INTAKE, (stream, upto))
             case Sealed(segment):
