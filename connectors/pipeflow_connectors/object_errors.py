@@ -28,6 +28,7 @@ _REMEDIES_BY_CODE = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
     "PermanentRedirect": "the bucket lies in another region: name it with ?region=, then restart",
     "AuthorizationHeaderMalformed": "the bucket lies in another region: name it with ?region=, then restart",
+    "NoSuchUpload": "the upload had ended when it was asked to; it is begun anew",
     "SlowDown": "asked to slow down; delivery is tried again later and later",
 }
 _REMEDIES_BY_STATUS = {
@@ -63,14 +64,16 @@ def translated(error: BaseException, place: str) -> SinkError:
 def described(text: str) -> str:
     """The code or status that an answer carries with its remedy; the first words of any other failure."""
     code, status = _CODE.search(text), _STATUS.search(text)
-    for known, remedy in _REMEDIES_BY_TEXT.items():
+    for known, told in _REMEDIES_BY_TEXT.items():
         if known in text:
-            return remedy
+            return told
     if code is not None and code.group(1) in _REMEDIES_BY_CODE:
         return f"{code.group(1)}; {_REMEDIES_BY_CODE[code.group(1)]}"
     if status is not None:
-        remedy = _REMEDIES_BY_STATUS.get(status.group(1), "delivery is tried again")
-        return f"{code.group(1) if code else f'status {status.group(1)}'}; {remedy}"
+        word = code.group(1) if code else f"status {status.group(1)}"
+        # Not everything that is not found is the bucket.
+        remedy = None if code and status.group(1) == "404" else _REMEDIES_BY_STATUS.get(status.group(1))
+        return f"{word}; {remedy or 'delivery is tried again'}"
     # Azure's signatures stand in queries.
     words = _QUERY.sub("?...", text.partition("\n")[0].rpartition(" - ")[2])[:_LONGEST]
     return f"{words or 'no answer'}; is the endpoint reachable?"

@@ -43,10 +43,6 @@ AT_ONCE = 4
 TIDYING = 5.0
 """Seconds that a write which failed or was cancelled may take to abort its upload."""
 
-_CLIENT: ClientConfig = {
-    "connect_timeout": timedelta(seconds=5),
-    "timeout": timedelta(seconds=60),  # of one request: a part at 1.1 Mbit/s
-}
 _RETRIES: RetryConfig = {
     # A hiccup must not send a whole object again; everything longer is the delivery's to wait for.
     "max_retries": 3,
@@ -91,11 +87,16 @@ def open_az(url: str, *, base: str) -> Sink:
 def _made(kind: Any, place: Place, options: dict[str, Any]) -> ObjectStoreMethods:
     if place.anonymous:
         options["skip_signature"] = True
+    client: ClientConfig = {
+        "connect_timeout": timedelta(seconds=5),
+        "timeout": timedelta(seconds=place.timeout),
+        "allow_http": place.plain_http,
+    }
     try:
         made: ObjectStoreMethods = kind(
             place.bucket,
             prefix=place.prefix or None,
-            client_options={**_CLIENT, "allow_http": place.plain_http},
+            client_options=client,
             retry_config=_RETRIES,
             **options,
         )
@@ -116,6 +117,8 @@ class ObjectStoreSink:
         self._writing: set[str] = set()
         self._untidy: set[str] = set()
         """Names whose uploads could not be aborted when that was due."""
+        self._unswept: list[Callable[[str], bool]] = []
+        """Who asked for a sweep that did not come through."""
 
     def __str__(self) -> str:
         return str(self._place)
@@ -177,6 +180,7 @@ class ObjectStoreSink:
         try:
             return await anyio.to_thread.run_sync(self._abort, self._root, mine, abandon_on_cancel=True)
         except SinkUnavailable as error:
+            self._unswept.append(mine)
             raise SinkUnavailable(f"{self._place}: {error}") from error
 
     async def close(self) -> None:
@@ -236,16 +240,18 @@ class ObjectStoreSink:
                 await self._tidy()
 
     async def _tidy(self) -> None:
-        """Abort every unfinished upload of a name that is not being written."""
+        """Abort every unfinished upload of a name that is not being written, and what a sweep could not."""
         if self._uploads is None:
             self._untidy.clear()
-        for name in self._untidy - self._writing:
-            try:
+        try:
+            for name in self._untidy - self._writing:
                 await anyio.to_thread.run_sync(self._abort, self._root + name, name.__eq__, abandon_on_cancel=True)
-            except SinkUnavailable as error:
-                logger.warning("%s/%s: an unfinished upload may stay for now: %s", self._place, name, error)
-                return
-            self._untidy.discard(name)
+                self._untidy.discard(name)
+            while self._unswept:
+                await anyio.to_thread.run_sync(self._abort, self._root, self._unswept[-1], abandon_on_cancel=True)
+                self._unswept.pop()
+        except SinkUnavailable as error:
+            logger.warning("%s: unfinished uploads may stay for now: %s", self._place, error)
 
     def _abort(self, prefix: str, mine: Callable[[str], bool]) -> int:
         assert self._uploads is not None

@@ -15,9 +15,9 @@ from pipeflow.errors import ConfigurationError, ObjectRefused
 from pipeflow.names import check_name
 
 _OPTIONS = {
-    "s3": ("region", "endpoint", "anonymous", "allow_http"),
-    "gs": ("endpoint", "anonymous", "allow_http"),
-    "az": ("account", "endpoint", "anonymous", "allow_http"),
+    "s3": ("region", "endpoint", "anonymous", "allow_http", "timeout"),
+    "gs": ("endpoint", "anonymous", "allow_http", "timeout"),
+    "az": ("account", "endpoint", "anonymous", "allow_http", "timeout"),
 }
 _WRITE = {
     "s3": "s3://bucket/prefix",
@@ -43,6 +43,8 @@ class Place(Struct, frozen=True):
     account: str | None = None
     endpoint: str | None = None
     anonymous: bool = False
+    timeout: float = 60.0
+    """Seconds that one request may take; a part of 8 MiB needs them at 1.1 Mbit/s."""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
@@ -82,6 +84,7 @@ def parse(url: str, environment: Mapping[str, str]) -> Place:
         account=options.get("account"),
         endpoint=None if endpoint is None else _endpoint(endpoint, _flag(options, "allow_http", shown), shown),
         anonymous=_flag(options, "anonymous", shown),
+        timeout=_seconds(options.get("timeout", "60"), shown),
     )
 
 
@@ -106,6 +109,12 @@ def _flag(options: Mapping[str, str], name: str, shown: str) -> bool:
     if value not in _YES_OR_NO:
         raise ConfigurationError(f"sink {shown!r}: {name} is true or false")
     return _YES_OR_NO[value]
+
+
+def _seconds(text: str, shown: str) -> float:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 3600:
+        raise ConfigurationError(f"sink {shown!r}: timeout is in whole seconds, from 1 to 3600")
+    return float(text)
 
 
 def _prefix(path: str, shown: str) -> str:

@@ -18,7 +18,7 @@ from pipeflow.errors import ConfigurationError, MissingExtra, ObjectMissing, Obj
 from pipeflow.protocols import Object
 from pipeflow.registry import open_sink
 from pipeflow.sinks.objects import belongs
-from pipeflow_connectors import aws_credentials, object_store
+from pipeflow_connectors import aws_credentials
 from pipeflow_connectors.object_errors import described, translated
 from pipeflow_connectors.object_store import ObjectStoreSink
 from pipeflow_connectors.object_urls import Place
@@ -26,16 +26,10 @@ from pipeflow_connectors.s3_uploads import Uploads
 
 LARGE = b"x" * (17 << 20)
 NAME = "a/lake-2013-01-01-05-15-00-000000000001-000000000500-3f9a0c1277aa.jsonl"
-IMPATIENT = object_store._CLIENT | {"timeout": "1s"}
 
 
 def obj(content: bytes = b"one\n", name: str = NAME, replace: bool = False) -> Object:
     return Object(name, [content[:2], content[2:]], 1, replace)
-
-
-@pytest.fixture(autouse=True)
-def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_CLIENT", IMPATIENT)
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def bucket(s3: S3Server) -> str:
 
 @pytest.fixture
 def sink(proxy: FaultProxy, bucket: str) -> ObjectStoreSink:
-    made = open_sink(f"s3://{bucket}/pre?endpoint={proxy.endpoint}")
+    made = open_sink(f"s3://{bucket}/pre?endpoint={proxy.endpoint}&timeout=1")
     assert isinstance(made, ObjectStoreSink)
     return made
 
@@ -128,7 +122,7 @@ async def test_an_upload_that_could_not_be_aborted_is_aborted_when_its_object_is
     with pytest.raises(SinkUnavailable):
         await sink.write(obj(LARGE))
     assert s3.uploads(bucket) == [f"pre/{NAME}"]
-    assert "an unfinished upload may stay for now" in caplog.text
+    assert "unfinished uploads may stay for now" in caplog.text
     proxy.plan = None
     await sink.write(obj(LARGE, replace=True))
     assert s3.uploads(bucket) == []
@@ -159,6 +153,17 @@ async def test_only_uploads_of_this_stream_and_this_store_are_swept(
         s3.begin_upload(bucket, key)
     assert await sink.sweep(belongs("lake", "mine"), rewritten=True) == 2
     assert sorted(s3.uploads(bucket)) == sorted(kept)
+
+
+async def test_a_sweep_that_did_not_come_through_is_done_when_the_sink_closes(
+    s3: S3Server, proxy: FaultProxy, sink: ObjectStoreSink, bucket: str
+) -> None:
+    s3.begin_upload(bucket, "pre/lake-1-2-mine.gz")
+    proxy.plan = one_after_another(Fault.SLOW_DOWN)
+    with pytest.raises(SinkUnavailable, match=r"s3://.*/pre: SlowDown"):
+        await sink.sweep(belongs("lake", "mine"), rewritten=True)
+    await sink.close()
+    assert s3.uploads(bucket) == []
 
 
 async def test_a_missing_bucket_is_told_before_the_first_write_and_delivery_begins_all_the_same(
@@ -210,6 +215,9 @@ async def test_what_an_operator_can_repair_is_unavailable_with_the_remedy(
         ("status code: 400 Bad Request: <Code>ExpiredToken</Code>", "ExpiredToken; the credentials have expired"),
         ("status code: 301 Moved: ", "status 301; the bucket lies in another region: name it with ?region="),
         ("status code: 503 Slow: <Code>SlowDown</Code>", "SlowDown; asked to slow down"),
+        ("status code: 404 Not Found: <Code>NoSuchUpload</Code>", "NoSuchUpload; the upload had ended"),
+        ("status code: 404 Not Found: <Code>NoSuchThing</Code>", "NoSuchThing; delivery is tried again"),
+        ("status code: 404 Not Found: ", "status 404; the bucket does not exist"),
         ("status code: 502 Bad Gateway: <html>", "status 502; delivery is tried again"),
         ("PUT http://169.254.169.254/latest/api/token - x", "no credentials are found: set them in the environment"),
         (
