@@ -188,13 +188,15 @@ class _Replaying:
         """Publish what is left of it."""
         replay = self._replay
         kept = await self._store.position(replay.source)
-        covered = await self._covered(_decode(kept) if kept is not None and not replay.again else None)
+        covered, files = await self._covered(_decode(kept) if kept is not None and not replay.again else None)
         self._kept = kept
         self._at = covered
         self._before = covered.published
         if not replay.dry_run:
-            async for file in self._files(covered):
-                await self._publish_file(file)
+            for file in files:
+                behind = file.cursor < covered.file or (file.cursor == covered.file and covered.index >= file.records)
+                if not behind:
+                    await self._publish_file(file)
         return Replayed(
             replay.stream,
             str(replay.to),
@@ -208,26 +210,28 @@ class _Replaying:
 
     # Which files
 
-    async def _covered(self, known: _At | None) -> _At:
-        """The position to go on from; a new one covers what is there now."""
+    async def _covered(self, known: _At | None) -> tuple[_At, list[FileFacts]]:
+        """The position to go on from, and all files it covers; a new one covers what is there now.
+
+        They are listed once, before the first is read: one that the catalogue forgets meanwhile is then missed.
+        """
         at = known or _At(-inf, since=self._replay.since, until=self._replay.until)
         if known is None:
             # Until the newest change that shows, not until now: an earlier one may be on its way into the store.
             async for file in self._matching(at):
                 at = replace(at, asked_at=max(at.asked_at, file.delivered_at, file.retired_at or -inf))
-        files = count = names = 0
-        async for file in self._matching(at):
-            if await self._covers(at, file):
-                files, count, names = files + 1, count + file.records, crc32(file.name.encode(), names)
-        if known is None:
-            return replace(at, files=files, records=count, names=names)
-        if (files, count, names) != (at.files, at.records, at.names):
+        files = [file async for file in self._matching(at) if await self._covers(at, file)]
+        names = 0
+        for file in files:
+            names = crc32(file.name.encode(), names)
+        now = replace(at, files=len(files), records=sum(file.records for file in files), names=names)
+        if known is not None and now != known:
             raise SpecConflict(
                 f"replay {self._replay.source} cannot go on: of the {at.files} files with {at.records} records that it "
                 "began with some were merged into new ones and deleted since. "
                 f"{at.published} records were published: begin anew with --again, from where that is right"
             )
-        return at
+        return now, files
 
     async def _covers(self, at: _At, file: FileFacts) -> bool:
         """Whether this was the file to read when the replay began."""
@@ -250,17 +254,10 @@ class _Replaying:
             self._merged_at[file.name] = known
         return known
 
-    async def _files(self, at: _At) -> AsyncIterator[FileFacts]:
-        """What is left of it, in order."""
-        async for file in self._matching(at, after=(at.file[0], "")):
-            behind = file.cursor < at.file or (file.cursor == at.file and at.index >= file.records)
-            if not behind and await self._covers(at, file):
-                yield file
-
-    async def _matching(self, at: _At, after: tuple[int, str] | None = None) -> AsyncIterator[FileFacts]:
+    async def _matching(self, at: _At) -> AsyncIterator[FileFacts]:
         replay = self._replay
         kind = "errors" if replay.errors else "rows"
-        query = FileQuery(replay.first, replay.last, at.since, at.until, replay.partition, True, after)
+        query = FileQuery(replay.first, replay.last, at.since, at.until, replay.partition, retired=True)
         async for file in self._pages(query):
             if file.kind == kind:
                 yield file
@@ -287,7 +284,8 @@ class _Replaying:
                     "which is to stand between them"
                 )
         except (ObjectDamaged, ObjectMissing) as error:
-            told = f"stream {self._replay.stream}: file {file.name} in {self._spec.sink}: {error}"
+            merged = "; it may have been merged into a larger one" if isinstance(error, ObjectMissing) else ""
+            told = f"stream {self._replay.stream}: file {file.name} in {self._spec.sink}: {error}{merged}"
             if not self._replay.skip_damaged:
                 raise type(error)(f"{told}; repair it, or go on without it: --skip-damaged") from error
             self._skipped.append(file.name)

@@ -416,6 +416,25 @@ async def test_a_replay_whose_files_were_merged_and_deleted_meanwhile_says_how_f
             await one.replay(store=cast(Store, Merged(one.store, one.clock.now(), one.sink, deleted=True)))
 
 
+async def test_a_file_that_is_merged_away_and_deleted_while_it_runs_is_missed(tmp_path: Path) -> None:
+    async with lake(tmp_path) as one:
+        await one.deliver(numbered(0, 10), numbered(10, 20), numbered(20, 30))
+        _, second, _ = one.sink.objects
+
+        class Forgetting(Stopping):
+            async def send(self, queue: str, batch: Sequence[Outgoing]) -> Any:
+                one.sink.objects.pop(second, None)
+                return await super().send(queue, batch)
+
+            async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
+                found = await one.store.files(stream, query)
+                return [file for file in found if file.name in one.sink.objects]
+
+        with pytest.raises(ObjectMissing, match=f"file {second} .* it may have been merged into a larger one"):
+            await one.replay(store=cast(Store, Forgetting(one.store)))
+        assert await one.bodies() == numbered(0, 10)
+
+
 async def test_two_runs_of_one_replay_at_once_are_found_out(tmp_path: Path) -> None:
     async with lake(tmp_path) as one:
         await one.deliver(numbered(0, 10), numbered(10, 20))
