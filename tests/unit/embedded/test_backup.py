@@ -61,6 +61,18 @@ async def test_S31_what_a_stream_accepts_lies_in_its_backup_as_it_came(options: 
 
 
 @pytest.mark.parametrize("durability", [None, "memory"])
+async def test_S31_records_that_are_spread_over_partitions_lie_in_the_backup_in_the_order_they_came(
+    durability: str | None,
+) -> None:
+    log = Owner().open(lake(durability=durability, partitioned=True), originals(durability=durability))
+    lane = log.lane("lake")
+    assert lane is not None
+    lane.spread([b"a", b"b", b"c"], ["p", "q", "p"])
+    assert await buffered(log, "originals") == [b"a", b"b", b"c"]
+    assert await buffered(log, "lake") == [b"a", b"c", b"b"]
+
+
+@pytest.mark.parametrize("durability", [None, "memory"])
 async def test_S31_the_lane_of_a_stream_with_a_backup_grants_nothing_that_would_pass_the_backup(
     durability: str | None,
 ) -> None:
