@@ -22,9 +22,8 @@ MILLISECONDS_FROM = 1e11
 """Numbers from here on are milliseconds since 1970, smaller ones seconds: the year 5138, or March 1973."""
 
 
-def batches(columns: tuple[Column, ...], reading: Reading) -> Iterator[Any]:
+def batches(columns: tuple[Column, ...], schema: Any, reading: Reading) -> Iterator[Any]:
     """The rows as record batches, slice by slice: never all of them in memory as Python objects or as columns."""
-    schema = arrow_schema(columns)
     for part in reading.slices():
         yield _batch(columns, schema, part, reading)
 
@@ -63,27 +62,27 @@ def _misfits(column: Column, kind: Any, values: Sequence[object]) -> dict[int, s
 
 
 @cache
-def arrow_schema(columns: tuple[Column, ...]) -> Any:
-    """The columns as Arrow knows them."""
-    return pa.schema([_field(column) for column in columns])
+def arrow_schema(columns: tuple[Column, ...], unit: str = "us") -> Any:
+    """The columns as Arrow knows them, with times in this unit."""
+    return pa.schema([_field(column, unit) for column in columns])
 
 
-def _field(column: Column) -> Any:
-    return pa.field(column.name, _type(column), nullable=not column.required)
+def _field(column: Column, unit: str) -> Any:
+    return pa.field(column.name, _type(column, unit), nullable=not column.required)
 
 
-def _type(column: Column) -> Any:
+def _type(column: Column, unit: str) -> Any:
     if column.type == "list":
-        return pa.list_(_field(column.fields[0]))
+        return pa.list_(_field(column.fields[0], unit))
     if column.type == "map":
-        return pa.map_(pa.string(), _field(column.fields[0]))
+        return pa.map_(pa.string(), _field(column.fields[0], unit))
     if column.type == "struct":
-        return pa.struct([_field(field) for field in column.fields])
+        return pa.struct([_field(field, unit) for field in column.fields])
     if column.type.startswith("decimal("):
         precision, scale = column.type[8:-1].split(",")
         return pa.decimal128(int(precision), int(scale))
     if column.type == "timestamp":
-        return pa.timestamp("us", "UTC")
+        return pa.timestamp(unit, "UTC")
     if column.type == "date":
         return pa.date32()
     return pa.string() if column.type == "json" else getattr(pa, _ARROW_NAMES.get(column.type, column.type))()

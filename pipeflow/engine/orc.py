@@ -27,7 +27,8 @@ _COMPRESSIONS: Final = {"none": "uncompressed", "gzip": "zlib", "zstd": "zstd", 
 
 def orc_file(columns: tuple[Column, ...], compression: str, level: int | None, reading: Reading) -> tuple[bytes, int]:
     """(the file, its rows); no rows, no file. ORC has no levels."""
-    schema = arrow_schema(columns)
+    # pyarrow reads times of ORC in nanoseconds, and refuses a whole file for one beyond the years 1677 to 2262.
+    schema = arrow_schema(columns, "ns")
     out = pa.BufferOutputStream()
     rows = 0
     with orc.ORCWriter(
@@ -36,7 +37,7 @@ def orc_file(columns: tuple[Column, ...], compression: str, level: int | None, r
         stripe_size=STRIPE_BYTES,
         dictionary_key_size_threshold=DICTIONARY,
     ) as writer:
-        for batch in batches(columns, reading):
+        for batch in batches(columns, schema, reading):
             if batch.num_rows:
                 writer.write(pa.Table.from_batches([batch], schema))
                 rows += batch.num_rows

@@ -39,7 +39,7 @@ def parquet_file(
     written = rows = size = 0
     group: list[Any] = []
     with pq.ParquetWriter(out, schema, compression=packed, compression_level=level, version="2.6") as writer:
-        for batch in batches(columns, reading):
+        for batch in batches(columns, schema, reading):
             group.append(batch)
             rows += batch.num_rows
             size += batch.nbytes

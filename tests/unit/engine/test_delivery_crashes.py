@@ -235,12 +235,12 @@ async def run_columnar(plan: DeliveryPlan) -> list[Crash]:
     return steps.crashes
 
 
-@pytest.mark.parametrize("format", ["csv", "parquet"])
+@pytest.mark.parametrize("format", ["csv", "parquet", "orc"])
 async def test_p17_S62_wherever_it_stops_rows_and_misfits_are_each_in_one_object_under_the_same_names(
     format: str,
 ) -> None:
-    if format == "parquet":
-        pytest.importorskip("pyarrow", reason="reads Parquet files back with pyarrow: pip install 'pipeflow[parquet]'")
+    if format != "csv":
+        pytest.importorskip("pyarrow", reason="reads columnar files back with pyarrow: pip install 'pipeflow[parquet]'")
     plan = DeliveryPlan(
         StreamSpec("lake", "memory://lake", format=format, compression="none", buffer_bytes=150, columns=COLUMNS)  # type: ignore[arg-type]
     )
@@ -271,9 +271,11 @@ def _ids(objects: dict[str, bytes], format: str) -> Iterator[str]:
             yield from (row["id"] for row in csv.DictReader(io.StringIO(content.decode(), newline="")))
         else:
             import pyarrow as pa
-            import pyarrow.parquet as pq
+            import pyarrow.orc
+            import pyarrow.parquet
 
-            yield from map(str, pq.read_table(pa.BufferReader(content)).column("id").to_pylist())
+            read = pyarrow.orc.read_table if format == "orc" else pyarrow.parquet.read_table
+            yield from map(str, read(pa.BufferReader(content)).column("id").to_pylist())
 
 
 async def test_S62_a_sink_that_fails_between_two_objects_gets_both_once_it_is_well() -> None:

@@ -103,6 +103,21 @@ def test_S62_values_that_no_column_takes_go_to_the_error_object_and_their_neighb
     assert made.manifest.failed == 3
 
 
+@pytest.mark.parametrize("sent", ["9999-12-31T00:00:00Z", "0001-01-01T00:00:00Z"])
+def test_S62_times_that_would_make_the_file_unreadable_do_not_fit_wherever_they_stand(sent: str) -> None:
+    columns = (
+        Column("at", "timestamp"),
+        Column("list", "list", fields=(Column("element", "timestamp"),)),
+        Column("item", "struct", fields=(Column("at", "timestamp"),)),
+    )
+    far = json.dumps(sent).encode()
+    made = converted(
+        b'{"at":%s}' % far, b'{"list":[%s]}' % far, b'{"item":{"at":%s}}' % far, b'{"at":0}', columns=columns
+    )
+    assert [row["at"].timestamp() for row in rows(made)] == [0]
+    assert made.manifest.failed == 3
+
+
 def test_S62_without_a_row_there_is_no_file() -> None:
     assert [obj.name for obj in converted(b"nope").objects] == ["errors/l.jsonl"]
 
