@@ -25,7 +25,7 @@ from pipeflow.messages import At, AttributeValue, Outgoing, Position, Refused
 from pipeflow.partitioning import PartitionBy, awaits_keys, declared_keys, partitioning
 from pipeflow.protocols import Lane, StreamStats
 from pipeflow.sinks.layout import Layout
-from pipeflow.specs import StreamSpec
+from pipeflow.specs import FilterPolicy, StreamSpec
 from pipeflow.transforms import (
     LambdaHandler,
     batchwise,
@@ -206,6 +206,7 @@ class Stream(Generic[T]):
         since: float | None = None,
         until: float | None = None,
         partition: str | None = None,
+        where: FilterPolicy | None = None,
         errors: bool = False,
         attributes: Mapping[str, AttributeValue] | None = None,
         group: str | None = None,
@@ -218,8 +219,9 @@ class Stream(Generic[T]):
         """Read delivered files back and publish their records again, each once, with the attribute `replayed`.
 
         Which: sequences from `first` to `last`; files that may hold records which arrived from `since` to `until`
-        (epoch seconds); a `partition`; `errors`: the failed records instead. Called again after it was stopped, it goes
-        on where it was; done, it does nothing, unless `again`, or under another `name`. `rate`: records a second.
+        (epoch seconds); a `partition`; `where`: bodies that this filter policy takes; `errors`: the failed records
+        instead. Called again after it was stopped, it goes on where it was; done, it does nothing, unless `again`, or
+        under another `name`. `rate`: records a second.
 
         ObjectDamaged, ObjectMissing: a file is not what it was, and `skip_damaged` is not set. RefusedError: `to` does
         not take a record.
@@ -236,6 +238,7 @@ class Stream(Generic[T]):
             since=since,
             until=until,
             partition=partition,
+            where=where,
             errors=errors,
             attributes=dict(attributes or {}),
             group=group,

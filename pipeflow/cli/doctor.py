@@ -163,7 +163,8 @@ def _undeclared(topology: Topology, declared: Topology) -> Check:
     gone = [f"{kind} {name}" for kind, name in _names(topology) if (kind, name) not in known]
     if not gone:
         return Check("code", "ok", "everything in the store is declared by the app")
-    return Check("code", "warn", f"not declared by the app: {', '.join(gone)}", "declare it again, or purge it")
+    remedy = "declare it again; or `pipeflow purge` a queue, `pipeflow streams delete` a stream"
+    return Check("code", "warn", f"not declared by the app: {', '.join(gone)}", remedy)
 
 
 def _names(topology: Topology) -> list[tuple[str, str]]:

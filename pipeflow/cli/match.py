@@ -50,6 +50,14 @@ def _attribute(value: object) -> AttributeValue:
     return converted
 
 
+def policy_text(written: str) -> str:
+    """The policy, or what stands in @FILE."""
+    if not written.startswith("@"):
+        return written
+    with open(written[1:]) as file:
+        return file.read()
+
+
 @click.command()
 @click.option("--policy", required=True, metavar="JSON", help="The filter policy, or @FILE.")
 @click.option("--scope", type=click.Choice(["body", "attributes"]), default="body", show_default=True)
@@ -62,9 +70,7 @@ def match(policy: str, scope: Scope, event: str, as_json: bool, fail_empty: bool
     The event is a message's body; with --scope attributes, an object of its attributes. A file with one event a line
     prints the lines that match.
     """
-    if policy.startswith("@"):
-        with open(policy[1:]) as file:
-            policy = file.read()
+    policy = policy_text(policy)
     events = list(bodies([event if event == "-" else f"@{event}"], raw=False))
     results = matching(policy, scope, events)
     if as_json:

@@ -9,10 +9,12 @@ import msgspec
 
 from pipeflow.cli import units
 from pipeflow.cli.bodies import attributes
+from pipeflow.cli.match import policy_text
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import count, json_option, say, show_one
 from pipeflow.engine.replay import Replay, Replayed, Target, replayed
 from pipeflow.protocols import Store
+from pipeflow.specs import FilterPolicy
 
 _RELATIVE = re.compile(r"-?\d+(\.\d+)?[a-z]+\Z")
 
@@ -55,6 +57,7 @@ def told(done: Replayed) -> str:
 )
 @click.option("--until", "end", metavar="SEQ|TIME", help="To this sequence, time, or so long ago.")
 @click.option("--partition", metavar="PATH", help="Files of this partition, as in their names.")
+@click.option("--where", metavar="JSON", help="Only records whose body this filter policy takes, or @FILE.")
 @click.option("--errors", is_flag=True, help="The failed records instead, as they came.")
 @click.option(
     "--attr", "attr", multiple=True, metavar="NAME=TEXT", help="An attribute of each message; NAME:=JSON too."
@@ -75,6 +78,7 @@ def replay(
     start: str | None,
     end: str | None,
     partition: str | None,
+    where: str | None,
     errors: bool,
     attr: tuple[str, ...],
     group: str | None,
@@ -92,6 +96,7 @@ def replay(
     Stopped anywhere, the same command goes on exactly there; done, it says so. Messages carry the attribute `replayed`.
     """
 
+    policy = FilterPolicy(policy_text(where), "body") if where is not None else None
     seen: list[bytes | None] = []
 
     async def work(store: Store) -> Replayed:
@@ -109,6 +114,7 @@ def replay(
             until,
             f"{start} {end}" if relative else "",
             partition,
+            policy,
             errors,
             attributes(attr) or {},
             group,

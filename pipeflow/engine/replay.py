@@ -31,11 +31,12 @@ from pipeflow.errors import (
     SpecConflict,
 )
 from pipeflow.files import FileFacts, FileQuery
+from pipeflow.filters import compile_filter
 from pipeflow.messages import AttributeValue, Outgoing, Position, Refused, Sent
 from pipeflow.protocols import ReadableSink, Sink, Store
 from pipeflow.registry import open_sink
 from pipeflow.sinks.manifest import shape_of
-from pipeflow.specs import StreamSpec, Topology
+from pipeflow.specs import FilterPolicy, StreamSpec, Topology
 
 try:
     from isal.isal_zlib import crc32
@@ -81,6 +82,8 @@ class Replay(Struct, frozen=True):
     asked: str = ""
     """How these times were written, where that means another time each time: then this names the replay."""
     partition: str | None = None
+    where: FilterPolicy | None = None
+    """Only records that this policy on bodies takes."""
     errors: bool = False
     """The failed records in place of the others, as they came."""
     attributes: dict[str, AttributeValue] = {}
@@ -182,6 +185,7 @@ class _Replaying:
         self._kept: bytes | None = None
         """The position as the store has it."""
         self._due = -inf
+        self._takes = compile_filter(replay.where) if replay.where is not None else None
         self._merged_at: dict[str, float] = {}
 
     async def run(self) -> Replayed:
@@ -295,11 +299,17 @@ class _Replaying:
         batches = records(content, shape)
         while (batch := await anyio.to_thread.run_sync(next, batches, None)) is not None:
             if index + len(batch) > start:
-                await self._publish_batch(file, batch, index, start)
+                wanted = await anyio.to_thread.run_sync(self._wanted, file, batch, index, start)
+                await self._publish_all(file, wanted)
             index += len(batch)
 
-    async def _publish_batch(self, file: FileFacts, batch: Sequence[bytes], index: int, start: int) -> None:
+    def _wanted(self, file: FileFacts, batch: Sequence[bytes], index: int, start: int) -> list[tuple[int, bytes]]:
+        """Those that are asked for, with their index in the file. For worker threads."""
         wanted = [(n, body) for n, body in enumerate(batch, index) if n >= start and self._is_asked_for(file, n)]
+        takes = self._takes
+        return wanted if takes is None else [(n, body) for n, body in wanted if takes(body, {})]
+
+    async def _publish_all(self, file: FileFacts, wanted: list[tuple[int, bytes]]) -> None:
         for chunk in _chunks(wanted, self._limit()):
             await self._pace(len(chunk))
             await self._publish(file, chunk)
@@ -446,6 +456,10 @@ def _checked(replay: Replay, topology: Topology) -> bool:
     if replay.errors and replay.partition is not None:
         raise ConfigurationError(
             f"stream {replay.stream}: failed records are kept beside all partitions; leave the partition off"
+        )
+    if replay.where is not None and replay.where.scope != "body":
+        raise ConfigurationError(
+            f"replay of stream {replay.stream}: records have no attributes to choose by; use where_body(...)"
         )
     if replay.rate is not None and not replay.rate > 0:
         raise ConfigurationError(f"replay of stream {replay.stream}: rate is {replay.rate}; use more than 0")

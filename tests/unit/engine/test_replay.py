@@ -31,6 +31,7 @@ from pipeflow.errors import (
 )
 from pipeflow.events import Observers
 from pipeflow.files import FileFacts, FileQuery
+from pipeflow.filters import num, where, where_body
 from pipeflow.messages import Delivery as Received
 from pipeflow.messages import Outgoing, Want
 from pipeflow.names import Chance
@@ -162,6 +163,20 @@ async def test_relative_times_are_those_of_the_run_that_began(tmp_path: Path) ->
             await one.replay(store=cast(Store, store), since=995.0, asked="-35s")
         await one.clock.advance(20)
         assert (await one.replay(since=1015.0, asked="-35s")).published == 10
+
+
+async def test_a_policy_on_bodies_chooses_records_also_after_a_stop(tmp_path: Path) -> None:
+    async with lake(tmp_path) as one:
+        await one.deliver([*numbered(0, 10), "no JSON"], numbered(10, 20))
+        policy = where_body({"n": num(">=", 7, "<", 13)})
+        with pytest.raises(Unavailable):
+            await one.replay(store=cast(Store, Stopping(one.store, after=1)), where=policy)
+        done = await one.replay(where=policy)
+        assert (done.before, done.published, done.records) == (3, 3, 21)
+        assert await one.bodies() == numbered(7, 13)
+        assert (await one.replay()).published == 21
+        with pytest.raises(ConfigurationError, match=r"no attributes to choose by; use where_body"):
+            await one.replay(where=where(n=7))
 
 
 async def test_partitions_are_replayed_alone(tmp_path: Path) -> None:
