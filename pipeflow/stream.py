@@ -159,13 +159,13 @@ class Stream(Generic[T]):
                 lane.left = left
                 lane.bodies.append(body)
             else:
-                lane.add([body])
+                _add_or_count(lane, body)
             return
         lane = self.binding.runtime.store.lane(self.name)
         if lane is None:
             raise FeatureMissing(f"stream {self.name}: put_nowait needs the store in this process; use `await put`")
         body = self._encode(value)
-        lane.add([body], self._partition(value, body))
+        _add_or_count(lane, body, self._partition(value, body))
 
     async def synced(self) -> None:
         """Return when everything accepted before the call is on disk."""
@@ -516,6 +516,15 @@ class Stream(Generic[T]):
         self._durable = store.features.durable and self._spec.durability != "memory"
         if not self._durable and self.partition_by is None and not self._derived:
             self._fast = self._lane
+
+
+def _add_or_count(lane: Lane, body: bytes, partition: str | None = None) -> None:
+    """Accept one record, or count it among those that met the bound: nobody waits with it."""
+    try:
+        lane.add([body], partition)
+    except Overloaded:
+        lane.turned_away(1)
+        raise
 
 
 def _raise_first(answers: Sequence[Position | Refused]) -> None:

@@ -128,8 +128,11 @@ class Channel:
         if lane is None or not lane.granted:
             return
         placed = self.buffers.placed
-        self.buffers.absorb(lane.settle())
-        self.counters.accepted += self.buffers.placed - placed
+        size = lane.settle()
+        self.buffers.absorb(size)
+        records = self.buffers.placed - placed
+        self.counters.accepted += records
+        self.counters.accepted_bytes += size - self.buffers.separator * records
         self.counters.placed = self.buffers.placed
 
     def misfit(self, layout: Layout) -> str | None:
@@ -140,6 +143,15 @@ class Channel:
             except RefusedError as error:
                 return str(error)
         return None
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait to be sealed, with their separators: they only grow by what is accepted."""
+        return self.buffers.open_size + self.buffers.closed_size + self.intake_size
+
+    def weigh(self, held: int, records: int) -> None:
+        """Count the bytes of records that were accepted since so much was held."""
+        self.counters.accepted_bytes += self.held - held - self.buffers.separator * records
 
     @property
     def buffered(self) -> int:
@@ -223,6 +235,12 @@ class Channel:
             expired=self.counters.expired,
             discarded=self.counters.discarded,
             added=self.counters.added,
+            accepted_bytes=self.counters.accepted_bytes,
+            throttled=self.counters.throttled,
+            delivered_bytes=self.counters.delivered_bytes,
+            deliveries=self.counters.deliveries,
+            delivery_failures=self.counters.delivery_failures,
+            delivered_at=self.counters.delivered_at or None,
         )
 
 
@@ -267,6 +285,10 @@ class OpenLane:
             stream.layout.check(partition)
         self._spread(stream, bodies, partitions)
         return size
+
+    def turned_away(self, records: int) -> None:
+        """Count records that nobody waits with."""
+        self._stream.counters.throttled += records
 
     def _admitted(self, bodies: Sequence[bytes]) -> int:
         """The bytes of these, when they may come in."""

@@ -154,6 +154,9 @@ class Log:
         """Accept records; on a durable stream they are on disk when this returns."""
         log = self._ledger.stream(stream)
         if batch:
+            if log.full is not None:
+                log.counters.throttled += len(batch)
+                self._ledger.count(log)
             await self._until_room(log)
         results = self._accept(log, batch)
         if log.durable:
@@ -181,12 +184,14 @@ class Log:
 
     def _accept_now(self, log: Channel, bodies: list[bytes], partition: str | None, size: int) -> None:
         self._back_up(log, bodies)
+        records, held = len(bodies), log.held
         first = log.counters.accepted + 1
-        log.counters.accepted += len(bodies)
+        log.counters.accepted += records
         if log.spec.transformed or (log.spec.partitioned and partition is None):
             self._take_in(log, bodies, first)
         else:
             self._place(log, partition or "", bodies, size)
+        log.weigh(held, records)
         if log.durable:
             self._ledger.count(log)
             self._ledger.owner.written_behind()
@@ -194,14 +199,17 @@ class Log:
     def _spread_now(self, log: Channel, bodies: Sequence[bytes], partitions: Sequence[str]) -> None:
         self._back_up(log, bodies)
         log.counters.accepted += len(bodies)
+        held = log.held
         if log.durable:
             self._place_each(log, bodies, partitions)
+            log.weigh(held, len(bodies))
             self._ledger.count(log)
             self._ledger.owner.written_behind()
             return
         buffers = log.buffers
         open_before, closed_before = len(buffers.open), len(buffers.closed)
         buffers.spread(partitions, bodies, self._ledger.clock.now())
+        log.weigh(held, len(bodies))
         log.counters.placed = buffers.placed
         if len(buffers.open) != open_before or len(buffers.closed) != closed_before:
             log.signal.fire()
@@ -217,15 +225,19 @@ class Log:
         """The records as they came also go into the backup, in the same group (Firehose: S31)."""
         for backup in log.places[1:]:
             backup.absorb()
+            held = backup.held
             first = backup.counters.accepted + 1
             backup.counters.accepted += len(bodies)
             if backup.spec.partitioned:
                 self._take_in(backup, list(bodies), first)
             else:
                 self._place(backup, "", list(bodies))
+            backup.weigh(held, len(bodies))
             self._ledger.count(backup)
 
     def _accept(self, log: Channel, batch: Sequence[Outgoing]) -> list[Position | Refused]:
+        log.absorb()
+        held = log.held
         results: list[Position | Refused] = []
         intake: list[bytes] = []
         placed: dict[str, list[bytes]] = {}
@@ -252,6 +264,7 @@ class Log:
         for partition, bodies in placed.items():
             self._place(log, partition, bodies)
         if intake or placed:
+            log.weigh(held, accepted - first + 1)
             self._ledger.count(log)
         return results
 

@@ -82,6 +82,11 @@ class Outlet:
                 counters.delivered += segment.records - manifest.failed - manifest.expired
                 counters.failed += manifest.failed
                 counters.expired += manifest.expired
+                if segment.records > manifest.failed + manifest.expired:
+                    counters.delivered_bytes += segment.size
+            if segment.records > manifest.expired:
+                counters.deliveries += 1
+                counters.delivered_at = self._ledger.clock.now()
             counters.objects += len(manifest.objects)
             counters.object_bytes += sum(facts.size for facts in manifest.objects)
             committed = Committed(segment, manifest, self._ledger.clock.now())
@@ -115,6 +120,8 @@ class Outlet:
         sealed = log.sealed.get(segment.id)
         if sealed is None:
             return
+        log.counters.delivery_failures += max(0, trouble.attempts - sealed.trouble.attempts)
+        self._ledger.count(log)
         sealed.trouble = trouble
         if trouble.parked_at is not None:
             log.parked[segment.id] = log.sealed.pop(segment.id)

@@ -31,6 +31,8 @@ class RecordCounters(Struct):
     """What a stream counts, ever, and which of its intake is under suspicion."""
 
     accepted: int = 0
+    accepted_bytes: int = 0
+    throttled: int = 0
     placed: int = 0
     """Sequence of the newest record in a buffer: what names are made of."""
     added: int = 0
@@ -38,6 +40,11 @@ class RecordCounters(Struct):
     dropped: int = 0
     failed: int = 0
     delivered: int = 0
+    delivered_bytes: int = 0
+    deliveries: int = 0
+    delivery_failures: int = 0
+    delivered_at: float = 0.0
+    """When the last segment became objects; 0: none ever did."""
     objects: int = 0
     object_bytes: int = 0
     quarantined: int = 0

@@ -12,7 +12,7 @@ import pytest
 
 from pipeflow.clock import VirtualClock
 from pipeflow.errors import SinkUnavailable
-from pipeflow.protocols import Object
+from pipeflow.protocols import Object, StreamStats
 from pipeflow.queries.functions import FUNCTIONS
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.sinks.timestamps import fields
@@ -170,3 +170,19 @@ def test_S51_every_function_that_the_page_lists_is_built_in_and_none_is_missing(
     rows = [line for line in section.splitlines() if line.startswith(("| texts", "| times", "| others"))]
     listed = {word for row in rows for word in re.findall(r"`([a-z0-9_]+)`", row)}
     assert listed == {name for name, _ in FUNCTIONS}
+
+
+async def test_S85_the_example_of_numbers_tells_of_each_delivery(capsys: pytest.CaptureFixture[str]) -> None:
+    program = program_of("Numbers")
+    clock = VirtualClock(0.0)
+    async with program["app"].running(clock=clock, broker="memory://", sinks={"lake": MemorySink()}):
+        await program["lake"].put(b"one")
+        assert not await program["late"]()
+        await clock.advance(60)
+    assert capsys.readouterr().out == "lake  1 records, because of time\n"
+
+
+def test_S85_every_count_of_a_stream_is_on_the_page() -> None:
+    (section,) = re.findall(r"^## Numbers\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
+    elsewhere = {"name", "backup", "parked", "parked_segments", "expired", "discarded", "buffered", "buffered_bytes"}
+    assert set(re.findall(r"`([a-z_]+)`", section)) >= set(StreamStats.__struct_fields__) - elsewhere
