@@ -39,7 +39,7 @@ class FileFacts(Struct, frozen=True, array_like=True):
     opened_at: float
     """When its oldest record arrived."""
     delivered_at: float
-    """When it was in the sink, for good."""
+    """When it was in the sink, for good; of a merged file: when the newest of its inputs was."""
     generation: int = 0
     """0: as delivered; n: merged out of files of generation n - 1 and below."""
     retired_at: float | None = None

@@ -20,7 +20,7 @@ from pipeflow.engine.lambdas import MOST_BYTES, MOST_RECORDS
 from pipeflow.engine.plan import BatchTransform, DeliveryPlan, Derive
 from pipeflow.engine.runtime import Runtime
 from pipeflow.errors import ConfigurationError, FeatureMissing, Overloaded, RefusedError, WiringError
-from pipeflow.files import PAGE, FileFacts, FileQuery
+from pipeflow.files import PAGE, CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.messages import At, AttributeValue, Outgoing, Position, Refused
 from pipeflow.partitioning import PartitionBy, awaits_keys, declared_keys, partitioning
 from pipeflow.protocols import Lane, StreamStats
@@ -255,6 +255,23 @@ class Stream(Generic[T]):
         """What the stream took in, holds and delivered, ever: exact at commit points, durable where the stream is."""
         stats = await self.binding.runtime.store.stats()
         return next(stream for stream in stats.streams if stream.name == self.name)
+
+    async def compact(
+        self,
+        *,
+        target: int | None = None,
+        older_than: float = 0.0,
+        keep: float = 3_600.0,
+        dry_run: bool = False,
+    ) -> CompactReport:
+        """Merge small delivered files into ones of up to `target` bytes (`target_bytes` if not given).
+
+        Only files delivered `older_than` seconds ago. What was merged away is deleted `keep` seconds later, at the next
+        look. `dry_run` plans only. The process that delivers the stream does it. ConfigurationError: no manifest=True,
+        no target, or nothing delivers the stream. SinkUnavailable: what was begun is ended by the next look.
+        """
+        request = CompactRequest(target, older_than, keep, dry_run)
+        return await self.binding.runtime.store.compact(self.name, request)
 
     async def _put(self, values: list[T]) -> None:
         lane = self._fast

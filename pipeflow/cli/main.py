@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "graph": ("pipeflow.cli.graph:graph", "Draw an app: topics, queues, handlers, streams, dead letters."),
     "files": ("pipeflow.cli.files:files", "List and verify the files that a stream delivered."),
     "replay": ("pipeflow.cli.replay:replay", "Publish again what a stream delivered, from its files."),
+    "compact": ("pipeflow.cli.compact:compact", "Merge the small files of a stream."),
     "doctor": ("pipeflow.cli.doctor:doctor", "Examine a store and what is around it."),
 }
 """Name, where it lives, what it does; in the order of `--help`."""

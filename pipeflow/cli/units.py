@@ -44,6 +44,17 @@ def clock_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+def bytes_of(written: str) -> int:
+    """Bytes, from `128MiB`, `512KiB`, `1GB` or a bare number of bytes; for click's options."""
+    found = _QUANTITY.match(written.strip())
+    if found is None or found[2].lower() not in _SIZES:
+        raise click.BadParameter(f"{written!r} is no size; write 512KiB, 128MiB or 1GiB")
+    return int(float(found[1]) * _SIZES[found[2].lower()])
+
+
 def seconds(value: float) -> str:
     """`0.4s`, `42s`, `5m 3s`, `2h 4m`, `7d 1h`."""
     if value < 10:

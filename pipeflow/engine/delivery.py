@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.ahead import ahead, cores
+from pipeflow.engine.compaction import Compactor, readable
 from pipeflow.engine.convert import Converted, convert, ready
 from pipeflow.engine.deriving import Deriving
 from pipeflow.engine.plan import DeliveryPlan
@@ -27,7 +28,7 @@ from pipeflow.errors import ObjectRefused, SinkError
 from pipeflow.events import Delivered, Observers
 from pipeflow.messages import Manifest, Segment
 from pipeflow.names import Chance
-from pipeflow.protocols import RecordBatch, RecordSink, Sink, Store, SweepingSink
+from pipeflow.protocols import Catalogue, RecordBatch, RecordSink, Sink, Store, SweepingSink
 from pipeflow.sinks.objects import belongs, is_errors, store_mark
 from pipeflow.specs import COLUMNAR, TABULAR
 
@@ -90,6 +91,10 @@ class Delivery:
             on_failure=self._on_failure,
         )
         self._deriving = Deriving(plan, store, clock, chance)
+        if plan.spec.manifest:
+            readable(plan.spec, sink)
+        self._compactor: Compactor | None = None
+        self._catalogue: Catalogue | None = None
         self._durable = store.features.durable and plan.spec.durability != "memory"
         self._started_at = 0.0
         self._ripe = Signal()
@@ -109,6 +114,11 @@ class Delivery:
         self._started_at = self._clock.now()
         self._tasks = tasks
         self._store.delivering(self.name, True)
+        self._catalogue = self._store.catalogue(self.name)
+        if self.plan.spec.manifest and self._catalogue is not None:
+            sink = readable(self.plan.spec, self.sink)
+            self._compactor = Compactor(self.plan.spec, self._catalogue, sink, self._clock)
+            self._catalogue.serve(self._compactor.run)
         spawn(tasks, self._clock, self._listen, f"stream {self.name}: listen")
         spawn(tasks, self._clock, self._seal, f"stream {self.name}: seal")
         spawn(tasks, self._clock, self._write, f"stream {self.name}: write")
@@ -175,6 +185,7 @@ class Delivery:
 
     async def _seal(self) -> None:
         await self._sweep()
+        await self._keep_files()
         while True:
             while len(self._line) >= self._ahead:
                 await self._clock.wait(self._emptied)
@@ -198,6 +209,15 @@ class Delivery:
             await self.sink.sweep(mine, rewritten=self.plan.spec.durability != "memory")
         except SinkError as error:
             logger.warning("stream %s: leftovers of earlier runs stay: %s", self.name, error)
+
+    async def _keep_files(self) -> None:
+        if self._compactor is None:
+            return
+        try:
+            await self._compactor.adopt()
+        except SinkError as error:
+            logger.warning("stream %s: files delivered before manifest=True are not told of: %s", self.name, error)
+        spawn(self._tasks, self._clock, self._compactor.keep_up, f"stream {self.name}: compact")
 
     async def _encode(self, slot: _Slot) -> None:
         segment = slot.segment
@@ -224,6 +244,8 @@ class Delivery:
         finally:
             for slot in self._line:
                 self._store.hand_back(slot.segment)
+            if self._catalogue is not None:
+                self._catalogue.serve(None)
             self._store.delivering(self.name, False)
 
     async def _deliver(self, segment: Segment, made: Converted) -> None:
@@ -234,6 +256,8 @@ class Delivery:
         if segment.manifest_name and manifest.objects and not await self._writer.tell(segment, manifest):
             return
         await self._store.commit(segment, manifest)
+        if self._compactor is not None:
+            self._compactor.delivered(segment.partition)
         if self._observers and (manifest.objects or not manifest.failed + manifest.expired):
             self._observers.emit(
                 Delivered(

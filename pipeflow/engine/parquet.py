@@ -11,6 +11,7 @@ from typing import Any, Final
 from pipeflow.engine.arrow import arrow_schema, batches
 from pipeflow.engine.compress import GZIP_LEVEL
 from pipeflow.engine.rows import Reading
+from pipeflow.errors import ObjectRefused
 from pipeflow.messages import Column
 
 # Behind the module that says what is missing.
@@ -50,6 +51,52 @@ def parquet_file(
         _write_group(writer, schema, group)
     content: bytes = out.getvalue().to_pybytes()
     return content, written + rows
+
+
+class ParquetMerging:
+    """Parquet files as one, whose row groups are as large as those of a file that was written at once."""
+
+    def __init__(self, compression: str, level: int | None) -> None:
+        self._packed = _COMPRESSIONS[compression]
+        self._level = level or _LEVELS.get(compression)
+        self._out = pa.BufferOutputStream()
+        self._writer: Any = None
+        self._schema: Any = None
+        self._group: list[Any] = []
+        self._rows = self._size = 0
+
+    def add(self, content: bytes) -> None:
+        """One more file; ObjectRefused when it is none, or has other columns."""
+        try:
+            file = pq.ParquetFile(pa.BufferReader(content))
+            if self._writer is None:
+                self._schema = file.schema_arrow
+                self._writer = pq.ParquetWriter(
+                    self._out, self._schema, compression=self._packed, compression_level=self._level, version="2.6"
+                )
+            elif not file.schema_arrow.equals(self._schema):
+                raise ObjectRefused("this Parquet file has other columns than the one before it")
+            for batch in file.iter_batches(batch_size=GROUP_ROWS):
+                self._take(batch)
+        except (pa.ArrowException, OSError) as error:
+            raise ObjectRefused(f"this is no Parquet file: {error}") from error
+
+    def finish(self) -> tuple[list[bytes], int]:
+        """(the file, 0: the bytes of its records are not known here)."""
+        self._close_group()
+        self._writer.close()
+        return [self._out.getvalue().to_pybytes()], 0
+
+    def _take(self, batch: Any) -> None:
+        self._group.append(batch)
+        self._rows += batch.num_rows
+        self._size += batch.nbytes
+        if self._rows >= GROUP_ROWS or self._size >= GROUP_BYTES:
+            self._close_group()
+
+    def _close_group(self) -> None:
+        _write_group(self._writer, self._schema, self._group)
+        self._group, self._rows, self._size = [], 0, 0
 
 
 def _write_group(writer: Any, schema: Any, group: list[Any]) -> None:
