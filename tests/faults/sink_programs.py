@@ -30,6 +30,9 @@ SMALL = 2_000
 
 OFTEN = 0.05
 
+KEPT = "kept"
+"""The folder of what a backup keeps, and what the ids of its records begin with when they are counted."""
+
 
 class Row(msgspec.Struct, frozen=True):
     """A record: who made it, and something to compress."""
@@ -157,8 +160,34 @@ def columns(folder: Path, broker: str) -> Program:
     return Program(app, stream, stream.put_many)
 
 
+def backed_up(folder: Path, broker: str) -> Program:
+    """A transform that fails every seventh record, and all of them as they came in a second stream."""
+    app = App("sink", broker=broker)
+    originals = app.stream(
+        "originals", bytes, sink=f"file://{folder}/out/{KEPT}", format="jsonl", buffer_bytes=SMALL, buffer_seconds=OFTEN
+    )
+    topic = app.topic("rows", Row)
+    stream = app.stream(
+        "backed-up",
+        Row,
+        topic,
+        sink=f"file://{folder}/out/rest",
+        backup=originals,
+        buffer_bytes=SMALL // 2,
+        buffer_seconds=OFTEN,
+    )
+
+    @stream.transform
+    async def check(row: Row) -> Row:
+        if fails(row.id):
+            raise ValueError("every seventh")
+        return row
+
+    return Program(app, stream, topic.publish_many, lambda id: [f"{KEPT} {id}", f"failed {id}" if fails(id) else id])
+
+
 PROGRAMS: dict[str, Callable[[Path, str], Program]] = {
-    program.__name__: program for program in (plain, compressed, partitioned, transformed, batched, columns)
+    program.__name__: program for program in (plain, compressed, partitioned, transformed, batched, backed_up, columns)
 }
 
 
@@ -217,7 +246,8 @@ def audit(name: str, folder: Path) -> dict[str, int]:
         if path.name.startswith(".tmp-"):
             temporary += 1
             continue
-        found.update(ids_in(path))
+        mark = f"{KEPT} " if path.parent.name == KEPT else ""
+        found.update(mark + id for id in ids_in(path))
     return {
         "acknowledged": len(acknowledged),
         "files": files,
