@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
 from pipeflow.cli import units
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
-from pipeflow.cli.output import Column, Row, fail_empty_option, found, json_option, number, show
+from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, number, say, show
+from pipeflow.errors import ConfigurationError
 from pipeflow.files import PAGE, FileFacts, FileQuery
-from pipeflow.protocols import Store
+from pipeflow.protocols import ReadableSink, Store
+
+if TYPE_CHECKING:
+    from pipeflow.engine.verification import Verified
 
 FILES = (
     Column("name", "file", wide=True),
@@ -49,6 +55,50 @@ async def every_file(store: Store, stream: str, query: FileQuery) -> list[FileFa
 @click.group(cls=Suggesting)
 def files() -> None:
     """List and verify the files that a stream delivered."""
+
+
+FINDINGS = (Column("what"), Column("name", "file"), Column("detail", wide=True))
+
+
+async def verified(store: Store, stream: str) -> Verified:
+    """Everything that lies in the stream's sink against the catalogue."""
+    from pipeflow.engine.verification import verify as look
+    from pipeflow.registry import open_sink
+
+    await known(store, "stream", stream)
+    spec = next(spec for spec in (await store.describe()).streams if spec.name == stream)
+    if spec.sink.startswith("memory:"):
+        raise ConfigurationError(f"stream {stream}: {spec.sink} lies in the process that runs the app, out of reach")
+    sink = open_sink(spec.sink)
+    try:
+        if not isinstance(sink, ReadableSink):
+            raise ConfigurationError(f"stream {stream}: {spec.sink} does not give back what it took")
+        return await look(spec, store, sink)
+    finally:
+        await sink.close()
+
+
+@files.command("verify")
+@click.argument("stream")
+@store_options
+@json_option
+def verify(stream: str, broker: str | None, app: str | None, as_json: bool) -> int:
+    """Read every file of STREAM back and compare it with the catalogue. Exit code 1 when something is wrong.
+
+    Told are files that are missing or not what was delivered, files that bear the store's mark and that it does not
+    know, temporary files, and manifests that say something else than the catalogue. Nothing is repaired.
+    """
+    result = ask(store_url(broker, app), lambda store: verified(store, stream))
+    findings = [msgspec.structs.asdict(finding) for finding in result.findings]
+    if as_json:
+        click.echo(msgspec.json.encode({**msgspec.structs.asdict(result), "ok": not findings}).decode())
+    else:
+        show(findings, FINDINGS, as_json=False)
+        say(
+            f"{stream}: {count(result.files)} files with {count(result.records)} records, {units.size(result.size)}; "
+            + (f"{count(len(findings))} findings" if findings else "all as delivered")
+        )
+    return int(bool(findings))
 
 
 @files.command("ls")

@@ -96,6 +96,13 @@ class FileSink:
         except OSError as error:
             raise self._translated(error, "") from error
 
+    async def leftovers(self, mine: Callable[[str], bool]) -> Sequence[str]:
+        """Temporary files of objects that `mine` picks, sorted: writes under way, and what killed processes left."""
+        try:
+            return await anyio.to_thread.run_sync(_leftovers, self.root, mine, abandon_on_cancel=True)
+        except OSError as error:
+            raise self._translated(error, "") from error
+
     async def close(self) -> None:
         """Nothing is held between writes."""
 
@@ -208,6 +215,15 @@ def _sweep(root: str, mine: Callable[[str], bool]) -> int:
                 _remove_quietly(folder, name)
                 swept += 1
     return swept
+
+
+def _leftovers(root: str, mine: Callable[[str], bool]) -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(path, name), root)
+        for path, _, files, _ in os.fwalk(root, follow_symlinks=False)
+        for name in files
+        if name.startswith(TEMPORARY) and mine(name.removeprefix(TEMPORARY))
+    )
 
 
 def _temporary_name(name: str) -> str:

@@ -84,6 +84,47 @@ def test_in_a_pipe_every_file_is_a_line(call: Call, delivered: Path) -> None:
     assert len(lines) == 3
 
 
+def test_files_that_lie_as_they_were_delivered_verify(call: Call, delivered: Path) -> None:
+    result = call("files", "verify", "lake")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "lake: 3 files with 6 records" in result.stderr
+    assert "all as delivered" in result.stderr
+
+
+def test_damage_is_told_and_the_exit_code_is_1(call: Call, delivered: Path) -> None:
+    first, second, _ = sorted(path.name for path in delivered.iterdir())
+    (delivered / first).unlink()
+    content = bytearray((delivered / second).read_bytes())
+    content[-1] ^= 1
+    (delivered / second).write_bytes(content)
+    result = call("files", "verify", "lake", "--json")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [(finding["what"], finding["name"]) for finding in told["findings"]] == [
+        ("missing", first), ("damaged", second),
+    ]  # fmt: skip
+    assert (told["ok"], told["files"]) == (False, 1)
+    plain = call("files", "verify", "lake")
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == ["what", "missing", "damaged"]
+    assert "2 findings" in plain.stderr
+
+
+def test_a_sink_in_memory_cannot_be_verified_from_outside(
+    call: Call, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deliver() -> None:
+        app = App("shop", broker="sqlite:///shop.db")
+        app.stream("lake", bytes, sink="memory://lake")
+        async with app.running():
+            pass
+
+    monkeypatch.setenv("PIPEFLOW_BROKER", "sqlite:///shop.db")
+    anyio.run(deliver)
+    result = call("files", "verify", "lake")
+    assert result.exit_code == 4
+    assert "lies in the process that runs the app" in result.stderr
+
+
 def test_an_unknown_stream_is_told_with_the_nearest(call: Call, delivered: Path) -> None:
     result = call("files", "ls", "lakes")
     assert result.exit_code == 1
