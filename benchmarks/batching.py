@@ -16,13 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _rounds import loop_factory
-from _streaming import MANY, SIZE, Measured, NullSink, Table, Way, batch_of, put, put_many, put_nowait, streamed
+from _streaming import MANY, SIZE, Measured, NullSink, Table, Way, batch_of, part, put, put_many, put_nowait, streamed
 
 from pipeflow.engine.compress import compressor
 from pipeflow.sinks.file import FileSink
-
-NAIVE_PART = 20
-"""The naive batcher puts a twentieth, and its time counts as often."""
 
 WAYS: dict[str, Way] = {"put": put, f"put_many({MANY})": put_many, "put_nowait": put_nowait}
 
@@ -38,7 +35,6 @@ async def list_append(batch: list[bytes]) -> float:
 
 async def naive(batch: list[bytes]) -> float:
     """The batcher one writes first: a queue, and a task that waits for the next record or the timeout."""
-    part = batch[: max(1, len(batch) // NAIVE_PART)]
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(10_000)
 
     async def collect() -> None:
@@ -61,11 +57,11 @@ async def naive(batch: list[bytes]) -> float:
 
     began = time.perf_counter()
     collector = asyncio.ensure_future(collect())
-    for record in part:
+    for record in batch:
         await queue.put(record)
     await queue.put(None)
     await collector
-    return (time.perf_counter() - began) * len(batch) / len(part)
+    return time.perf_counter() - began
 
 
 def one_thread(compression: str) -> Measured:
@@ -104,7 +100,7 @@ def tables(folder: Path, size: int) -> dict[str, Table]:
         "null sink": Table(
             {
                 "list.append": list_append,
-                "naive asyncio.Queue": naive,
+                "naive asyncio.Queue": part(20, naive),
                 **{name: streamed(way, NullSink) for name, way in WAYS.items()},
             },
             ["list.append", "naive asyncio.Queue"],

@@ -19,6 +19,7 @@ KEYS = {
     "parquet": {"way", "records_per_second"},
     "partitioning": {"way", "records_per_second"},
     "partitions": {"key", "way", "records_per_second"},
+    "peers": {"codec", "way", "records_per_second"},
     "publish": {"queues", "store", "publishes_per_second"},
     "queues": {"form", "callers", "batch", "store", "messages_per_second", "send_p99_ms"},
     "startup": {"case", "ms"},
