@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 from msgspec.structs import replace
 
 from pipeflow.binding import Binding
+from pipeflow.clock import step_aside
 from pipeflow.codecs import Codec, codec_for, type_name
 from pipeflow.engine.failures import Misplaced
 from pipeflow.engine.lambdas import MOST_BYTES, MOST_RECORDS
@@ -330,6 +331,7 @@ class Stream(Generic[T]):
             await self.synced()
         elif self._turn <= 0 or lane is self._fast:
             self._turn = TURN
+            step_aside()
             await asyncio.sleep(0)
 
     def _encoded(self, values: list[T]) -> list[bytes]:
