@@ -21,7 +21,8 @@ from msgspec.structs import replace
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.merging import merging
 from pipeflow.engine.planning import PLANNED_FOR, plan
-from pipeflow.errors import ConfigurationError, MissingExtra, ObjectMissing, ObjectRefused, SinkError
+from pipeflow.engine.reading_back import checked
+from pipeflow.errors import ConfigurationError, MissingExtra, ObjectDamaged, ObjectMissing, ObjectRefused, SinkError
 from pipeflow.files import (
     Compaction,
     CompactReport,
@@ -271,14 +272,12 @@ class Compactor:
         made = merging(merge.inputs[0], level)
         for file in merge.inputs:
             content = await self._sink.read(file.name)
-            if len(content) != file.size or crc32(content) != file.crc:
-                self._odd.add(file.name)
-                raise ObjectRefused(f"{file.name} is not what was delivered; `pipeflow files verify {self._name}`")
             try:
+                checked(content, size=file.size, crc=file.crc)
                 await anyio.to_thread.run_sync(made.add, content, abandon_on_cancel=True)
-            except ObjectRefused as error:
+            except (ObjectDamaged, ObjectRefused) as error:
                 self._odd.add(file.name)
-                raise ObjectRefused(f"{file.name}: {error}") from error
+                raise ObjectRefused(f"{file.name}: {error}; see `pipeflow files verify {self._name}`") from error
         chunks, raw_size = await anyio.to_thread.run_sync(made.finish, abandon_on_cancel=True)
         crc = 0
         for chunk in chunks:

@@ -7,24 +7,20 @@ as it lies in the sink, and what came of those before it.
 
 from __future__ import annotations
 
-import gzip
-import io
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from pipeflow.engine.compress import GZIP_LEVEL, ISAL_LEVELS, ZSTD_LEVEL
-from pipeflow.errors import MissingExtra, ObjectRefused
+from pipeflow.engine.decompress import decompressed
+from pipeflow.errors import MissingExtra, ObjectDamaged, ObjectRefused, PipeflowError
 from pipeflow.files import FileFacts
 
 try:
-    from isal import igzip, isal_zlib
+    from isal import isal_zlib
 except ImportError:
-    igzip = isal_zlib = None  # type: ignore[assignment]
-
-PIECE = 1 << 20
-"""Bytes of content that are unpacked at once."""
+    isal_zlib = None  # type: ignore[assignment]
 
 GZIP_FORM = 31
 """zlib's word for the largest window in a gzip wrapper; its header has no time of day."""
@@ -34,7 +30,7 @@ class Merging(Protocol):
     """Takes whole objects in order. Both calls are for worker threads: they take their time."""
 
     def add(self, content: bytes) -> None:
-        """One more input. ObjectRefused when it is none of this format."""
+        """One more input. ObjectDamaged when it is none of this format, ObjectRefused when it has other columns."""
 
     def finish(self) -> tuple[list[bytes], int]:
         """(the merged object in pieces, bytes of its records before compression; 0 when that is not known)."""
@@ -69,7 +65,7 @@ class LineMerging:
 
     def add(self, content: bytes) -> None:
         """One more input."""
-        pieces: Iterable[bytes] = unpacked(self._compression, content)
+        pieces: Iterable[bytes] = _unpacked(self._compression, content)
         for piece in self._without_header(pieces) if self._wants_header else pieces:
             self._raw_size += len(piece)
             self._keep(self._packer.compress(piece))
@@ -90,7 +86,7 @@ class LineMerging:
         while (end := _first_line(begin)) is None:
             piece = next(pieces, b"")
             if not piece:
-                raise ObjectRefused("this csv has no line with the names of its columns")
+                raise ObjectDamaged("this csv has no line with the names of its columns")
             begin += piece
         header, rest = begin[:end], begin[end:]
         if self._header is None:
@@ -112,30 +108,13 @@ def _first_line(text: bytes) -> int | None:
     return None
 
 
-def unpacked(compression: str, content: bytes) -> Iterator[bytes]:
-    """The content of an object in pieces, however many members it has. ObjectRefused: it has none."""
-    if compression == "none":
-        yield content
-        return
-    reader, failures = _reader(compression, io.BytesIO(content))
+def _unpacked(compression: str, content: bytes) -> Iterator[bytes]:
     try:
-        while piece := reader.read(PIECE):
-            yield piece
-    except failures as error:
-        raise ObjectRefused(f"this does not unpack as {compression}: {error}") from error
-
-
-def _reader(compression: str, file: io.BytesIO) -> tuple[Any, tuple[type[Exception], ...]]:
-    """(a file of the content, what it raises when it is damaged)."""
-    if compression == "gzip":
-        opened: Any = igzip.open if igzip is not None else gzip.open
-        return opened(file), (EOFError, OSError, zlib.error)
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-
-        return zstd.ZstdFile(file), (EOFError, zstd.ZstdError)
-    zstandard = _zstandard()
-    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True), (zstandard.ZstdError,)
+        yield from decompressed(content, compression)
+    except PipeflowError:
+        raise
+    except Exception as error:  # what the decoders of several formats raise
+        raise ObjectDamaged(f"it does not unpack as {compression}: {error}") from error
 
 
 def _packer(compression: str, level: int | None) -> _Packer:

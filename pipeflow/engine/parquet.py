@@ -11,7 +11,7 @@ from typing import Any, Final
 from pipeflow.engine.arrow import arrow_schema, batches
 from pipeflow.engine.compress import GZIP_LEVEL
 from pipeflow.engine.rows import Reading
-from pipeflow.errors import ObjectRefused
+from pipeflow.errors import ObjectDamaged, ObjectRefused
 from pipeflow.messages import Column
 
 # Behind the module that says what is missing.
@@ -66,7 +66,7 @@ class ParquetMerging:
         self._rows = self._size = 0
 
     def add(self, content: bytes) -> None:
-        """One more file; ObjectRefused when it is none, or has other columns."""
+        """One more file. ObjectDamaged when it is none, ObjectRefused when it has other columns."""
         try:
             file = pq.ParquetFile(pa.BufferReader(content))
             if self._writer is None:
@@ -79,7 +79,7 @@ class ParquetMerging:
             for batch in file.iter_batches(batch_size=GROUP_ROWS):
                 self._take(batch)
         except (pa.ArrowException, OSError) as error:
-            raise ObjectRefused(f"this is no Parquet file: {error}") from error
+            raise ObjectDamaged(f"it is no Parquet file: {error}") from error
 
     def finish(self) -> tuple[list[bytes], int]:
         """(the file, 0: the bytes of its records are not known here)."""

@@ -14,6 +14,7 @@ from pipeflow.clock import VirtualClock
 from pipeflow.errors import SinkUnavailable
 from pipeflow.protocols import Object, StreamStats
 from pipeflow.queries.functions import FUNCTIONS
+from pipeflow.sinks.manifest import FOLDER, live
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.sinks.timestamps import fields
 
@@ -68,6 +69,30 @@ async def test_S31_the_example_keeps_the_originals_of_what_its_transform_drops()
     lines = {name: [gzip.decompress(each).decode() for each in sink.objects.values()] for name, sink in sinks.items()}
     assert lines["originals"] == ['{"number":"1","delay":90}\n{"number":"2","delay":null}\n']
     assert lines["lake"] == ['{"number":"1","delay":90}\n']
+
+
+async def test_the_example_names_the_files_that_hold_a_record(tmp_path: Path) -> None:
+    program = program_of("Which files hold what")
+    sinks = {"lake": MemorySink()}
+    async with program["app"].running(clock=VirtualClock(0.0), broker=f"sqlite:///{tmp_path}/s.db", sinks=sinks):
+        for records in ([b"1", b"2"], [b"3"]):
+            await program["lake"].put_many(records)
+            await program["lake"].flush()
+        assert await program["holding"](3) == [list(sinks["lake"].objects)[1]]
+
+
+async def test_the_example_of_small_files_leaves_one(tmp_path: Path) -> None:
+    program = program_of("Small files: compaction")
+    sinks = {"lake": MemorySink()}
+    async with program["app"].running(clock=VirtualClock(0.0), broker=f"sqlite:///{tmp_path}/s.db", sinks=sinks):
+        for n in range(3):
+            await program["lake"].put(b"%d" % n)
+            await program["lake"].flush()
+        assert await program["tidy"]() == 3
+        assert await program["tidy"]() == 0
+    told = live(content for name, content in sinks["lake"].objects.items() if name.startswith(FOLDER))
+    assert [gzip.decompress(sinks["lake"].objects[name]) for name in told] == [b"0\n1\n2\n"]
+    assert len(sinks["lake"].objects) == 2
 
 
 async def test_the_example_of_compression_writes_what_others_read(tmp_path: Path) -> None:
