@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import anyio.to_thread
@@ -134,7 +135,10 @@ class Compactor:
                     merged += await self._complete(compaction)
             for partition in sorted(await self._catalogue.partitions() if partitions is None else partitions):
                 merged += await self._partition(partition, request, target, eager)
-            deleted = 0 if request.dry_run else await self._delete(self._clock.now() - request.keep)
+            deleted = 0
+            if not request.dry_run:
+                await self._collect()
+                deleted = await self._delete(self._clock.now() - request.keep)
             return CompactReport(merged, deleted, len(await self._catalogue.manifests()))
 
     # One partition
@@ -164,8 +168,6 @@ class Compactor:
             if not eager or request.dry_run or not found:
                 break
             found = 0  # what came of many tiny files may be small itself
-        if not request.dry_run and await self._crowded(partition):
-            await self._swap(partition, [])
         return done
 
     async def _some(
@@ -183,12 +185,12 @@ class Compactor:
                 return files, after
         return files, None
 
-    async def _crowded(self, partition: str) -> bool:
-        current = [
-            each for each in await self._catalogue.manifests()
-            if each.partition == partition and each.replaced_at is None
-        ]  # fmt: skip
-        return len(current) > MANIFESTS
+    async def _collect(self) -> None:
+        """Where manifests have become many, one takes their place."""
+        counts = Counter(each.partition for each in await self._catalogue.manifests() if each.replaced_at is None)
+        for partition, count in counts.items():
+            if count > MANIFESTS:
+                await self._swap(partition, [])
 
     async def _swap(self, partition: str, merges: Sequence[Merge]) -> list[Merged]:
         """Begin a compaction and complete it."""

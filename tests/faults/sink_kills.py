@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from sink_programs import PROGRAMS, audit, clean, run
+from sink_programs import PROGRAMS, audit, clean, run, twice_now
 from sink_sweep import sweep, why_not
 
 LIVES = 20
@@ -65,10 +65,13 @@ def ended(name: str, folder: Path, life: str) -> float:
 
 def random_kills(name: str, folder: Path, kills: int, rolls: Random) -> dict[str, int]:
     """Kill one program so often in one folder, let it end, and count."""
+    twice = 0
     for life in range(kills):
         killed(name, folder, str(life), rolls.choice(["full", "normal"]), rolls)
+        twice += twice_now(folder)
     ended(name, folder, "last")
-    return audit(name, folder)
+    result = audit(name, folder)
+    return {**result, "twice": result["twice"] + twice}
 
 
 def campaign(kills: int, seed: int, programs: list[str], scratch: Path) -> dict[str, object]:

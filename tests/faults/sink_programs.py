@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from pipeflow import App, Failed
+from pipeflow.sinks.manifest import live as live_objects
 from pipeflow.stream import Stream
 
 BATCH = 37
@@ -51,6 +52,8 @@ class Program(msgspec.Struct):
     stream: Stream[Any]
     accept: Accept
     becomes: Callable[[str], list[str]] = lambda id: [id]
+    tidy: Callable[[], Awaitable[object]] | None = None
+    """Done after each batch."""
 
 
 def by_last_digit(row: Row) -> dict[str, str]:
@@ -186,8 +189,25 @@ def backed_up(folder: Path, broker: str) -> Program:
     return Program(app, stream, topic.publish_many, lambda id: [f"{KEPT} {id}", f"failed {id}" if fails(id) else id])
 
 
+def merged(folder: Path, broker: str) -> Program:
+    """Small files that are merged after each batch, in three partitions, and deleted at once."""
+    app = App("sink", broker=broker)
+    stream = app.stream(
+        "merged",
+        Row,
+        sink=f"file://{folder}/out",
+        partition_by=lambda row: str(int(row.id[-1]) % 3),
+        manifest=True,
+        target_bytes=1 << 20,
+        buffer_bytes=SMALL // 2,
+        buffer_seconds=OFTEN,
+    )
+    return Program(app, stream, stream.put_many, tidy=lambda: stream.compact(keep=0.0))
+
+
 PROGRAMS: dict[str, Callable[[Path, str], Program]] = {
-    program.__name__: program for program in (plain, compressed, partitioned, transformed, batched, backed_up, columns)
+    program.__name__: program
+    for program in (plain, compressed, partitioned, transformed, batched, backed_up, columns, merged)
 }
 
 
@@ -216,6 +236,8 @@ async def live(program: Program, folder: Path, life: str, batches: int | None, o
                 number += 1
                 if batches is not None:
                     await program.stream.flush()
+                if program.tidy is not None:
+                    await program.tidy()
 
 
 def run(
@@ -242,6 +264,8 @@ def audit(name: str, folder: Path) -> dict[str, int]:
     found: Counter[str] = Counter()
     files = temporary = 0
     for path in objects(folder / "out"):
+        if path.suffix == ".json":
+            continue  # a manifest
         files += 1
         if path.name.startswith(".tmp-"):
             temporary += 1
@@ -258,8 +282,23 @@ def audit(name: str, folder: Path) -> dict[str, int]:
 
 
 def objects(root: Path) -> Iterator[Path]:
-    """Every file, hidden ones too."""
-    return (path for path in sorted(root.rglob("*")) if path.is_file())
+    """Every file, hidden ones too; where there are manifests, of the others only those that they tell of."""
+    told = listed(root)
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and (told is None or path in told or path.name.startswith(".tmp-")):
+            yield path
+
+
+def listed(root: Path) -> set[Path] | None:
+    """What readers of manifests see; None where there are none."""
+    manifests = [path.read_bytes() for path in (root / ".manifest").rglob("*.json") if path.name[0] != "."]
+    return {root / name for name in live_objects(manifests)} if manifests else None
+
+
+def twice_now(folder: Path) -> int:
+    """Records that a reader of manifests sees twice at this moment, whatever died a moment ago."""
+    found = Counter(id for path in listed(folder / "out") or () for id in ids_in(path))
+    return sum(times > 1 for times in found.values())
 
 
 def ids_in(path: Path) -> Iterator[str]:
