@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.opening import open_sqlite
+from pipeflow.engine.compaction import Compactor
 from pipeflow.engine.delivery import Delivery
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.engine.replay import MARK, Replay, Replayed, Target, replayed
@@ -30,7 +31,7 @@ from pipeflow.errors import (
     Unavailable,
 )
 from pipeflow.events import Observers
-from pipeflow.files import FileFacts, FileQuery
+from pipeflow.files import CompactRequest, FileFacts, FileQuery
 from pipeflow.filters import num, where, where_body
 from pipeflow.messages import Delivery as Received
 from pipeflow.messages import Outgoing, Want
@@ -429,6 +430,40 @@ async def test_a_replay_whose_files_were_merged_and_deleted_meanwhile_says_how_f
             await one.replay(store=cast(Store, Stopping(one.store, after=1)))
         with pytest.raises(SpecConflict, match=r"of the 2 files with 20 records .* 10 records were published"):
             await one.replay(store=cast(Store, Merged(one.store, one.clock.now(), one.sink, deleted=True)))
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+async def test_what_compaction_merges_before_and_inside_a_replay_is_replayed_once(
+    tmp_path: Path, compression: str
+) -> None:
+    async with lake(tmp_path, manifest=True, compression=compression) as one:
+        spec = (await one.store.describe()).streams[0]
+        catalogue = cast(Any, one.store).log.catalogue("lake")
+
+        async def compact(keep: float = 3600.0) -> None:
+            await one.clock.advance(10)
+            await Compactor(spec, catalogue, one.sink, one.clock).run(CompactRequest(target=1 << 20, keep=keep))
+
+        await one.deliver(numbered(0, 10), numbered(10, 20))
+        await compact()
+        await one.deliver(numbered(20, 30), numbered(30, 40))
+        stopping = Stopping(one.store, after=2)
+        with pytest.raises(Unavailable):
+            await one.replay(store=cast(Store, stopping))
+        await compact()
+        for name, files in ((None, 3), ("anew", 1)):
+            done = await one.replay(name=name or "")
+            assert (done.files, done.before + done.published) == (files, 40)
+            assert await one.bodies() == numbered(0, 40)
+        with pytest.raises(Unavailable):
+            await one.replay(store=cast(Store, Stopping(one.store, after=1)), name="late")
+        await one.deliver(numbered(40, 50))
+        await compact(keep=0.0)
+        await compact(keep=0.0)
+        with pytest.raises(
+            SpecConflict, match=r"were merged into new ones and deleted since\. 40 records were published"
+        ):
+            await one.replay(name="late")
 
 
 async def test_a_file_that_is_merged_away_and_deleted_while_it_runs_is_missed(tmp_path: Path) -> None:
