@@ -16,7 +16,7 @@ from pipeflow.names import check_name
 
 _OPTIONS = {
     "s3": ("region", "endpoint", "anonymous", "allow_http", "timeout"),
-    "gs": ("endpoint", "anonymous", "allow_http", "timeout"),
+    "gs": ("endpoint", "allow_http", "timeout"),  # Google takes no writes of strangers
     "az": ("account", "endpoint", "anonymous", "allow_http", "timeout"),
 }
 _WRITE = {

@@ -201,14 +201,15 @@ class Delivery:
                 spawn(self._tasks, self._clock, partial(self._encode, slot), f"stream {self.name}: encode")
 
     async def _sweep(self) -> None:
-        if not isinstance(self.sink, SweepingSink):
+        sweeping = [sink for sink in (self.sink, self._failures) if isinstance(sink, SweepingSink)]
+        if not sweeping:
             return
-        store = await self._store.stats()
-        try:
-            mine = belongs(self.name, store_mark(store.store_id))
-            await self.sink.sweep(mine, rewritten=self.plan.spec.durability != "memory")
-        except SinkError as error:
-            logger.warning("stream %s: leftovers of earlier runs stay: %s", self.name, error)
+        mine = belongs(self.name, store_mark((await self._store.stats()).store_id))
+        for sink in sweeping:
+            try:
+                await sink.sweep(mine, rewritten=self.plan.spec.durability != "memory")
+            except SinkError as error:
+                logger.warning("stream %s: leftovers of earlier runs stay: %s", self.name, error)
 
     async def _keep_files(self) -> None:
         if self._compactor is None:

@@ -8,7 +8,7 @@ from s3_server import S3Server
 from s3_faults import campaign, clean
 
 
-async def test_p18_objects_hold_each_acknowledged_record_once_through_lost_answers_and_kill_9(
+async def test_S70_S72_p18_objects_hold_each_acknowledged_record_once_through_lost_answers_and_kill_9_in_order(
     tmp_path: Path, s3: S3Server
 ) -> None:
     result = await campaign(tmp_path, s3, cycles=3, share=0.1, seed=7)

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from fault_proxy import Fault, FaultProxy, Plan, fault_proxy, one_after_another
@@ -353,6 +354,52 @@ def test_an_azure_sink_without_an_account_is_told_when_it_is_opened(monkeypatch:
     monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(ConfigurationError, match=r"sink az://box: .*Account"):
         open_sink("az://box")
+
+
+class _Answering:
+    """A bucket of nobody's: it notes requests, and everything is there already."""
+
+    def __init__(self, content: bytes) -> None:
+        self.heads: list[str] = []
+        self._content = content
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        self.heads.append(head)
+        length = next((line[16:] for line in head.split("\r\n") if line.startswith("content-length:")), "0")
+        await reader.readexactly(int(length))
+        body = self._content if head.startswith("get") else b""
+        status = "200 OK" if head.startswith("get") else "412 Precondition Failed"
+        dated = "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT\r\nETag: x\r\nConnection: close"
+        writer.write(f"HTTP/1.1 {status}\r\n{dated}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "condition"),
+    [
+        ("gs://lake/pre?endpoint={}", "x-goog-if-generation-match: 0"),
+        ("az://lake/pre?anonymous=true&account=acme&endpoint={}", "if-none-match: *"),
+    ],
+)
+async def test_google_and_azure_are_asked_to_create_and_never_to_replace(
+    url: str, condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "hush")
+    there = _Answering(b"one\n")
+    server = await asyncio.start_server(there.serve, "127.0.0.1", 0)
+    sink = open_sink(url.format(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    try:
+        await sink.write(obj())  # our own bytes are there: an answer was lost
+        assert there.heads[0].startswith("put ")
+        assert f"/pre/{NAME.lower()}" in unquote(there.heads[0])
+        assert condition in there.heads[0]
+        with pytest.raises(ObjectRefused, match="was not written by this store"):
+            await sink.write(obj(b"two\n"))
+        await sink.close()
+    finally:
+        server.close()
 
 
 def test_a_sink_is_shown_as_its_place() -> None:

@@ -17,7 +17,7 @@ from pipeflow_connectors.object_urls import Place, parse
         ("s3://lake?endpoint=http://127.0.0.1:9000/", Place("s3", "lake", endpoint="http://127.0.0.1:9000")),
         ("s3://lake?endpoint=http://[::1]:9", Place("s3", "lake", endpoint="http://[::1]:9")),
         ("s3://lake?endpoint=http://s3.lan&allow_http=true", Place("s3", "lake", endpoint="http://s3.lan")),
-        ("gs://lake/x?anonymous=true", Place("gs", "lake", "x", anonymous=True)),
+        ("gs://lake/x?timeout=5", Place("gs", "lake", "x", timeout=5.0)),
         ("az://box/x?account=acme&timeout=300", Place("az", "box", "x", account="acme", timeout=300.0)),
     ],
 )
@@ -54,6 +54,7 @@ def test_the_service_own_endpoint_variable_comes_before_the_general_one_and_the_
         ("s3://lake/a//b", "the prefix cannot begin a name"),
         ("s3://lake?region=", "'region' is empty"),
         ("s3://lake?region=a&region=b", "'region' is there twice"),
+        ("gs://lake?anonymous=true", "'anonymous' is unknown; use endpoint"),
         ("gs://lake?region=a", "'region' is unknown; use endpoint"),
         ("s3://lake?timeout=0", "timeout is in whole seconds, from 1 to 3600"),
         ("s3://lake?timeout=1e3", "timeout is in whole seconds"),
