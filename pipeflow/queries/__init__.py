@@ -6,7 +6,8 @@ when it runs (steps, sizes, nesting of the record); it reads nothing but its rec
 It agrees with jq 1.6 and later, but for this:
 
 - Numbers are written as the shortest text of their value: `1.0` and `1e2` in a record are `1` and `100`, as in jq 1.6,
-  where later versions keep how they were spelt. Integers keep all their digits, as from jq 1.7 on.
+  where later versions keep how they were spelt; so is the sign of zero. Integers keep all their digits, as from jq 1.7
+  on.
 - Operators in the values of an object and `if` without `else` are taken, as from jq 1.7 on.
 - Where versions of jq differ, there is no answer: text times number, `ltrimstr` with a number, `tonumber` of anything
   but a JSON number (leading zeros are passed over). `join` takes arrays, and its separator is a text.

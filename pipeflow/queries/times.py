@@ -33,20 +33,23 @@ def gmtime(value: Any) -> list[Any]:
     seconds = double(value)
     if not math.isfinite(seconds):
         raise QueryError("gmtime needs a finite number of seconds")
-    whole = math.floor(seconds)
-    return _date(_moment(whole), seconds - whole)
+    # Before 1970 jq cuts the seconds off towards it, and adds the fraction all the same.
+    return _date(_moment(math.trunc(seconds)), seconds - math.floor(seconds))
 
 
 def mktime(value: Any) -> float:
-    """A date as seconds since 1970."""
-    return float((_normal(value, "mktime") - EPOCH) // timedelta(seconds=1))
+    """A date as seconds since 1970. The two seconds before it are none, as in jq, which takes them for errors."""
+    seconds = (_normal(value, "mktime") - EPOCH) // timedelta(seconds=1)
+    if seconds in (-1, -2):
+        raise QueryError(f"mktime: {seconds} is no number of seconds in jq")
+    return float(seconds)
 
 
 def strftime(value: Any, form: Any) -> str:
     """Seconds or a date as text."""
     if type(form) is not str:
         raise QueryError(f"strftime needs a text as its format, not {kind(form)}")
-    moment = _moment(math.floor(_seconds(value))) if is_number(value) else _normal(value, "strftime")
+    moment = _moment(math.trunc(_seconds(value))) if is_number(value) else _normal(value, "strftime")
     return _writer(form)(moment)
 
 

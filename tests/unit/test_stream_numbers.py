@@ -86,6 +86,21 @@ async def test_S85_what_came_in_is_counted_in_records_and_in_bytes_whichever_way
     assert (stats.delivered, stats.delivered_bytes, stats.buffered) == (3, 12 + separators, 0)
 
 
+@pytest.mark.parametrize("durability", [None, "memory"])
+async def test_S85_what_comes_by_a_topic_and_what_another_program_puts_is_counted_too(
+    durability: Any, tmp_path: Path
+) -> None:
+    app, broker = App("numbers"), f"sqlite:///{tmp_path}/lake.db"
+    topic = app.topic("bodies", bytes)
+    lake = app.stream("lake", bytes, topic, sink="memory://lake", durability=durability, delimiter=b"--")
+    async with app.running(broker=broker, sinks={"lake": MemorySink()}):
+        await topic.publish(b"one")
+        async with app.client(broker=broker):  # what is opened last is talked to: the owner, through its socket
+            await lake.put_many([b"four", b"seven"])
+        stats = await lake.stats()
+    assert (stats.accepted, stats.accepted_bytes) == (3, 12)
+
+
 async def test_S85_a_backup_counts_what_it_keeps(tmp_path: Path) -> None:
     app = App("numbers", broker=f"sqlite:///{tmp_path}/lake.db")
     originals = app.stream("originals", bytes, sink="memory://originals")

@@ -64,6 +64,7 @@ def answers(query: str, record: object = FLIGHT) -> str:
         ('.date | strptime("%Y-%m-%dT%H:%M:%SZ") | mktime | . / 86400 | floor', "15706"),
         ('.date | fromdateiso8601 | strftime("%j")', "001"),
         (".number | tostring | tonumber + 1", "1546"),
+        ('"1e3" | tonumber', "1000"),
         ("{a: {b: .carrier}} | .a.b", "UA"),
         ("# a comment\n.carrier # another", "UA"),
     ],
