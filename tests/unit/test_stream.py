@@ -458,3 +458,32 @@ async def test_S46_records_that_fit_no_column_have_an_error_type_of_their_own_in
         await lake.flush()
     (name,) = sink.objects
     assert name.startswith("bad/format-conversion-failed/lake-")
+
+
+async def test_S5_a_stream_has_one_sink_and_another_one_takes_its_place(tmp_path: Path) -> None:
+    """What was accepted before the change is delivered too, to the new sink and there alone."""
+
+    def program(folder: str) -> App:
+        app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
+        app.stream("lake", bytes, sink=f"file://{tmp_path}/{folder}", format="jsonl", compression="none")
+        return app
+
+    async with program("first").client() as app:
+        await app.streams[0].put(b"1")
+    async with program("second") as app:
+        await app.streams[0].put(b"2")
+        await app.streams[0].flush()
+    assert not (tmp_path / "first").exists()
+    (only,) = (tmp_path / "second").iterdir()
+    assert only.read_bytes() == b"1\n2\n"
+
+
+async def test_S15_nothing_is_throttled_but_at_the_bound_of_the_stream() -> None:
+    """Ten thousand records and twelve mebibytes in one call: more than AWS takes in a batch, a second, or both."""
+    app, sink = App("shop"), MemorySink()
+    lake = app.stream("lake", bytes, sink="memory://", format="jsonl", compression="none", max_buffered=64 << 20)
+    async with opened(app, sink) as runtime:
+        await lake.put_many([b"%1200d" % n for n in range(10_000)])
+        assert (await stats(runtime)).accepted == 10_000
+        await lake.flush()
+    assert sum(content.count(b"\n") for content in sink.objects.values()) == 10_000
