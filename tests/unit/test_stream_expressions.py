@@ -276,3 +276,27 @@ async def test_expressions_over_jq_fill_objects_like_any_other(tmp_path: Path) -
     assert folders(list(sink.objects)) == ["AA", "UA"]
     (united,) = [gzip.decompress(body) for name, body in sink.objects.items() if name.startswith("UA/")]
     assert [json.loads(line)["carrier"] for line in united.splitlines()] == ["UA-1", "UA-3"]
+
+
+def red(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """A function for Firehose that leaves records as they are and gives a key."""
+    keys = {"partitionKeys": {"team": "red"}}
+    return {
+        "records": [
+            {"recordId": each["recordId"], "result": "Ok", "data": each["data"], "metadata": keys}
+            for each in event["records"]
+        ]
+    }
+
+
+async def test_S53_S54_expressions_and_a_function_for_firehose_give_the_keys_of_a_prefix_together() -> None:
+    app = App("expressions")
+    prefix = "!{partitionKeyFromLambda:team}/!{partitionKeyFromQuery:carrier}/"
+    lake = declared(app, "{carrier}", prefix)
+    with pytest.raises(ConfigurationError, match="its prefix uses partition keys, and nothing gives them"):
+        lake.plan()
+    lake.lambda_transform(red)
+    async with harness(app) as h:
+        await lake.put_many([Flight("UA"), Flight(None)])
+        await lake.flush()
+        assert folders(list(h.objects(lake))) == ["errors/processing-failed", "red/UA"]
