@@ -46,7 +46,8 @@ def _batch(columns: tuple[Column, ...], schema: Any, part: Slice, reading: Readi
     return pa.record_batch(arrays, schema=schema)
 
 
-_FAILURES: Final = (pa.ArrowException, ValueError, OverflowError, TypeError)
+_FAILURES: Final = (pa.ArrowException, ValueError, OverflowError, TypeError, OSError)
+"""What a value that does not fit raises; the last two of them are datetime's about numbers that are no times."""
 
 
 def _misfits(column: Column, kind: Any, values: Sequence[object]) -> dict[int, str]:

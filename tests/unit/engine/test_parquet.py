@@ -104,6 +104,14 @@ def test_S62_values_that_no_column_takes_go_to_the_error_object_and_their_neighb
     assert made.manifest.failed == 5
 
 
+@pytest.mark.parametrize("sent", ["6.77680361916768e+19", "-6.7e19", "1e300", "-1e15"])
+def test_S62_numbers_that_are_no_times_do_not_fit(sent: str) -> None:
+    columns = (Column("id", "int64"), Column("at", "timestamp"))
+    made = converted(b'{"id":1,"at":0}', b'{"id":2,"at":%s}' % sent.encode(), columns=columns)
+    assert read(made).column("id").to_pylist() == [1]
+    assert made.manifest.failed == 1
+
+
 def test_S66_strings_for_numeric_columns_do_not_fit() -> None:
     made = converted(b'{"id":"1"}')
     assert [obj.name for obj in made.objects] == ["errors/l.jsonl"]
