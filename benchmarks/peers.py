@@ -225,7 +225,7 @@ def installed(package: str) -> bool:
     return found
 
 
-async def measure(rounds: int, megabytes: int, sizes: Sequence[int], server: int | None) -> None:
+async def measure(rounds: int, megabytes: int, sizes: Sequence[int], codecs: Sequence[str], server: int | None) -> None:
     bytewaxed = installed("bytewax")
     yardsticks = ["bytewax collect", "bytewax FileSink", "logging", "naive asyncio.Queue", "moto put_record_batch(500)"]
     targets = {f"put_many({MANY}), default gzip": ("bytewax collect", 8.0)}
@@ -234,6 +234,8 @@ async def measure(rounds: int, megabytes: int, sizes: Sequence[int], server: int
         for size in sizes:
             batch = batch_of(size, megabytes)
             for codec, table in ways(folders, bytewaxed, server).items():
+                if codecs and codec not in codecs:
+                    continue
                 made = Table(table, yardsticks, codec=codec, size=size)
                 await made.run(batch, rounds)
                 known = codec == "gzip 6" and size == 1024 and "bytewax collect" in table
@@ -245,6 +247,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=32, help="how much each way puts in each round")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1024], help="bytes of a record")
+    parser.add_argument("--codecs", nargs="+", default=[], help="only these: 'gzip 6', 'gzip 1', plain")
     parser.add_argument("--quick", action="store_true", help="a second of everything: to test the benchmark")
     options = parser.parse_args()
     if options.quick:
@@ -252,9 +255,9 @@ def main() -> None:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         if installed("moto") and installed("boto3"):
             with emulator() as server:
-                runner.run(measure(options.rounds, options.megabytes, options.sizes, server))
+                runner.run(measure(options.rounds, options.megabytes, options.sizes, options.codecs, server))
         else:
-            runner.run(measure(options.rounds, options.megabytes, options.sizes, None))
+            runner.run(measure(options.rounds, options.megabytes, options.sizes, options.codecs, None))
 
 
 if __name__ == "__main__":
