@@ -101,17 +101,21 @@ def test_what_jq_does_not_take_is_refused_when_declared_with_what_it_says() -> N
 
 
 def child() -> int:
-    """The one process that this one has started and that runs."""
+    """The one process of jq that this one has started and that runs."""
     (pid,) = children()
     return pid
 
 
 def children() -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
+    """Processes of jq: other tests keep servers running."""
+    mine = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in mine if b"jq_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-async def test_the_process_has_no_environment_little_memory_and_no_files_and_ends_with_its_scope() -> None:
-    os.environ["PIPEFLOW_TEST_SECRET"] = "canary"
+async def test_the_process_has_no_environment_little_memory_and_no_files_and_ends_with_its_scope(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PIPEFLOW_TEST_SECRET", "canary")
     async with placing((KeyQuery("key", ".a[]"),), "/".join, "stream lake")(SystemClock()) as place:
         assert await place([b'{"a": ["x"]}']) == ["x"]
         pid = child()
