@@ -1,4 +1,4 @@
-"""The page about streams: its example runs, and its objects are called what the page says."""
+"""The page about streams: its examples run, and do what the page says."""
 
 from __future__ import annotations
 
@@ -29,6 +29,26 @@ def program_of(heading: str) -> dict[str, Any]:
     # Its annotations are types, as in a file of its own, and not the texts that they are in this one.
     exec(compile(block, "docs/streams.md", "exec", dont_inherit=True), program)  # noqa: S102  # the page's own program
     return program
+
+
+async def test_the_first_steps_bring_each_record_into_a_file_of_its_partition(tmp_path: Path) -> None:
+    program, sink = program_of("First steps"), MemorySink()
+    broker = f"sqlite:///{tmp_path}/shop.db"
+    async with program["app"].running(clock=VirtualClock(0.0), broker=broker, sinks={"lake": sink}):
+        await program["fill"]()
+        await program["lake"].put(program["Order"]("test-1", "de", 1))
+        await program["lake"].flush()
+        stats = await program["lake"].stats()
+    records = [gzip.decompress(content).count(b"\n") for content in sink.objects.values()]
+    assert {name.partition("/")[0] for name in sink.objects} == {"de", "fr"}
+    assert sum(records) == 999
+    assert (stats.accepted, stats.delivered, stats.dropped) == (1_000, 999, 1)
+
+
+def test_every_heading_of_the_page_is_in_its_table_of_contents() -> None:
+    headings = re.findall(r"^## (.*)$", PAGE, re.MULTILINE)
+    anchors = [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+    assert set(anchors) == set(re.findall(r"\]\(#([a-z0-9-]+)\)", PAGE.partition("\n## ")[0]))
 
 
 async def test_the_example_delivers_under_the_name_that_the_page_shows(tmp_path: Path) -> None:
