@@ -328,3 +328,5 @@ class Trouble(Struct, frozen=True, array_like=True):
     """It waits for an operator since then."""
     diverted_to: str = ""
     """The object in the failures' sink that takes its records: it may have been written, so nothing else is tried."""
+    requests: bool = False
+    """`done` counts requests, not objects: to a sink of the other kind it says nothing."""

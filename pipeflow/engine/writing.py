@@ -148,7 +148,7 @@ class Writer:
 
     async def write(self, segment: Segment, made: Converted) -> Manifest | None:
         """What the segment became, to be committed; None when it is parked."""
-        trouble = self._store.trouble(segment)
+        trouble = _counting(self._store.trouble(segment), requests=bool(made.batches))
         if trouble.diverted_to and self._failures is not None:
             return await self._divert(self._failures, segment, made, trouble)
         if is_errors(segment.partition) and isinstance(self._sink, RecordSink):
@@ -199,7 +199,7 @@ class Writer:
             except (SinkUnavailable, ObjectRefused) as error:
                 attempt += 1
                 trouble = self._met(self._store.trouble(segment), error, untouched=False)
-                trouble = replace(trouble, done=len(manifest.objects))
+                trouble = replace(trouble, done=len(manifest.objects), requests=False)
                 if isinstance(error, ObjectRefused):
                     await self._park(segment, trouble, error)
                     return False
@@ -336,6 +336,11 @@ class Writer:
         self._on_failure()
         if self._observers:
             self._observers.emit(DeliveryFailed(self._clock.now(), self._name, segment.name, reason, again_at))
+
+
+def _counting(trouble: Trouble, *, requests: bool) -> Trouble:
+    """As it stands before a sink of this kind: one that was declared in place of the other kind has nothing of it."""
+    return trouble if trouble.requests == requests else replace(trouble, done=0, requests=requests)
 
 
 def _left(segment: Segment, made: Converted, trouble: Trouble) -> int:
