@@ -1,6 +1,7 @@
 """What a stream delivered, and what is being merged of it: asked of its journal, or of a table in memory.
 
-Streams with durability="memory", and stores in memory, remember the newest 100,000 files of this process.
+Streams with durability="memory", and stores in memory, remember the newest 100,000 files of this process; with
+manifest=True all that are in the sink.
 """
 
 from __future__ import annotations

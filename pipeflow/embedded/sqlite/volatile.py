@@ -12,7 +12,8 @@ from pipeflow.embedded.sqlite import catalogue
 T = TypeVar("T")
 
 KEPT = 100_000
-"""Files of one stream that are remembered; the oldest are forgotten then, a thousandth at a time."""
+"""Files of one stream that are remembered; the oldest are forgotten then, a thousandth at a time. Those that manifests
+tell of are all remembered until they are merged and deleted: `target_bytes` bounds them."""
 
 
 class Volatile:
@@ -28,7 +29,8 @@ class Volatile:
     def write(self, change: CatalogueChange) -> None:
         """Remember this."""
         catalogue.write(self._connection, change)
-        if not isinstance(change, Committed):
+        if not isinstance(change, Committed) or change.segment.manifest_name:
+            # A swap tells of a partition's every file and the manifests before it go: one that is forgotten is lost.
             return
         stream = change.segment.stream
         count = self._counts.get(stream, 0) + len(change.manifest.objects)

@@ -14,6 +14,7 @@ from record_owner import Owner
 from stream_rig import Rig, rig
 from stream_steps import Crash, Steps, WatchedSink
 
+from pipeflow.embedded.sqlite.volatile import Volatile
 from pipeflow.engine.compaction import EVERY, MANIFESTS, Compactor
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.errors import ConfigurationError, SinkUnavailable
@@ -396,6 +397,20 @@ async def test_a_stream_in_memory_is_merged_too() -> None:
         await compactor(r).run(CompactRequest(target=1 << 20, keep=0.0))
         assert seen(r.sink.objects) == dict.fromkeys(records, 1)
         assert len(r.sink.objects) == 2
+
+
+async def test_readers_keep_every_file_of_a_stream_in_memory_that_delivered_more_than_such_streams_remember(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Volatile.__init__, "__defaults__", (4,))
+    async with rig(PLAN, durable=False) as r:
+        records = await fill(r, *range(6))
+        for n in range(6, 12):
+            await compactor(r).run(CompactRequest(target=1 << 20, keep=0.0))
+            records += await fill(r, n)
+        await compactor(r).run(CompactRequest(target=1 << 20, keep=0.0))
+        assert seen(r.sink.objects) == dict.fromkeys(records, 1)
+        assert len(data(r.sink.objects)) == 1
 
 
 async def test_a_sink_that_gives_nothing_back_is_refused_before_the_first_record() -> None:
