@@ -6,6 +6,7 @@ The first line of every error is the text SNS answers with; the line after it sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import Final, NoReturn, TypeGuard
 
@@ -46,6 +47,11 @@ AWS_WILDCARD_POINTS: Final = 100
 OPERATORS: Final = frozenset(
     ["prefix", "suffix", "equals-ignore-case", "wildcard", "exists", "cidr", "numeric", "anything-but"]
 )
+
+PATTERNS: Final = ("prefix", "suffix", "equals-ignore-case", "wildcard")
+"""What may stand inside anything-but ..."""
+PATTERNS_OF_AWS: Final = ("prefix", "wildcard")
+"""... and what SNS takes of it (SNS: T41)."""
 
 
 def parse_policy(policy: FilterPolicy, *, aws_limits: bool) -> list[Alternative]:
@@ -223,7 +229,7 @@ class _Parser:
     def _anything_but(self, operand: Json, place: str) -> AnythingBut:
         match operand:
             case dict():
-                return _anything_but_pattern(operand, place)
+                return _anything_but_pattern(operand, place, PATTERNS_OF_AWS if self._aws_limits else PATTERNS)
             case list() if not operand:
                 _refuse("Empty arrays are not allowed", place)
             case list():
@@ -249,17 +255,25 @@ class _Parser:
         return AnythingBut(frozenset(strings), frozenset(numbers))
 
 
-def _anything_but_pattern(operand: dict[str, Json], place: str) -> AnythingBut:
+def _anything_but_pattern(operand: dict[str, Json], place: str, known: Sequence[str]) -> AnythingBut:
     name, patterns = _only_entry(operand, "Anything-But expression name not found", place)
-    if name not in ("prefix", "wildcard"):
-        _refuse(f"Unsupported anything-but pattern: {name}", place, "use prefix or wildcard inside anything-but")
+    if name not in known:
+        _refuse(
+            f"Unsupported anything-but pattern: {name}", place, f"inside anything-but use one of {', '.join(known)}"
+        )
     listed = patterns if isinstance(patterns, list) else [patterns]
     if not listed:
         _refuse("Empty arrays are not allowed", place)
     texts = [_text(pattern, name, place) for pattern in listed]
-    if name == "prefix":
-        return AnythingBut(tests=tuple(map(Prefix, texts)))
-    return AnythingBut(tests=tuple(_wildcard(text, place) for text in texts))
+    match name:
+        case "prefix":
+            return AnythingBut(tests=tuple(map(Prefix, texts)))
+        case "suffix":
+            return AnythingBut(tests=tuple(map(Suffix, texts)))
+        case "equals-ignore-case":
+            return AnythingBut(tests=tuple(IgnoringCase(text.lower()) for text in texts))
+        case _:
+            return AnythingBut(tests=tuple(_wildcard(text, place) for text in texts))
 
 
 def _wildcard(pattern: str, place: str) -> Wildcard:

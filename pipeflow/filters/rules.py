@@ -56,7 +56,7 @@ class AnythingBut(Struct, frozen=True, tag=True):
 
     strings: frozenset[str] = frozenset()
     numbers: frozenset[float] = frozenset()
-    tests: tuple[Prefix | Wildcard, ...] = ()
+    tests: tuple[Prefix | Suffix | IgnoringCase | Wildcard, ...] = ()
 
 
 Operator: TypeAlias = Prefix | Suffix | IgnoringCase | Wildcard | Cidr | Numeric | AnythingBut

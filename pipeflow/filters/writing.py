@@ -81,7 +81,8 @@ def exists(present: bool = True) -> Rule:
 
 
 def anything_but(*values: str | float | Rule) -> Rule:
-    """There, and none of these: all strings, all numbers, or `prefix` rules or `wildcard` rules (SNS: T41)."""
+    """There, and none of these: all strings, all numbers, or rules of one kind: `prefix`, `suffix`,
+    `equals_ignore_case` or `wildcard` (SNS: T41)."""
     rules = [value for value in values if isinstance(value, Rule)]
     if not rules:
         return Rule("anything-but", list(values))

@@ -136,7 +136,9 @@ def test_T35_a_bad_network_is_refused_in_the_words_of_sns(network: str, text: st
         ),
         (None, "Value of anything-but must be an array or single string/number value."),
         (True, "Value of anything-but must be an array or single string/number value."),
-        ({"suffix": "a"}, "Unsupported anything-but pattern: suffix"),
+        ({"numeric": ["=", 1]}, "Unsupported anything-but pattern: numeric"),
+        ({"suffix": 1}, "suffix match pattern must be a string"),
+        ({"equals-ignore-case": []}, "Empty arrays are not allowed"),
         ({"exists": True}, "Unsupported anything-but pattern: exists"),
         ({"prefix": "a", "wildcard": "b"}, "Only one key allowed in match expression"),
         ({"prefix": 1}, "prefix match pattern must be a string"),
@@ -144,8 +146,15 @@ def test_T35_a_bad_network_is_refused_in_the_words_of_sns(network: str, text: st
         ({}, "Anything-But expression name not found"),
     ],
 )
-def test_T41_anything_but_takes_strings_or_numbers_or_prefix_or_wildcard(operand: object, text: str) -> None:
+def test_T41_anything_but_takes_strings_or_numbers_or_rules_of_one_kind(operand: object, text: str) -> None:
     assert refusal({"key": [{"anything-but": operand}]}) == text
+
+
+@pytest.mark.parametrize("kind", ["suffix", "equals-ignore-case"])
+def test_T41_what_sns_does_not_take_inside_anything_but_is_refused_under_the_limits_of_aws_only(kind: str) -> None:
+    policy = {"key": [{"anything-but": {kind: ["a", "b"]}}]}
+    assert refusal(policy, aws_limits=True) == f"Unsupported anything-but pattern: {kind}"
+    assert accepted(policy)
 
 
 @pytest.mark.parametrize(

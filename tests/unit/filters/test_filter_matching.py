@@ -74,6 +74,9 @@ def test_T32_an_empty_policy_matches_all() -> None:
         ({"anything-but": [1, 2]}, [3, "1", True], [1, 2.0]),
         ({"anything-but": {"prefix": "a"}}, ["b", "", 5], ["a", "ab"]),
         ({"anything-but": {"prefix": ["a", "b"]}}, ["c"], ["a1", "b1"]),
+        ({"anything-but": {"suffix": "a"}}, ["ab", "", 5], ["a", "ba"]),
+        ({"anything-but": {"suffix": [".tmp", ".bak"]}}, ["a.txt"], ["a.tmp", "b.bak"]),
+        ({"anything-but": {"equals-ignore-case": ["Eu", "US"]}}, ["eus", 5, None], ["eu", "us", "EU"]),
         ({"anything-but": {"wildcard": "*.tmp"}}, ["a.txt"], ["a.tmp"]),
         ({"anything-but": {"wildcard": ["a*", "b*"]}}, ["c"], ["a1", "b1"]),
     ],
@@ -250,6 +253,18 @@ def test_S45_no_pattern_is_expensive_on_any_value() -> None:
     began = perf_counter()
     assert not policy(b"", {"key": "a" * 200_000})
     assert perf_counter() - began < 1.0
+
+
+def test_T42_a_wildcard_that_takes_a_regular_expression_exponential_time_takes_less_than_a_millisecond() -> None:
+    # As a regular expression, (.*a){20}b$ goes back over every way to place its stars: 2**25 and more for this text.
+    policy = compile_filter(FilterPolicy(json.dumps({"key": [{"wildcard": "*a" * 20 + "*b"}]})))
+    subject = Subject(b"", {"key": "a" * 60 + "c"})
+    times = []
+    for _ in range(20):
+        began = perf_counter()
+        assert not policy.matches(subject)
+        times.append(perf_counter() - began)
+    assert min(times) < 0.001, "the best of twenty, for other programs run too"
 
 
 def test_S45_a_hostile_body_costs_time_in_proportion_to_its_size() -> None:
