@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 
 from pipeflow.clock import Clock, SystemClock
 from pipeflow.engine.outcome import RetryPolicy
-from pipeflow.engine.plan import Batching, HandlerPlan
+from pipeflow.engine.plan import Batching, DeliveryPlan, HandlerPlan
 from pipeflow.engine.runtime import Runtime
 from pipeflow.engine.scopes import task_scope
 from pipeflow.errors import ConfigurationError
@@ -123,6 +123,7 @@ class App(Router):
         plan = planned(providers, overrides) if handlers else []
         if runs is not None:
             runs.check({key for key, _ in plan} | set(overrides))
+            runs.open_sinks()
         async with AsyncExitStack() as stack:
             if store is None:
                 store = await _opened(stack, self._url(broker), clock or SystemClock(), not handlers, seed)
@@ -247,6 +248,7 @@ class _Selected:
         ]
         self._sources: list[Source] = [source for router in app.walk() for source in router.sources]
         self._streams = [stream for router in app.walk() for stream in router.streams]
+        self._deliveries: list[tuple[DeliveryPlan, Sink, Sink | None]] = []
         if only is not None:
             self._keep(set(only))
 
@@ -272,15 +274,8 @@ class _Selected:
         for source in self._sources:
             checked_source(source.name, source.function, provided.__contains__)
 
-    def start(self, runtime: Runtime, provided: Provisions) -> None:
-        """Compile everything, and have the runtime run it when its scopes open."""
-        for queue, layers in self._queues:
-            runtime.consume(_handler_plan(queue, layers, provided))
-        for source in self._sources:
-            kind = "topic" if isinstance(source.target, Topic) else "stream"
-            runtime.follow(
-                source_plan(source.name, source.function, kind, source.target.name, source.target.item, provided)
-            )
+    def open_sinks(self) -> None:
+        """Before the store: a URL that is refused, because it holds a secret perhaps, is never written down."""
         from pipeflow.registry import open_sink  # costs as much to import as the engine, and a client needs none
 
         for stream in self._streams:
@@ -292,7 +287,19 @@ class _Selected:
                 failures = sink
                 if spec.failures not in (None, spec.sink):
                     failures = open_sink(spec.failures)
-            runtime.deliver(stream.plan(), sink, failures)
+            self._deliveries.append((stream.plan(), sink, failures))
+
+    def start(self, runtime: Runtime, provided: Provisions) -> None:
+        """Compile everything, and have the runtime run it when its scopes open."""
+        for queue, layers in self._queues:
+            runtime.consume(_handler_plan(queue, layers, provided))
+        for source in self._sources:
+            kind = "topic" if isinstance(source.target, Topic) else "stream"
+            runtime.follow(
+                source_plan(source.name, source.function, kind, source.target.name, source.target.item, provided)
+            )
+        for plan, sink, failures in self._deliveries:
+            runtime.deliver(plan, sink, failures)
 
 
 def _job(queue: Queue[Any]) -> Job:

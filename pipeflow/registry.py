@@ -6,6 +6,7 @@ theirs as entry points of the groups `pipeflow.brokers` and `pipeflow.sinks`, na
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -59,4 +60,10 @@ def _find(kind: str, url: str, known: dict[str, str], group: str) -> Any:
     if separator and scheme in others:
         return others[scheme].load()
     schemes = ", ".join(f"{name}://" for name in sorted({*known, *others}))
-    raise UnknownScheme(f"{kind} {url!r}: no {kind} answers to this URL; use one of {schemes}")
+    raise UnknownScheme(f"{kind} {_shown(url)!r}: no {kind} answers to this URL; use one of {schemes}")
+
+
+def _shown(url: str) -> str:
+    """Scheme and host: passwords and keys stand around them."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}" if separator else url

@@ -76,7 +76,7 @@ class Buffering(Struct, frozen=True):
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.bytes < 1 or self.seconds < 0:
+        if not (self.bytes >= 1 and self.seconds >= 0):
             raise ConfigurationError(f"{self}: use at least 1 byte and 0 seconds")
 
 
@@ -245,10 +245,13 @@ class StreamSpec(Struct, frozen=True):
         self._check_format()
         self._check_unpacking()
         Buffering(self.buffer_bytes, self.buffer_seconds)
+        self._check_secrets()
         if "://" not in self.sink:
             raise ConfigurationError(f"{self.name}: sink {self.sink!r} is no URL; write file://./{self.sink}")
         if self.max_partitions < 1:
             raise ConfigurationError(f"{self.name}: max_partitions is {self.max_partitions}; use at least 1")
+        if self.max_record < 1:
+            raise ConfigurationError(f"{self.name}: max_record is {self.max_record}; use at least 1")
         self._check_failing()
         if self.over_http:
             self._check_over_http()
@@ -258,6 +261,17 @@ class StreamSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
         if self.backup == self.name:
             raise ConfigurationError(f"{self.name}: a stream cannot be its own backup; declare another one for it")
+
+    def _check_secrets(self) -> None:
+        """What a store remembers, logs show and commands print has no password in it (and errors neither)."""
+        for option, url in (("sink", self.sink), ("failures", self.failures or "")):
+            scheme, separator, rest = url.partition("://")
+            user, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+            if separator and at and ":" in user:
+                raise ConfigurationError(
+                    f"{self.name}: {option} {scheme}://... holds a password, and URLs are logged and shown; leave it "
+                    "to the environment"
+                )
 
     def _check_compression(self) -> None:
         if self.format in COLUMNAR and self.compression not in _INSIDE:

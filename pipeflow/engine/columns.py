@@ -66,6 +66,8 @@ def columns_for(
         return _signed(found, place) if format == "orc" else found
     if format != "csv":
         return ()
+    if isinstance(columns, str):
+        raise ConfigurationError(f"{place}: columns is {columns!r}; write a list: columns=[{columns!r}]")
     if columns is None:
         return tuple(map(_flat, _of_type(kind, "columns=['name', ...]", place)))
     return _named(columns, kind, place)

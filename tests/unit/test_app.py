@@ -119,6 +119,19 @@ async def test_a_client_publishes_and_runs_no_handler() -> None:
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    "sink",
+    ["s3://bucket/lake?secret_access_key=CANARY", "https://CANARY@host/lake", "nowhere://host/CANARY?key=CANARY"],
+)
+async def test_a_sink_that_is_refused_is_written_nowhere(sink: str, tmp_path: Path) -> None:
+    app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
+    app.stream("lake", Order, sink=sink)
+    with pytest.raises(ConfigurationError) as raised:
+        await app.run_until_idle()
+    assert "CANARY" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_what_was_sent_before_a_restart_is_handled_after_it(tmp_path: Path) -> None:
     app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
     work = app.queue("work", Order)

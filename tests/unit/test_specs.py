@@ -46,6 +46,8 @@ def test_the_defaults_of_a_queue_are_the_documented_ones() -> None:
         (lambda: StreamSpec("lake", "memory://x", max_partitions=0), "lake: max_partitions is 0; use at least 1"),
         (lambda: StreamSpec("lake", "memory://x", max_buffered=1), "lake: max_buffered is below buffer_bytes"),
         (lambda: StreamSpec("lake", "memory://x", buffer_bytes=0), "use at least 1 byte and 0 seconds"),
+        (lambda: StreamSpec("lake", "memory://x", max_record=0), "lake: max_record is 0; use at least 1"),
+        (lambda: Buffering(seconds=nan), "use at least 1 byte and 0 seconds"),
         (lambda: Buffering(seconds=-1), "use at least 1 byte and 0 seconds"),
         (lambda: Backoff(base=-1), "use base >= 0, factor >= 1 and cap >= base"),
         (lambda: Backoff(factor=0.5), "factor >= 1"),
@@ -55,6 +57,20 @@ def test_the_defaults_of_a_queue_are_the_documented_ones() -> None:
 def test_a_wrong_option_is_refused_with_advice(make: Callable[[], object], advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):
         make()
+
+
+@pytest.mark.parametrize("option", ["sink", "failures"])
+@pytest.mark.parametrize(
+    "url", ["s3://KEY:CANARY@bucket/lake", "https://me:CANARY@host?x=@y", "sftp://me:CAN@ARY@host"]
+)
+def test_a_url_with_a_password_is_refused_and_not_repeated(option: str, url: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"lake: {option} .*holds a password.*to the environment") as raised:
+        StreamSpec("lake", **{"sink": "file://./lake", option: url}, retry_seconds=1)  # type: ignore[arg-type]
+    assert "CAN" not in str(raised.value)
+
+
+def test_a_name_with_a_sign_of_users_in_it_is_no_password() -> None:
+    assert StreamSpec("lake", "file://./a:b@c/lake").sink == "file://./a:b@c/lake"
 
 
 @pytest.mark.parametrize(

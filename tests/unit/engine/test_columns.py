@@ -136,6 +136,8 @@ def test_what_a_format_does_not_know_is_refused() -> None:
         parquet(Point, columns=["x"])
     with pytest.raises(ConfigurationError, match="format='parquet'"):
         columns_for(Point, "csv", schema={"x": "int64"})
+    with pytest.raises(ConfigurationError, match=r"app.py:1: columns is 'id'; write a list: columns=\['id'\]"):
+        columns_for(bytes, "csv", columns="id", place="app.py:1")
     with pytest.raises(ConfigurationError, match="bytes has no fields to make columns of; give schema="):
         parquet(bytes)
     with pytest.raises(ConfigurationError, match="columns="):
