@@ -13,7 +13,7 @@ from typing import TypeAlias
 import anyio
 
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.failures import Coded, as_exception
+from pipeflow.engine.failures import Coded, as_exception, word_of
 from pipeflow.engine.outcome import told_to_stop
 from pipeflow.engine.plan import Attempt, BatchTransform, Derived, Part
 from pipeflow.engine.supervise import spawn
@@ -69,7 +69,7 @@ class Batchwise:
             pause = AGAIN.delay(number, self._chance.roll())
             logger.warning(
                 "stream %s: its transform failed on %d records: %s: %s; again in %.1f s",
-                self._stream, len(batch), type(answer).__name__, answer, pause,
+                self._stream, len(batch), word_of(answer), answer, pause,
             )  # fmt: skip
             await self._clock.wait(Signal(), self._clock.now() + pause)
         if len(batch) == 1 or not self._plan.bisects:
@@ -98,7 +98,7 @@ class Batchwise:
             return error
         if isinstance(error, TimeoutError):
             return Coded("Lambda.FunctionTimedOut", str(error))
-        return Coded("Lambda.FunctionError", f"{type(error).__name__}: {error}")
+        return Coded("Lambda.FunctionError", f"{word_of(error)}: {error}")
 
     async def _call(self, batch: Sequence[Part], number: int) -> Sequence[Derived | Exception] | Exception:
         """The answers, as many as records; or what the call failed with."""

@@ -29,6 +29,14 @@ class Coded(Exception):
         self.code = code
 
 
+class Ended(Exception):
+    """What is no `Exception`, out of a transform: `sys.exit()` is a failure like others, tried again like others."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.word = type(error).__name__
+
+
 class _ErrorRecord(Struct, frozen=True, omit_defaults=True):
     """One failed record as it lies under `errors/` (Firehose: S60)."""
 
@@ -71,9 +79,14 @@ def code_of(error: BaseException) -> str:
         return error.code
     if isinstance(error, Misplaced):
         return "DynamicPartitioning.MetadataExtractionFailed"
-    return f"Transform.{type(error).__name__}"
+    return f"Transform.{word_of(error)}"
+
+
+def word_of(error: BaseException) -> str:
+    """The name of what was raised."""
+    return error.word if isinstance(error, Ended) else type(error).__name__
 
 
 def as_exception(error: BaseException) -> Exception:
     """The failure of a record: `sys.exit()` in a transform is one too."""
-    return error if isinstance(error, Exception) else Coded(code_of(error), str(error))
+    return error if isinstance(error, Exception) else Ended(error)

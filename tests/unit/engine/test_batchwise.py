@@ -192,6 +192,23 @@ async def test_S29_a_batch_that_is_not_split_goes_to_the_error_output_whole() ->
         assert failed(r) == dict.fromkeys([b"0", b"1", b"2"], ("Lambda.FunctionError", 2))
 
 
+@pytest.mark.parametrize(("bisects", "code"), [(True, "Transform.SystemExit"), (False, "Lambda.FunctionError")])
+async def test_S29_a_function_that_exits_has_failed_like_one_that_raises(bisects: bool, code: str) -> None:
+    async def leaving(attempt: Attempt) -> Sequence[Derived | Exception]:
+        if b"2" in [part.body for part in attempt.parts]:
+            raise SystemExit(3)
+        return out(*(part.body for part in attempt.parts))
+
+    arn = None if bisects else "arn"
+    spec = StreamSpec("lake", "memory://lake", compression="none", transformed=True)
+    transform = BatchTransform(leaving, retries=1, buffer_seconds=0, bisects=bisects, lambda_arn=arn)
+    async with rig(DeliveryPlan(spec, batch=transform)) as r:
+        await r.store.append("lake", out(b"1", b"2"))
+        await r.clock.advance(60)
+        await r.deliver()
+        assert failed(r) == ({b"2": (code, 3)} if bisects else dict.fromkeys([b"1", b"2"], (code, 2)))
+
+
 async def test_S29_an_answer_of_the_wrong_form_is_not_tried_again() -> None:
     called = Called(lambda bodies, number: Coded("Transform.WrongLength", "1 of 2"))
     async with rig(plan(called, buffer_seconds=0)) as r:
