@@ -59,6 +59,7 @@ RESERVED_V6 = tuple(
         ),
     )
 )
+_ALLOWING = "allow its network by endpoint=Endpoint(networks=(...)), or name this machine plainly as localhost"
 NAT64 = ip_network("64:ff9b::/96")
 TEREDO = ip_network("2001::/32")
 SIX_TO_FOUR = ip_network("2002::/16")
@@ -75,18 +76,19 @@ class Policy(Struct, frozen=True):
     """Ports below 1024 besides 80 and 443."""
 
     def refusal(self, address: str) -> str | None:
-        """Why no request may go to this address; None when one may."""
+        """Why no request may go to this address, with the remedy; None when one may."""
         parsed = ip_address(address.partition("%")[0])
         if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
             parsed = parsed.ipv4_mapped  # the system connects to that one
         carried = [*_carried(parsed)]
         if any(_within(each, METADATA) for each in (parsed, *carried)):
-            return f"{address} is an address of cloud metadata"
+            return f"{address} is an address of cloud metadata, and nothing allows those; name another host"
         if self.allows(parsed):
             return None
         for each in (parsed, *carried):
             if not _is_public(each):
-                return f"{address} is not public" + ("" if each == parsed else f": it leads to {each}")
+                leads = "" if each == parsed else f": it leads to {each}"
+                return f"{address} is not public{leads}, and only public ones are asked; {_ALLOWING}"
         return None
 
     def allows(self, address: Address) -> bool:

@@ -1,4 +1,4 @@
-"""The one way out over HTTP: every request of the project goes through here, to an address that was looked at.
+"""The one way out to HTTP endpoints: every request to one goes through here, to an address that was looked at.
 
 A name is resolved once per request, every address it has is checked, and the connection is made to a checked one, under
 the name for TLS and `Host`. So a name that changes its mind between look and connect changes nothing. Redirects are
@@ -141,11 +141,7 @@ class Egress:
         for address in addresses:
             refusal = self.policy.refusal(address)
             if refusal is not None:
-                raise EgressError(
-                    "refused",
-                    f"{target.origin}: {refusal}, and only public ones are asked; allow its network by "
-                    "endpoint=Endpoint(networks=(...)), or name this machine plainly as localhost",
-                )
+                raise EgressError("refused", f"{target.origin}: {refusal}")
         if target.scheme == "http" and not self.policy.allows_plain(addresses):
             raise EgressError(
                 "refused", f"{target.origin}: requests leave this machine over https only; write https://"

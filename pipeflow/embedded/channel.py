@@ -185,7 +185,7 @@ class Channel:
         if parked is not None:
             raise ObjectRefused(
                 f"stream {self.spec.name}: {parked.segment.name} is parked ({parked.trouble.reason}); "
-                f"remove the cause, then `pipeflow parked retry {self.spec.name}`"
+                f"remove the cause, then `pipeflow parked retry {self.spec.name} --all`"
             )
         return True
 

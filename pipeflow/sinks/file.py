@@ -51,6 +51,9 @@ class FileSink:
         self.root = os.path.abspath(root)
         self._durable: set[str] = set()
 
+    def __str__(self) -> str:
+        return f"file://{self.root}"
+
     async def write(self, obj: Object) -> None:
         """Durable when it returns. SinkUnavailable: path and remedy. ObjectRefused: the name is taken or impossible."""
         # A cancelled caller leaves the thread to itself: what it writes is whole, and the same when written again.

@@ -13,6 +13,9 @@ class MemorySink:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
 
+    def __str__(self) -> str:
+        return "memory sink"
+
     async def write(self, obj: Object) -> None:
         """Replace the object whole; ObjectRefused when the name is somebody else's."""
         check_name(obj.name)

@@ -52,7 +52,10 @@ def test_public_addresses_are_asked(address: str) -> None:
      "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"],
 )  # fmt: skip
 def test_cloud_metadata_is_never_asked_whatever_is_allowed(address: str) -> None:
-    assert Policy(loopback=True, networks=("0.0.0.0/0", "::/0")).refusal(address) is not None
+    refusal = Policy(loopback=True, networks=("0.0.0.0/0", "::/0")).refusal(address)
+    assert refusal is not None
+    assert "name another host" in refusal
+    assert "networks" not in refusal
 
 
 def test_networks_are_allowed_by_name_and_nothing_beside_them() -> None:
@@ -164,6 +167,7 @@ async def test_one_private_address_among_public_ones_refuses_all() -> None:
     error = await failed(Egress(PUBLIC, resolve=at(["8.8.8.8", "10.0.0.1"])), "https://example.org/")
     assert error.kind == "refused"
     assert "10.0.0.1 is not public" in str(error)
+    assert "Endpoint(networks=(...))" in str(error)
 
 
 async def test_a_name_that_changes_its_mind_is_judged_anew_at_each_request() -> None:

@@ -130,7 +130,7 @@ async def test_S59_after_retry_seconds_a_segment_is_parked_and_later_ones_pass_i
         assert segment.attempts == len(sink.tries) > 3
         sink.sickness = None
         await r.store.append("lake", out("b"))
-        with pytest.raises(ObjectRefused, match=r"parked \(down\).*pipeflow parked retry lake"):
+        with pytest.raises(ObjectRefused, match=r"parked \(down\).*`pipeflow parked retry lake --all`"):
             await r.deliver()
         assert list(sink.objects.values()) == [b"b\n"]
         stats = await r.stats()

@@ -27,6 +27,11 @@ async def test_S49_a_written_object_is_there_whole_and_nothing_else_is(tmp_path:
     assert files(tmp_path) == {"deep/lake/a/b/lake-1.jsonl": b"one\n"}
 
 
+def test_sinks_say_where_they_are(tmp_path: Path) -> None:
+    assert str(FileSink(str(tmp_path))) == f"file://{tmp_path}"
+    assert str(MemorySink()) == "memory sink"
+
+
 async def test_the_same_object_again_replaces_it_whole(tmp_path: Path) -> None:
     sink = FileSink(str(tmp_path))
     await sink.write(obj())
