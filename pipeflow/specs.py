@@ -256,7 +256,7 @@ class StreamSpec(Struct, frozen=True):
         if self.over_http:
             self._check_over_http()
         elif self.endpoint is not None:
-            raise ConfigurationError(f"{self.name}: endpoint= is for a sink https://...; {self.sink} takes none")
+            raise ConfigurationError(f"{self.name}: endpoint= is for a sink https://...; {self.shown_sink} takes none")
         if self.max_buffered < self.buffer_bytes:
             raise ConfigurationError(f"{self.name}: max_buffered is below buffer_bytes; raise it to at least that")
         if self.backup == self.name:
@@ -409,6 +409,12 @@ class StreamSpec(Struct, frozen=True):
     def over_http(self) -> bool:
         """Whether its sink is an HTTP endpoint, which takes records and no objects."""
         return self.sink.startswith(("http://", "https://"))
+
+    @property
+    def shown_sink(self) -> str:
+        """The sink as errors and drawings show it: without options, and of an endpoint the host alone."""
+        place = self.sink.partition("?")[0]
+        return "/".join(place.split("/", 3)[:3]) if self.over_http else place
 
     @property
     def buffering(self) -> Buffering:

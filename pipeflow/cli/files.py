@@ -68,11 +68,16 @@ async def verified(store: Store, stream: str) -> Verified:
     await known(store, "stream", stream)
     spec = next(spec for spec in (await store.describe()).streams if spec.name == stream)
     if spec.sink.startswith("memory:"):
-        raise ConfigurationError(f"stream {stream}: {spec.sink} lies in the process that runs the app, out of reach")
+        raise ConfigurationError(
+            f"stream {stream}: {spec.shown_sink} lies in the process that runs the app, out of reach"
+        )
     sink = open_sink(spec.sink)
     try:
         if not isinstance(sink, ReadableSink):
-            raise ConfigurationError(f"stream {stream}: {spec.sink} does not give back what it took")
+            raise ConfigurationError(
+                f"stream {stream}: {spec.shown_sink} does not give back what it took; only sinks such as file:// and "
+                "s3:// are verified"
+            )
         return await look(spec, store, sink)
     finally:
         await sink.close()

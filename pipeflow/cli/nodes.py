@@ -88,8 +88,7 @@ def _streams(streams: tuple[StreamSpec, ...]) -> Iterator[Node | Edge]:
     for spec in streams:
         detail = f"{units.size(spec.buffer_bytes)} or {units.seconds(spec.buffer_seconds)}"
         yield Node(f"stream:{spec.name}", "stream", spec.name, detail)
-        place = spec.sink.partition("?")[0]
-        yield Node(f"sink:{spec.name}", "sink", place, f"{spec.format}, {spec.compression}")
+        yield Node(f"sink:{spec.name}", "sink", spec.shown_sink, f"{spec.format}, {spec.compression}")
         yield Edge(f"stream:{spec.name}", f"sink:{spec.name}", "by partition" if spec.partitioned else "")
         if spec.backup is not None:
             yield Edge(f"stream:{spec.name}", f"stream:{spec.backup}", "as they came")

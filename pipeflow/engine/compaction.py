@@ -65,7 +65,7 @@ def readable(spec: StreamSpec, sink: Sink) -> ReadableSink:
     if not isinstance(sink, ReadableSink):
         raise ConfigurationError(
             f"stream {spec.name}: manifest=True needs a sink that gives back what it took, such as file:// or s3://; "
-            f"{spec.sink} does not"
+            f"{spec.shown_sink} does not"
         )
     return sink
 

@@ -160,7 +160,10 @@ async def replayed(replay: Replay, store: Store, clock: Clock, sink: Sink | None
     own = open_sink(spec.sink) if sink is None else sink
     try:
         if not isinstance(own, ReadableSink):
-            raise ConfigurationError(f"stream {spec.name}: its sink {spec.sink} takes objects and gives none back")
+            raise ConfigurationError(
+                f"stream {spec.name}: its sink {spec.shown_sink} does not give back what it took; only sinks such as "
+                "file:// and s3:// are replayed from"
+            )
         return await _Replaying(replay, spec, fifo, store, own, clock).run()
     finally:
         if sink is None:
@@ -289,7 +292,7 @@ class _Replaying:
                 )
         except (ObjectDamaged, ObjectMissing) as error:
             merged = "; it may have been merged into a larger one" if isinstance(error, ObjectMissing) else ""
-            told = f"stream {self._replay.stream}: file {file.name} in {self._spec.sink}: {error}{merged}"
+            told = f"stream {self._replay.stream}: file {file.name} in {self._spec.shown_sink}: {error}{merged}"
             if not self._replay.skip_damaged:
                 raise type(error)(f"{told}; repair it, or go on without it: --skip-damaged") from error
             self._skipped.append(file.name)

@@ -69,6 +69,19 @@ def test_a_url_with_a_password_is_refused_and_not_repeated(option: str, url: str
     assert "CAN" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("sink", "shown"),
+    [
+        ("https://host:8443/CANARY/b?k=CANARY", "https://host:8443"),
+        ("https://host?k=CANARY", "https://host"),
+        ("s3://bucket/lake?endpoint=https://s3.example.org", "s3://bucket/lake"),
+        ("file:///data/lake", "file:///data/lake"),
+    ],
+)
+def test_of_an_endpoint_only_the_host_is_shown(sink: str, shown: str) -> None:
+    assert StreamSpec("lake", sink, compression="none").shown_sink == shown
+
+
 def test_a_name_with_a_sign_of_users_in_it_is_no_password() -> None:
     assert StreamSpec("lake", "file://./a:b@c/lake").sink == "file://./a:b@c/lake"
 

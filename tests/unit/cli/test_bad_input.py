@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 from click.testing import Result
 
 from pipeflow.cli import opening
 from pipeflow.engine.compress import compressor
+from pipeflow.registry import open_store
+from pipeflow.specs import StreamSpec, Topology
 
 Call = Callable[..., Result]
 
@@ -28,6 +31,25 @@ def told(result: Result, code: int, *words: str) -> None:
 @pytest.mark.parametrize("command", [["queues"], ["send", "q", "1"], ["dlq", "ls", "q"], ["peek", "q"]])
 def test_an_unknown_scheme_is_refused_with_the_known_ones(call: Call, command: list[str]) -> None:
     told(call(*command, "--broker", "kafka://host"), 4, "kafka://host", "sqlite://", "memory://")
+
+
+@pytest.mark.parametrize(
+    "command", [["files", "verify", "hooks"], ["replay", "hooks", "--to", "stream:hooks", "--errors"]]
+)
+def test_what_an_endpoint_does_not_give_back_is_told_by_its_host_alone(
+    call: Call, store: str, command: list[str]
+) -> None:
+    hooks = StreamSpec("hooks", "https://hooks.example.org/CANARY?key=CANARY", compression="none")
+
+    async def declared() -> None:
+        opened = await open_store(store)
+        await opened.declare(Topology(streams=(hooks,)))
+        await opened.close()
+
+    anyio.run(declared)
+    result = call(*command)
+    told(result, 4, "hooks: ", " https://hooks.example.org does not give back what it took; only sinks such as file://")
+    assert "CANARY" not in result.stderr
 
 
 def test_a_url_that_is_none_is_refused(call: Call) -> None:
@@ -166,4 +188,4 @@ def test_a_sink_that_nothing_answers_to_is_refused_before_anything_runs(call: Ca
         "lake = app.stream('lake', int, sink='ftp://host/lake')\n"
     )
     (here / "app.py").write_text(source)
-    told(call("run"), 4, "ftp://host/lake", "file://")
+    told(call("run"), 4, "ftp://host", "file://")

@@ -525,7 +525,7 @@ async def test_a_sink_that_gives_nothing_back_is_told(tmp_path: Path) -> None:
         async def close(self) -> None: ...
 
     async with lake(tmp_path) as one:
-        with pytest.raises(ConfigurationError, match="its sink memory://lake takes objects and gives none back"):
+        with pytest.raises(ConfigurationError, match="its sink memory://lake does not give back what it took"):
             await replayed(Replay("lake", WORK), one.store, one.clock, cast(Any, Onward()))
 
 
