@@ -31,7 +31,6 @@ from pipeflow.errors import RefusedError, SpecConflict
 from pipeflow.messages import Outgoing, Position, Records, Refused, Trouble
 from pipeflow.protocols import Lane, StreamStats, Waiting
 from pipeflow.sinks.layout import Layout
-from pipeflow.sinks.objects import is_errors
 from pipeflow.specs import StreamSpec
 from pipeflow.state.buffer import Block, measure
 
@@ -362,19 +361,16 @@ class Log:
     async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing], dropped: int = 0) -> None:
         """Intake out, what came of it into the partition buffers: one commit."""
         log = self._ledger.stream(stream)
-        failed = 0
         placed: dict[str, list[bytes]] = {}
         for message in batch:
             partition = message.partition or ""
             if partition not in log.buffers.open:
                 log.layout.check(partition)
-            failed += is_errors(partition)
             placed.setdefault(partition, []).append(message.body)
         # From here on nothing raises: both halves are in the group, or neither is.
         consumed = self._consume(log, upto.sequence)
         for partition, bodies in placed.items():
             self._place(log, partition, bodies)
-        log.counters.failed += failed
         log.counters.dropped += dropped
         log.counters.added += len(batch) + dropped - consumed
         self._ledger.count(log)

@@ -78,10 +78,12 @@ class Outlet:
         if sealed is not None:
             log.sealed_size -= segment.size
             counters = log.counters
-            if not is_errors(segment.partition):
+            counters.expired += manifest.expired
+            if is_errors(segment.partition):
+                counters.failed += segment.records - manifest.expired
+            else:
                 counters.delivered += segment.records - manifest.failed - manifest.expired
                 counters.failed += manifest.failed
-                counters.expired += manifest.expired
                 if segment.records > manifest.failed + manifest.expired:
                     counters.delivered_bytes += segment.size
             if segment.records > manifest.expired:

@@ -376,6 +376,37 @@ async def test_S17_what_is_parked_is_dropped_at_that_age_too() -> None:
         assert ((await r.stats()).expired, (await r.stats()).buffered_bytes) == (1, 0)
 
 
+def refused(body: bytes) -> Outgoing:
+    raise ValueError("odd")
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({}, (1, 0, 0, 0)),
+        ({"max_age": HOUR}, (0, 1, 0, 0)),
+        ({"max_age": HOUR, "retry_seconds": 10}, (0, 1, 0, 0)),
+        ({"retry_seconds": 10}, (0, 0, 1, 0)),
+        ({"retry_seconds": 10, "failures": "memory://failed"}, (0, 0, 0, 1)),
+    ],
+)
+async def test_a_failed_record_is_counted_once_whether_it_waits_is_too_old_discarded_or_in_failures(
+    limits: dict[str, object], left: tuple[int, int, int, int]
+) -> None:
+    sink = Sick(DOWN)
+    plan = DeliveryPlan(spec(transformed=True, **limits), refused)
+    async with rig(plan, sink=sink, failures=MemorySink() if "failures" in limits else None) as r:
+        await r.store.append("lake", out("a"))
+        await r.clock.settle()
+        stats = await r.stats()
+        assert (stats.buffered, stats.failed) == (1, 0)
+        r.store.demand("lake")
+        await r.clock.advance(2 * HOUR)
+        await r.log.parking.discard("lake", [each.id for each in r.log.parking.parked("lake")])
+        stats = await r.stats()
+        assert (stats.buffered, stats.expired, stats.discarded, stats.failed) == left
+
+
 async def test_an_old_record_whose_sink_works_is_delivered() -> None:
     async with rig(DeliveryPlan(spec(max_age=5, buffer_seconds=60))) as r:
         await r.store.append("lake", out("a"))
