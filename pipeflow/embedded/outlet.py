@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from math import inf
 
+from msgspec.structs import replace
+
 from pipeflow.clock import Signal
 from pipeflow.embedded.channel import NO_TROUBLE, Channel, Flush, SealedChunk
 from pipeflow.embedded.ledger import Ledger
@@ -43,6 +45,7 @@ class Outlet:
         for sealed in log.sealed.values():
             if not sealed.handed:
                 sealed.handed = True
+                await self._name_manifest(log, sealed)
                 return sealed.segment
         log.absorb()
         log.buffers.ripen(self._ledger.clock.now())
@@ -52,16 +55,26 @@ class Outlet:
         sealed = SealedChunk(self._segment(log, chunk), chunk.blocks)
         log.sealed[chunk.id] = sealed
         log.sealed_size += chunk.size
-        if log.durable:
-            self._ledger.changes().append(Sealed(sealed.segment))
-            # Names must not be forgotten once objects carry them, at any durability.
-            self._ledger.owner.gathering.sync = True
-            try:
-                await self._ledger.committed()
-            except BaseException:
-                sealed.handed = False
-                raise
+        await self._freeze(log, sealed)
         return sealed.segment
+
+    async def _freeze(self, log: Channel, sealed: SealedChunk) -> None:
+        if not log.durable:
+            return
+        self._ledger.changes().append(Sealed(sealed.segment))
+        # Names must not be forgotten once objects carry them, at any durability.
+        self._ledger.owner.gathering.sync = True
+        try:
+            await self._ledger.committed()
+        except BaseException:
+            sealed.handed = False
+            raise
+
+    async def _name_manifest(self, log: Channel, sealed: SealedChunk) -> None:
+        """What was sealed before the stream had manifests gets one too, or readers of them would never see it."""
+        if log.spec.manifest and not sealed.segment.manifest_name:
+            sealed.segment = replace(sealed.segment, manifest_name=self._manifest_name(log, sealed.segment))
+            await self._freeze(log, sealed)
 
     async def read(self, segment: Segment) -> AsyncIterator[Records]:
         """The segment's records in order of acceptance."""
@@ -211,7 +224,7 @@ class Outlet:
             manifest_name=self._manifest_name(log, chunk) if spec.manifest else "",
         )
 
-    def _manifest_name(self, log: Channel, chunk: Chunk) -> str:
+    def _manifest_name(self, log: Channel, chunk: Chunk | Segment) -> str:
         owner = self._ledger.owner
         return manifest_name(
             log.spec.name,

@@ -118,12 +118,18 @@ class Compactor:
             await self._clock.wait(Signal(), self._clock.now() + EVERY)
 
     async def adopt(self) -> None:
-        """Tell readers of partitions whose files no manifest tells of: they were delivered without."""
+        """Tell readers of partitions whose files no manifest tells of: they were delivered without.
+
+        All of it is begun before any is done: what fails is gone on with at the next look, whatever is delivered there
+        meanwhile.
+        """
         async with self._running:
             told = {each.partition for each in await self._catalogue.manifests()}
-            for partition in await self._catalogue.partitions():
-                if partition not in told:
-                    await self._swap(partition, [])
+            told.update(each.partition for each in await self._catalogue.pending())
+            untold = [each for each in await self._catalogue.partitions() if each not in told]
+            begun = [await self._begun(partition, []) for partition in untold]
+            for compaction in filter(None, begun):
+                await self._complete(compaction)
 
     async def _all(
         self, request: CompactRequest, target: int, *, eager: bool, partitions: set[str] | None = None
@@ -194,9 +200,14 @@ class Compactor:
 
     async def _swap(self, partition: str, merges: Sequence[Merge]) -> list[Merged]:
         """Begin a compaction and complete it."""
+        compaction = await self._begun(partition, merges)
+        return [] if compaction is None else await self._complete(compaction)
+
+    async def _begun(self, partition: str, merges: Sequence[Merge]) -> Compaction | None:
+        """A compaction that whoever comes next completes; None: the partition has no files."""
         files = await self._live(partition)
         if not files:
-            return []
+            return None
         id = self._catalogue.new_id()
         compaction = Compaction(
             id=id,
@@ -218,7 +229,7 @@ class Compactor:
             level=self._level(merges),
         )  # fmt: skip
         await self._catalogue.begin(compaction)
-        return await self._complete(compaction)
+        return compaction
 
     def _level(self, merges: Sequence[Merge]) -> int | None:
         spec = self._spec

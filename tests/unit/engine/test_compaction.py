@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from manifest_reader import listed, seen
+from msgspec.structs import replace
 from record_owner import Owner
 from stream_rig import Rig, rig
 from stream_steps import Crash, Steps, WatchedSink
@@ -149,6 +150,40 @@ async def test_what_was_delivered_without_manifests_is_told_of_once_there_are_so
         assert manifests(sink.objects) == []
     async with rig(PLAN, owner=Owner(owner.snapshot, at=100.0), sink=sink) as r:
         await r.clock.settle()
+        assert seen(sink.objects) == dict.fromkeys(records, 1)
+
+
+async def test_what_was_delivered_without_manifests_is_told_of_also_where_the_sink_failed_at_first() -> None:
+    async def two(r: Rig, *bodies: str) -> None:
+        await r.store.append("lake", [Outgoing(body.encode(), partition=body[0]) for body in bodies])
+        await r.deliver()
+
+    owner, sink = Owner(at=0.0), Ill()
+    spec = StreamSpec("lake", "memory://lake", partitioned=True)
+    async with rig(DeliveryPlan(spec), owner=owner, sink=sink) as r:
+        await two(r, "a1", "b1")
+    sink.left = 0
+    told = replace(spec, manifest=True)
+    async with rig(DeliveryPlan(told), owner=Owner(owner.snapshot, at=100.0), sink=sink) as r:
+        sink.left = 10**9
+        await two(r, "a2", "b2")
+        await r.clock.advance(EVERY)
+        assert seen(sink.objects) == dict.fromkeys(["a1", "a2", "b1", "b2"], 1)
+
+
+async def test_what_was_sealed_before_there_were_manifests_is_told_of_too() -> None:
+    owner, sink = Owner(at=0.0), Ill()
+    async with rig(DeliveryPlan(StreamSpec("lake", "memory://lake")), owner=owner, sink=sink) as r:
+        records = await fill(r, 1)
+        sink.left = 0
+        records.append("2-0")
+        await r.store.append("lake", [Outgoing(b"2-0")])
+        r.store.demand("lake")
+        await r.clock.advance(60)
+        assert owner.count("record_segment") == 1
+    sink.left = 10**9
+    async with rig(PLAN, owner=Owner(owner.snapshot, at=100.0), sink=sink) as r:
+        await r.deliver()
         assert seen(sink.objects) == dict.fromkeys(records, 1)
 
 
