@@ -51,7 +51,7 @@ from pipeflow.messages import (
 from pipeflow.names import IdPool
 from pipeflow.protocols import BEHIND, Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
-from pipeflow.state.queue import Stored
+from pipeflow.state.stored import Stored
 
 logger = logging.getLogger("pipeflow")
 

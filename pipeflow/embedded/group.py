@@ -23,7 +23,7 @@ from pipeflow.embedded.journal import (
     Row,
     TopicCounters,
 )
-from pipeflow.state.queue import DELAYED, IN_FLIGHT, Stored
+from pipeflow.state.stored import DELAYED, IN_FLIGHT, Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
@@ -124,6 +124,7 @@ class Gathering:
     def _freeze_rows(self, head: Head, frozen: FrozenGroup) -> None:
         base = head.number << PLACE_BITS
         fifo = head.spec.fifo
+        told_apart = fifo or head.state.fair is not None
         counters = head.counters
         inserts = frozen.inserts
         for message in head.dirty.values():
@@ -135,7 +136,7 @@ class Gathering:
             held = message.until if message.durable and message.state == IN_FLIGHT else None
             if message.row:
                 row = encode_row(message, crc_of(message))
-                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row))
+                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row, head.tenant_of(message)))
                 self.uncount(message.row)
             else:
                 body = message.body
@@ -143,13 +144,14 @@ class Gathering:
                 body_crc = crc32(body)
                 message.body_crc = body_crc
                 row = encode_row(message, body_crc)
+                group = head.tenant_of(message) if told_apart else None
                 if message.shared:
                     held_by = frozen.bodies.get(message.shared)
                     frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
                     inserts += (
                         key,
                         due,
-                        message.group if fifo else None,
+                        group,
                         held,
                         row,
                         row_crc(key, row),
@@ -157,7 +159,7 @@ class Gathering:
                         message.shared,
                     )
                 else:
-                    inserts += (key, due, message.group if fifo else None, held, row, row_crc(key, row), body, None)
+                    inserts += (key, due, group, held, row, row_crc(key, row), body, None)
             _count(counters, key, 1)
             message.row = key
 

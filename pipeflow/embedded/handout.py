@@ -6,7 +6,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
 from pipeflow.messages import Delivery, Receipt
-from pipeflow.state.queue import GONE, Stored
+from pipeflow.state.stored import GONE, Stored
 
 
 def delivery(head: Head, message: Stored, inlet: Intake) -> Delivery:

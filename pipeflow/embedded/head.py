@@ -3,6 +3,7 @@
 While one cold message exists every new one goes cold, so that order holds; the queue is hot again when everything has
 been loaded. The tail of a standard queue is read in order of place, that of a FIFO queue group by group, so that a
 blocked group hides no other (SQS: Q80). Delayed messages beyond the bound wait on disk behind a horizon.
+Where the messages of noisy tenants fill the memory, those of quiet ones are read from behind them (Q83).
 """
 
 from __future__ import annotations
@@ -18,13 +19,18 @@ from pipeflow.embedded.group import Gathering, crc_of
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Counters, Journal, Loaded
 from pipeflow.specs import QueueSpec
 from pipeflow.state.dedup import Dedup
+from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
-from pipeflow.state.queue import DELAYED, GONE, IN_FLIGHT, READY, Line, QueueState, Stored
+from pipeflow.state.order import Line
+from pipeflow.state.queue import QueueState
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 HOT_MESSAGES = 20_000
 HOT_BYTES = 64 << 20
 GROUP_HEAD = 64
 """Messages of one FIFO group that are loaded at a time."""
+UNGROUPED = " "
+"""The tenant of messages without a group, where tenants are told apart on disk. No group has this name."""
 
 
 class NoChanges:
@@ -56,6 +62,7 @@ class Head:
         "cold_retrying",
         "cursor",
         "group_cursor",
+        "ahead",
         "horizon",
         "bytes",
         "limit",
@@ -93,6 +100,8 @@ class Head:
         """How many of those wait for a retry: after a restart maybe all, until they were looked at."""
         self.cursor = counters.purged_upto
         self.group_cursor = ""
+        self.ahead: dict[str, dict[int, None]] = {}
+        """By tenant: places behind the cursor that are in memory already, in order."""
         self.horizon: tuple[float, int] = (0.0, 0) if self.cold_delayed else (inf, 0)
         self.bytes = 0
         self.armed = inf
@@ -136,6 +145,8 @@ class Head:
         self.dirty.pop(message.place, None)
         if self.left is not None:
             self.left.add(message.place)
+        if self.ahead:
+            self._not_ahead(message)
         if not self.touched:
             self.touched = True
             self._gathering.heads.append(self)
@@ -190,6 +201,7 @@ class Head:
         if not self.cold and self._groups is None:
             self.cursor = message.place - 1
         self.cold += 1
+        self._left_to_tail(message)
         self.changed(message)
 
     def _add_cold_delayed(self, message: Stored, due: float) -> None:
@@ -212,6 +224,8 @@ class Head:
                 self.dirty[message.place] = replace(message)
             self.bytes -= message.size if message.body is not None else 0
             self.state.forget(message)
+            if self.ahead:
+                self._not_ahead(message)
             self.cold_delayed += 1
             self.cold_retrying += message.receives > 0
         self.state.compact_waiting()
@@ -244,13 +258,34 @@ class Head:
             self.bytes -= message.size
         if message.body is None and not message.row:
             raise AssertionError("a message without a body has a row")
+        if self.ahead:
+            self._not_ahead(message)
         self.cold += 1
+        self._left_to_tail(message)
         self.changed(message)
 
+    def _left_to_tail(self, message: Stored) -> None:
+        """A ready message waits on disk: where queues have tenants, they are told apart there too (SQS: Q83)."""
+        if self._groups is not None:
+            return
+        if message.group is not None and self.state.fair is None:
+            self.state.share()
+        if self.state.fair is not None:
+            self.state.fair.sent(message.group, message.sent_at)
+
+    def tenant_of(self, message: Stored) -> str | None:
+        """Under which name the disk has to find this message's group; None where nobody asks for groups."""
+        if self.spec.fifo:
+            return message.group
+        if self.state.fair is None or message.state == DELAYED:
+            return None
+        return message.group or UNGROUPED
+
     @property
-    def progress(self) -> tuple[int, int, int, str]:
+    def progress(self) -> tuple[int, int, int, str, bool]:
         """Changes with every load that met anything."""
-        return self.cold, self.cold_delayed, self.cursor, self.group_cursor
+        fair = self.state.fair
+        return self.cold, self.cold_delayed, self.cursor, self.group_cursor, fair is not None and fair.elsewhere
 
     def next_due(self) -> float:
         """When time next changes something here, the horizon of delayed messages included."""
@@ -262,7 +297,12 @@ class Head:
     @property
     def hungry(self) -> bool:
         """Whether a load would bring something into memory that has room there."""
-        return bool(self.cold) and self._hot < max(1, self.limit // 2) and self.bytes < HOT_BYTES
+        if not self.cold:
+            return False
+        fair = self.state.fair
+        if fair is not None and fair.starved:
+            return True
+        return self._hot < max(1, self.limit // 2) and self.bytes < HOT_BYTES
 
     def delayed_due(self, now: float) -> bool:
         """Whether delayed messages on disk may be due."""
@@ -284,12 +324,67 @@ class Head:
         The caller has waited for the open group: what is on disk is what this process did until then.
         """
         limit = max(1, self.limit // 2)
-        if self._groups is None:
-            loaded = await self._journal.load(self.number, max(self.cursor, self.counters.purged_upto), limit)
-            if loaded.last > self.cursor:
-                self.cursor = loaded.last
-            return self._take_in(loaded, now)
-        return await self._load_groups(self._groups, limit, now)
+        if self._groups is not None:
+            return await self._load_groups(self._groups, limit, now)
+        fair = self.state.fair
+        if fair is not None and fair.starved:
+            found = await self._load_quiet(fair, limit, now)
+            self._tell_tail()
+            return found
+        upto = self.counters.purged_upto
+        loaded = await self._journal.load(self.number, max(self.cursor, upto), limit)
+        found = self._take_in(loaded, now)
+        if loaded.last > self.cursor:
+            self.cursor = loaded.last
+            if self.ahead:
+                self._catch_up()
+        self._tell_tail()
+        return found
+
+    async def _load_quiet(self, fair: Fair, limit: int, now: float) -> int:
+        """Messages of quiet tenants from behind those of noisy ones, which fill the memory (SQS: Q83)."""
+        upto = max(self.cursor, self.counters.purged_upto)
+        count, each = max(1, limit // GROUP_HEAD // 2), min(GROUP_HEAD, limit)
+        start, wrapped = self.group_cursor, not self.group_cursor
+        while True:
+            starts = {name: next(reversed(places)) for name, places in self.ahead.items()}
+            loaded = await self._journal.load_groups(self.number, start, fair.noisy(), upto, count, each, starts)
+            if loaded.messages:
+                start = self.group_cursor = loaded.messages[-1].group or UNGROUPED
+            elif not wrapped:
+                start, wrapped = "", True
+            elif not loaded.damaged:
+                fair.elsewhere = False
+                self.group_cursor = ""
+                return 0
+            loaded.messages.sort(key=lambda message: message.place)
+            fresh = [message for message in loaded.messages if not self._is_elsewhere(message)]
+            found = self._take_in(loaded, now)
+            for message in fresh:
+                if message.state != GONE:
+                    self.ahead.setdefault(message.group or UNGROUPED, {})[message.place] = None
+            if found:
+                return found
+
+    def _catch_up(self) -> None:
+        """The tail was read up to the cursor: what was ahead of it no longer is."""
+        ahead = {name: {p: None for p in places if p > self.cursor} for name, places in self.ahead.items()}
+        self.ahead = {name: places for name, places in ahead.items() if places}
+
+    def _not_ahead(self, message: Stored) -> None:
+        name = message.group or UNGROUPED
+        places = self.ahead.get(name)
+        if places is not None:
+            places.pop(message.place, None)
+            if not places:
+                del self.ahead[name]
+
+    def _tell_tail(self) -> None:
+        """Say whether tenants may have more messages on disk; whose they are was not known if none were known of."""
+        fair = self.state.fair
+        if fair is not None:
+            fair.elsewhere = bool(self.cold) and (fair.elsewhere or not fair.tail)
+            fair.tail = bool(self.cold)
 
     async def _load_groups(self, groups: Groups, limit: int, now: float) -> int:
         """First what groups with messages here have more of, then groups that have none, from where we stopped."""
@@ -316,7 +411,7 @@ class Head:
         found = self._set_aside(loaded.damaged)
         expired_before = now - self.spec.retention
         for message in loaded.messages:
-            if self._is_elsewhere(message.place):
+            if self._is_elsewhere(message):
                 continue
             found += 1
             self.cold -= 1
@@ -327,7 +422,9 @@ class Head:
         """Have damaged rows of the tail moved out of it, whole, and count them; how many were new."""
         new = 0
         for key in keys:
-            if key in self.damaged or self._is_elsewhere(key & PLACE_MASK):
+            place = key & PLACE_MASK
+            ahead = any(place in places for places in self.ahead.values())
+            if ahead or key in self.damaged or self._left_since(place):
                 continue
             self._count_damage(key)
             if key & DELAYED_BIT:
@@ -347,11 +444,18 @@ class Head:
     def lose(self, message: Stored) -> None:
         """The body of a message in memory cannot be read back: set its row aside."""
         self.state.forget(message)
+        if self.ahead:
+            self._not_ahead(message)
         self.dirty.pop(message.place, None)
         self._count_damage(message.row)
 
-    def _is_elsewhere(self, place: int) -> bool:
+    def _is_elsewhere(self, message: Stored) -> bool:
         """Whether what was read of a message is out of date: it is here already, or left while the load ran."""
+        if self.ahead and message.place in self.ahead.get(message.group or UNGROUPED, ()):
+            return True
+        return self._left_since(message.place)
+
+    def _left_since(self, place: int) -> bool:
         left = self.left
         return place <= self.counters.purged_upto or place in self.state.known or (left is not None and place in left)
 
@@ -395,7 +499,7 @@ class Head:
         seen = [message for message in loaded.messages if message.place not in unseen]
         expired_before = now - self.spec.retention
         for message in [*seen, *(m for m in late if (m.until, m.place) < self.horizon)]:
-            if not self._is_elsewhere(message.place):
+            if not self._is_elsewhere(message):
                 self.cold_delayed -= 1
                 self.cold_retrying -= message.receives > 0
                 self._settle_in(message, now, expired_before)
@@ -416,7 +520,8 @@ class Head:
         if message.state == DELAYED and self._groups is None:
             return (message.until, message.place) >= self.horizon
         if self._groups is None:
-            return message.place > self.cursor
+            ahead = self.ahead and message.place in self.ahead.get(message.group or UNGROUPED, ())
+            return message.place > self.cursor and not ahead
         return message.place > self._groups.last_place(message.group or "")
 
     def take_cold(self, message: Stored) -> None:
@@ -425,6 +530,7 @@ class Head:
             self.cold_delayed -= 1
         else:
             self.cold -= 1
+            self._tell_tail()
         if message.body is not None:
             self.bytes += message.size
         self.moved(message)
@@ -461,6 +567,7 @@ class Head:
         counters.purged_upto = counters.last_place
         counters.rows = counters.delayed_rows = 0
         self.cold = self.cold_delayed = self.cold_retrying = 0
+        self.ahead.clear()
         self.cursor = counters.last_place
         self.horizon = (inf, 0)
         self.dirty.clear()

@@ -18,7 +18,7 @@ from pipeflow.events import Event, Observers
 from pipeflow.filters import compile_filter, view
 from pipeflow.protocols import Peeked, QueueStats, Redrive, Redriven, StoreStats, TopicStats
 from pipeflow.specs import FilterPolicy
-from pipeflow.state.queue import DELAYED, GONE, IN_FLIGHT, READY, Stored
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker

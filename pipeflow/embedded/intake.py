@@ -24,7 +24,7 @@ from pipeflow.names import IdPool, valid_group
 from pipeflow.specs import YEAR, QueueSpec, Subscription
 from pipeflow.state.dedup import WINDOW, dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn
-from pipeflow.state.queue import READY, Stored
+from pipeflow.state.stored import READY, Stored
 
 _encode = msgspec.msgpack.Encoder().encode
 

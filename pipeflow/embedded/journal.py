@@ -6,15 +6,16 @@ business, and forgetting another's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from pipeflow.messages import AttributeValue, Failure
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
-from pipeflow.state.queue import Stored
+from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
 
@@ -25,6 +26,8 @@ DELAYED_BIT = 1 << (PLACE_BITS - 1)
 """Delayed messages of standard queues lie in a region of their own: ready ones are read without passing them."""
 
 PLACE_MASK = DELAYED_BIT - 1
+
+NO_STARTS: Mapping[str, int] = MappingProxyType({})
 
 
 class Counters(Struct):
@@ -105,7 +108,7 @@ class FrozenGroup(Struct):
     inserts: list[Any]
     """(key, due, group, held until, head, crc, body, shared) of every new row, one after the other."""
     updates: list[tuple[Any, ...]]
-    """(key, due, held until, head, crc, old key) of every row that is on disk and changed."""
+    """(key, due, held until, head, crc, old key, group) of every row that is on disk and changed."""
     deletes: list[int]
     bodies: dict[int, tuple[bytes, int]]
     """Shared body -> (bytes, how many rows of this group hold it)."""
@@ -217,9 +220,19 @@ class Journal(Protocol):
         ...
 
     async def load_groups(
-        self, queue: int, after: str, skip: Sequence[str], upto: int, groups: int, limit: int
+        self,
+        queue: int,
+        after: str,
+        skip: Sequence[str],
+        upto: int,
+        groups: int,
+        limit: int,
+        starts: Mapping[str, int] = NO_STARTS,
     ) -> Loaded:
-        """The first `limit` messages behind place `upto` of each of up to `groups` FIFO groups behind a group name."""
+        """The first `limit` messages behind place `upto` of each of up to `groups` groups behind a group name.
+
+        Groups without any are passed over. `starts`: by group, a place behind `upto` to begin behind instead.
+        """
         ...
 
     async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
@@ -290,7 +303,14 @@ class Forget:
         return Loaded([])
 
     async def load_groups(
-        self, queue: int, after: str, skip: Sequence[str], upto: int, groups: int, limit: int
+        self,
+        queue: int,
+        after: str,
+        skip: Sequence[str],
+        upto: int,
+        groups: int,
+        limit: int,
+        starts: Mapping[str, int] = NO_STARTS,
     ) -> Loaded:
         return Loaded([])
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-from pipeflow.state.queue import GONE, READY, Stored
+from pipeflow.state.stored import GONE, READY, Stored
 
 
 class Groups:
@@ -56,7 +56,7 @@ class Groups:
         elif head.state == READY and head.place > message.place:
             heappush(self._heads, (head.place, name))
 
-    def candidates(self) -> Iterator[Stored]:
+    def candidates(self, now: float) -> Iterator[Stored]:
         while self.available():
             place, name = self._heads[0]
             self._walked = self._groups[name]

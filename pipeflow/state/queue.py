@@ -7,16 +7,12 @@ message itself, whose fields are absolute values, so that a journal can remember
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Final, Protocol
-
-from msgspec import Struct
+from typing import Protocol
 
 from pipeflow.messages import (
-    AttributeValue,
     Bury,
     Defer,
     Extend,
@@ -29,11 +25,9 @@ from pipeflow.messages import (
     Stale,
 )
 from pipeflow.specs import QueueSpec
-
-READY: Final = 0
-DELAYED: Final = 1
-IN_FLIGHT: Final = 2
-GONE: Final = 3
+from pipeflow.state.fair import Fair
+from pipeflow.state.order import Order
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 FAILURES_KEPT = 10
 
@@ -41,56 +35,6 @@ _SETTLED = Settled()
 _SUPERSEDED = Stale("the message was received again; its newest receiver owns it")
 _EXPIRED = Stale("the visibility timeout ran out")
 _GONE = Stale("the message is gone")
-
-
-class Stored(Struct, gc=False):
-    """One message as its queue holds it. `row` is the key it is on disk under, 0 when it is not."""
-
-    place: int
-    """Its position in the queue; the sequence number of FIFO messages."""
-    id: str
-    body: bytes | None
-    """None when only the disk has it."""
-    size: int
-    sent_at: float
-    kept_from: float
-    """Retention counts from here."""
-    attributes: dict[str, AttributeValue] | None = None
-    headers: dict[str, str] | None = None
-    group: str | None = None
-    dedup_id: str | None = None
-    delay: float = 0.0
-    receives: int = 0
-    releases: int = 0
-    first_received_at: float = 0.0
-    received_at: float = 0.0
-    state: int = READY
-    until: float = 0.0
-    """Due when delayed, deadline when in flight."""
-    boot: int = 0
-    """Boot of the receive that its current receipt names; 0 when it was given back."""
-    held_by: int = 0
-    """Boot in which it was in flight; 0 when nobody holds it."""
-    durable: bool = False
-    """Held by a consumer outside the owner's process: keeps its deadline across a restart."""
-    stops: int = 0
-    """Unclean stops during which it was in flight."""
-    suspect: bool = False
-    failures: list[Failure] | None = None
-    source: str | None = None
-    """The queue whose dead letter it is."""
-    envelope: tuple[str, str] | None = None
-    """(topic, subject) when it is rendered as an SNS envelope at receive."""
-    shared: int = 0
-    """Number of the stored body it shares with other queues; 0: its own."""
-    queue: int = 0
-    row: int = 0
-    body_crc: int | None = None
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt its newest receive was."""
-        return self.receives - self.releases
 
 
 class Changes(Protocol):
@@ -104,83 +48,6 @@ class Changes(Protocol):
 
     def moved(self, message: Stored) -> None:
         """It left this queue for another, which will tell the rest."""
-
-
-class Order(Protocol):
-    """Which ready message comes next."""
-
-    def add(self, message: Stored) -> None:
-        """A message came in, ready or delayed."""
-
-    def ready_again(self, message: Stored, front: bool) -> None:
-        """A message became ready: by time, by failure or given back (`front`)."""
-
-    def released_from(self, message: Stored) -> None:
-        """A message left the queue."""
-
-    def candidates(self) -> Iterator[Stored]:
-        """Ready messages in order; each must be taken out of READY before the next is asked for, or the walk ends."""
-        ...
-
-    def available(self) -> bool:
-        """Whether a receive would find something."""
-        ...
-
-    def all(self) -> Iterator[Stored]:
-        """Every message it knows, in order, whatever its state."""
-        ...
-
-    def clear(self) -> None: ...
-
-
-class Line:
-    """The order of a standard queue: oldest visible first (SQS: Q55)."""
-
-    __slots__ = ("_line",)
-
-    def __init__(self) -> None:
-        self._line: deque[Stored] = deque()
-
-    def add(self, message: Stored) -> None:
-        if message.state == READY:
-            self._line.append(message)
-
-    def ready_again(self, message: Stored, front: bool) -> None:
-        if front:
-            self._line.appendleft(message)
-        else:
-            self._line.append(message)
-
-    def released_from(self, message: Stored) -> None:
-        # Left in the line and passed over: its state says GONE.
-        pass
-
-    def candidates(self) -> Iterator[Stored]:
-        line = self._line
-        while line:
-            # Out of the line before it is looked at: a message that comes back at once queues up anew, once.
-            message = line.popleft()
-            if message.state != READY:
-                continue
-            try:
-                yield message
-            finally:
-                if message.state == READY:
-                    line.appendleft(message)
-            if message.state == READY:
-                return
-
-    def available(self) -> bool:
-        line = self._line
-        while line and line[0].state != READY:
-            line.popleft()
-        return bool(line)
-
-    def all(self) -> Iterator[Stored]:
-        return (message for message in tuple(self._line) if message.state == READY)
-
-    def clear(self) -> None:
-        self._line.clear()
 
 
 class QueueState:
@@ -197,6 +64,8 @@ class QueueState:
         "known",
         "buried",
         "expired",
+        "fair",
+        "_now",
         "_waiting",
         "_held",
         "_count",
@@ -219,6 +88,9 @@ class QueueState:
         """Left for the dead letters; the owner of the queue moves them on."""
         self.expired = 0
         """Expired since the owner last looked."""
+        self.fair: Fair | None = None
+        """Its order once tenants share it; a queue without groups has none, and pays for none."""
+        self._now = 0.0
         self._waiting: list[tuple[float, int, Stored]] = []
         self._held: list[tuple[float, int, int, Stored]] = []
         self._count = 0
@@ -255,6 +127,8 @@ class QueueState:
 
     def restore(self, message: Stored) -> None:
         """Take a message as it was remembered: nothing changes, so nothing is told."""
+        if message.group is not None and self.fair is None and not self.spec.fifo:
+            self.share()
         state = message.state
         if state == READY:
             self.ready += 1
@@ -273,10 +147,18 @@ class QueueState:
         if expires < self._sweep_at:
             self._sweep_at = expires
 
+    def share(self) -> None:
+        """A standard queue has tenants from now on (SQS: Q81)."""
+        fair = self.fair = Fair()
+        for message in [*self.order.all(), *(m for m in self.known.values() if m.state == IN_FLIGHT)]:
+            fair.add(message)
+        self.order = fair
+
     # -- time ----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Let time have its effect: delays end, visibility timeouts run out, retention ends (SQS: Q2 c, g, l)."""
+        self._now = now
         waiting = self._waiting
         while waiting and waiting[0][0] <= now:
             until, _, message = heappop(waiting)
@@ -335,7 +217,7 @@ class QueueState:
         expired_before = now - spec.retention
         # Without dead letters a message has nowhere to go: it is tried until its retention ends, never dropped.
         limit_of_receives = spec.max_receives if spec.dead_letters is not None else None
-        for message in self.order.candidates():
+        for message in self.order.candidates(now):
             if message.kept_from <= expired_before:
                 self._expire(message)
                 continue
@@ -494,6 +376,8 @@ class QueueState:
         self.in_flight -= 1
         message.held_by = 0
         message.durable = False
+        if self.fair is not None:
+            self.fair.landed(message, self._now)
         if len(self._held) > 4 * self.in_flight + 4096:
             self._compact()
 

@@ -38,6 +38,7 @@ from pipeflow.messages import (
 from pipeflow.protocols import QueueStats, Redrive
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
+from pipeflow.state import fair
 
 WINDOW = 300.0
 ROOTS = ("work", "copy", "line")
@@ -169,7 +170,9 @@ class Walk:
         keys = [("work", name) for name in names]
         self.doubt(*keys)
         delay = self.random.choice([None, None, 5.0, 40.0])
-        answers = await self.store.send("work", [Outgoing(name.encode(), delay=delay) for name in names])
+        tenant = self.random.choice([None, "A", "A", "A", "B", "C"])
+        messages = [Outgoing(name.encode(), delay=delay, group=tenant) for name in names]
+        answers = await self.store.send("work", messages)
         for answer in answers:
             assert isinstance(answer, Sent)
         self.sure(LIVE, *keys)
@@ -382,6 +385,12 @@ def root(queue: str) -> str:
 
 def total(stats: QueueStats) -> int:
     return stats.ready + stats.delayed + stats.in_flight
+
+
+@pytest.fixture(autouse=True)
+def soon_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant of three messages is noisy: others are read from behind it."""
+    monkeypatch.setattr(fair, "MANY", 3)
 
 
 async def walked(folder: Path, seed: int, options: str, steps: int) -> Walk:

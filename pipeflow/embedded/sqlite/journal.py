@@ -12,14 +12,14 @@ import os
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
 
 from pipeflow.clock import Clock
-from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, FrozenGroup, Known, Loaded, Recovered
+from pipeflow.embedded.journal import DELAYED_BIT, NO_STARTS, PLACE_BITS, FrozenGroup, Known, Loaded, Recovered
 from pipeflow.embedded.sqlite import recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
@@ -249,7 +249,7 @@ class SqliteJournal:
         moved = [row for row in group.updates if row[0] != row[5]]
         self._update(connection, [row for row in group.updates if row[0] == row[5]])
         if moved:
-            executemany(statements.MOVE_MESSAGE, moved)
+            executemany(statements.MOVE_MESSAGE, [(*row[:5], row[6], row[5]) for row in moved])
         self._delete(connection, group.deletes)
         if group.releases:
             executemany(statements.RELEASE_BODY, [(count, number) for number, count in group.releases.items()])
@@ -353,7 +353,14 @@ class SqliteJournal:
         return await self._read(lambda connection: _loaded(connection, statements.LOAD_GROUP, values))
 
     async def load_groups(
-        self, queue: int, after: str, skip: Sequence[str], upto: int, groups: int, limit: int
+        self,
+        queue: int,
+        after: str,
+        skip: Sequence[str],
+        upto: int,
+        groups: int,
+        limit: int,
+        starts: Mapping[str, int] = NO_STARTS,
     ) -> Loaded:
         passed_over = frozenset(skip)
 
@@ -367,8 +374,9 @@ class SqliteJournal:
                 group = row[0]
                 if group in passed_over:
                     continue
-                count += 1
-                more = _loaded(connection, statements.LOAD_GROUP, (queue, group, queue << PLACE_BITS | upto, limit))
+                begin = queue << PLACE_BITS | starts.get(group, upto)
+                more = _loaded(connection, statements.LOAD_GROUP, (queue, group, begin, limit))
+                count += bool(more.messages)
                 found.messages += more.messages
                 found.damaged += more.damaged
             return found

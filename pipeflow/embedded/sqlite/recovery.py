@@ -30,7 +30,7 @@ from pipeflow.embedded.sqlite import schema, statements, streams
 from pipeflow.errors import StoreCorrupt
 from pipeflow.names import new_secret
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
-from pipeflow.state.queue import Stored
+from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
 KNOWN_KEPT = 200_000

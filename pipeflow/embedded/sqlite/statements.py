@@ -53,7 +53,7 @@ def _rows(columns: int, rows: int) -> str:
 
 MOVE_MESSAGE: Final = """
     UPDATE messages
-    SET key = ?, due = ?, held = ?, head = ?, crc = ?
+    SET key = ?, due = ?, held = ?, head = ?, crc = ?, grp = ?
     WHERE key = ?
 """
 

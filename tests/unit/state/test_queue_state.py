@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pipeflow.messages import Receipt, Release, Settled
 from pipeflow.specs import QueueSpec
-from pipeflow.state.queue import Line, QueueState, Stored
+from pipeflow.state.order import Line
+from pipeflow.state.queue import QueueState
+from pipeflow.state.stored import Stored
 
 
 class Told:

@@ -1,0 +1,64 @@
+"""One message as its queue holds it, and the states it can be in (SQS: Q1)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+from pipeflow.messages import AttributeValue, Failure
+
+READY: Final = 0
+DELAYED: Final = 1
+IN_FLIGHT: Final = 2
+GONE: Final = 3
+
+
+class Stored(Struct, gc=False):
+    """One message as its queue holds it. `row` is the key it is on disk under, 0 when it is not."""
+
+    place: int
+    """Its position in the queue; the sequence number of FIFO messages."""
+    id: str
+    body: bytes | None
+    """None when only the disk has it."""
+    size: int
+    sent_at: float
+    kept_from: float
+    """Retention counts from here."""
+    attributes: dict[str, AttributeValue] | None = None
+    headers: dict[str, str] | None = None
+    group: str | None = None
+    dedup_id: str | None = None
+    delay: float = 0.0
+    receives: int = 0
+    releases: int = 0
+    first_received_at: float = 0.0
+    received_at: float = 0.0
+    state: int = READY
+    until: float = 0.0
+    """Due when delayed, deadline when in flight."""
+    boot: int = 0
+    """Boot of the receive that its current receipt names; 0 when it was given back."""
+    held_by: int = 0
+    """Boot in which it was in flight; 0 when nobody holds it."""
+    durable: bool = False
+    """Held by a consumer outside the owner's process: keeps its deadline across a restart."""
+    stops: int = 0
+    """Unclean stops during which it was in flight."""
+    suspect: bool = False
+    failures: list[Failure] | None = None
+    source: str | None = None
+    """The queue whose dead letter it is."""
+    envelope: tuple[str, str] | None = None
+    """(topic, subject) when it is rendered as an SNS envelope at receive."""
+    shared: int = 0
+    """Number of the stored body it shares with other queues; 0: its own."""
+    queue: int = 0
+    row: int = 0
+    body_crc: int | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt its newest receive was."""
+        return self.receives - self.releases
