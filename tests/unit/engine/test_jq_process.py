@@ -88,9 +88,37 @@ def test_a_word_that_is_about_more_than_the_record_is_refused_when_declared(word
 
 
 def test_such_words_are_free_as_fields_and_in_texts() -> None:
-    for query in (".env", ".a.input?", '"input"', '."now"', ".debug | length", "# input\n.", ".environment"):
+    for query in (
+        ".env",
+        ".a.input?",
+        '"input"',
+        '."now"',
+        ".debug | length",
+        "# input\n.",
+        ".environment",
+        '"\\(.now)(now)"',
+        '"\\\\(now)"',
+    ):
         assert forbidden_word(query) is None
     assert forbidden_word("$ ENV") == ("$ENV", 1)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        r'"\("#")\(now)"',
+        r'"\("\("#")" | (.))\(now)"',
+        '"\\\\\\(now)"',
+        '# \\\n"\n. | now # "',
+        '# \r"\n. | now # "',
+        '. # "\n| now # "',
+    ],
+    ids=["a text in a text", "and another in that", "behind a backslash", "a comment goes on", "a return", "a quote"],
+)
+def test_such_words_are_found_wherever_a_version_of_jq_would_run_them(query: str) -> None:
+    found = forbidden_word(query)
+    assert found is not None
+    assert found[0] == "now"
 
 
 def test_what_jq_does_not_take_is_refused_when_declared_with_what_it_says() -> None:
