@@ -248,6 +248,14 @@ def reset(request: object) -> bytes:
     raise Reset
 
 
+async def test_what_was_sent_to_one_address_is_not_sent_to_the_next() -> None:
+    async with http_endpoint() as endpoint:
+        endpoint.behaviour = reset
+        egress = Egress(LOCAL, resolve=at(["127.0.0.1", "127.0.0.1"]))
+        assert (await failed(egress, endpoint.url)).kind == "reset"
+        assert len(endpoint.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("behaviour", "kind"),
     [

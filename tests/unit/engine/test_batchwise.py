@@ -87,6 +87,14 @@ async def test_S24_records_gather_until_they_are_enough_bytes() -> None:
         assert [bodies for _, bodies in called.calls][1:] == [[b"cccc"]]
 
 
+async def test_S24_a_batch_has_as_many_bytes_as_it_may() -> None:
+    called = Called()
+    async with rig(plan(called, buffer_bytes=8, buffer_seconds=60)) as r:
+        await r.store.append("lake", out(b"aaaa", b"bbbb", b"cccc"))
+        await r.clock.settle()
+        assert [bodies for _, bodies in called.calls] == [[b"aaaa", b"bbbb"]]
+
+
 async def test_S24_records_gather_until_the_first_of_them_has_waited_long_enough() -> None:
     called = Called()
     async with rig(plan(called, buffer_seconds=60)) as r:

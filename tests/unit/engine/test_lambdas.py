@@ -108,7 +108,7 @@ def test_S27_a_reply_of_another_form_fails_its_batch(reply: object) -> None:
     assert raised.value.code == "Lambda.JsonProcessingException"
 
 
-@pytest.mark.parametrize("wrong", ["not base64!", None, 7, "YQ"])
+@pytest.mark.parametrize("wrong", ["not base64!", None, 7, "YQ", "Y!Q=="])
 def test_S27_data_that_is_no_base64_fails_its_batch(wrong: object) -> None:
     assert refused(ok("a"), {**ok("b"), "data": wrong}) == "Lambda.JsonProcessingException"
     assert replied(ok("a"), {"recordId": "b", "result": "Dropped", "data": wrong})[1] is None
