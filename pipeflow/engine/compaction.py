@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import anyio.to_thread
 from msgspec.structs import replace
 
+from pipeflow.checksum import crc32
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.merging import merging
 from pipeflow.engine.planning import PLANNED_FOR, plan
@@ -37,11 +38,6 @@ from pipeflow.protocols import Catalogue, Object, ReadableSink, Sink
 from pipeflow.sinks import manifest
 from pipeflow.sinks.objects import store_mark
 from pipeflow.specs import StreamSpec
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 logger = logging.getLogger("pipeflow")
 

@@ -98,14 +98,11 @@ def _zstd(level: int) -> Compressor:
         from compression import zstd
 
         return lambda content, name="": zstd.compress(content, level=level)
-    try:
-        import zstandard
-    except ImportError as error:
-        raise MissingExtra("compression='zstd'", "fast") from error
+    library = zstandard()
 
     def compress(content: bytes, name: str = "", /) -> bytes:
         # A compressor is not shared between threads; making one costs microseconds.
-        compressed: bytes = zstandard.ZstdCompressor(level=level).compress(content)
+        compressed: bytes = library.ZstdCompressor(level=level).compress(content)
         return compressed
 
     return compress
@@ -113,13 +110,13 @@ def _zstd(level: int) -> Compressor:
 
 def _snappy() -> Compressor:
     """The framing format of snappy, with its checksums."""
-    snappy = _cramjam("snappy")
+    snappy = cramjam_snappy("snappy")
     return lambda content, name="": bytes(snappy.compress(content)) or SNAPPY_BEGIN
 
 
 def _hadoop_snappy() -> Compressor:
     """The blocks of Hadoop's SnappyCodec: length of the content, length of what it became, what it became."""
-    snappy = _cramjam("hadoop-snappy")
+    snappy = cramjam_snappy("hadoop-snappy")
 
     def compress(content: bytes, name: str = "", /) -> bytes:
         view = memoryview(content)
@@ -133,7 +130,17 @@ def _hadoop_snappy() -> Compressor:
     return compress
 
 
-def _cramjam(compression: str) -> Any:
+def zstandard() -> Any:
+    """The library for zstd before Python 3.14; MissingExtra."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtra("compression='zstd'", "fast") from error
+    return zstandard
+
+
+def cramjam_snappy(compression: str) -> Any:
+    """The library for snappy; MissingExtra."""
     try:
         from cramjam import snappy
     except ImportError as error:

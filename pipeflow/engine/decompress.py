@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from pipeflow.engine.compress import SNAPPY_BEGIN
-from pipeflow.errors import MissingExtra, ObjectDamaged
+from pipeflow.engine.compress import SNAPPY_BEGIN, cramjam_snappy, zstandard
+from pipeflow.errors import ObjectDamaged
 
 try:
     from isal import igzip as gzip
@@ -54,11 +54,7 @@ def _zstd(content: bytes) -> Any:
         from compression import zstd
 
         return zstd.ZstdFile(io.BytesIO(content))
-    try:
-        import zstandard
-    except ImportError as error:
-        raise MissingExtra("compression='zstd'", "fast") from error
-    return zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)
+    return zstandard().ZstdDecompressor().stream_reader(content, read_across_frames=True)
 
 
 def _unzipped(content: bytes) -> Iterator[bytes]:
@@ -70,17 +66,9 @@ def _unzipped(content: bytes) -> Iterator[bytes]:
                 yield from _pieces(entry)
 
 
-def _snappy() -> Any:
-    try:
-        from cramjam import snappy
-    except ImportError as error:
-        raise MissingExtra("compression='snappy'", "snappy") from error
-    return snappy
-
-
 def _framed(content: bytes) -> Iterator[bytes]:
     """The chunks of snappy's framing format, some at a time: each is [kind, 3 bytes of length, small end first][it]."""
-    snappy = _snappy()
+    snappy = cramjam_snappy("snappy")
     start = at = 0
     while at < len(content):
         at += 4 + int.from_bytes(content[at + 1 : at + 4], "little")
@@ -92,7 +80,7 @@ def _framed(content: bytes) -> Iterator[bytes]:
 
 def _hadoop_blocks(content: bytes) -> Iterator[bytes]:
     """Blocks of [bytes when unpacked] and then parts of [bytes as packed][raw snappy], both 4 bytes, big end first."""
-    snappy = _snappy()
+    snappy = cramjam_snappy("hadoop-snappy")
     at = 0
     while at < len(content):
         left = int.from_bytes(content[at : at + 4], "big")

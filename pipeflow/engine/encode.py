@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeflow.checksum import crc32
 from pipeflow.engine.compress import compressor
 from pipeflow.messages import ObjectFacts, Records, Segment
 from pipeflow.protocols import Object
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 
 def encode(segment: Segment, blocks: Sequence[Records], replace: bool = True) -> tuple[Object, ObjectFacts]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
-from pipeflow.engine.compress import GZIP_LEVEL, ISAL_LEVELS, ZSTD_LEVEL
+from pipeflow.engine.compress import GZIP_LEVEL, ISAL_LEVELS, ZSTD_LEVEL, zstandard
 from pipeflow.engine.decompress import decompressed
-from pipeflow.errors import MissingExtra, ObjectDamaged, ObjectRefused, PipeflowError
+from pipeflow.errors import ObjectDamaged, ObjectRefused, PipeflowError
 from pipeflow.files import FileFacts
 
 try:
@@ -130,16 +130,8 @@ def _packer(compression: str, level: int | None) -> _Packer:
         from compression import zstd
 
         return zstd.ZstdCompressor(level=level or ZSTD_LEVEL)
-    packer: _Packer = _zstandard().ZstdCompressor(level=level or ZSTD_LEVEL).compressobj()
+    packer: _Packer = zstandard().ZstdCompressor(level=level or ZSTD_LEVEL).compressobj()
     return packer
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise MissingExtra("compression='zstd'", "fast") from error
-    return zstandard
 
 
 class _Plain:

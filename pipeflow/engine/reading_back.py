@@ -16,14 +16,10 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from pipeflow.checksum import crc32
 from pipeflow.engine.decompress import decompressed
 from pipeflow.errors import MissingExtra, ObjectDamaged, PipeflowError
 from pipeflow.messages import Column
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 LONGEST = 256 << 20
 """Bytes of a record, at most: behind them no delimiter is looked for any more."""

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pipeflow.checksum import crc32
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.reading_back import Shape, checked, count, records, unreadable
 from pipeflow.engine.supervise import AGAIN
@@ -37,11 +38,6 @@ from pipeflow.protocols import ReadableSink, Sink, Store
 from pipeflow.registry import open_sink
 from pipeflow.sinks.manifest import shape_of
 from pipeflow.specs import FilterPolicy, StreamSpec, Topology
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 CHUNK = 500
 """Records of one commit, at most ..."""

@@ -12,14 +12,10 @@ from sqlite3 import Connection
 
 import msgspec
 
+from pipeflow.checksum import crc32
 from pipeflow.embedded.records import Abandoned, CatalogueChange, Committed, Compacted, Compacting, Forgotten
 from pipeflow.files import Compaction, FileFacts, FileQuery, ManifestFacts
 from pipeflow.sinks.manifest import facts_of
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 logger = logging.getLogger("pipeflow")
 

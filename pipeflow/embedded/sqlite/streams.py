@@ -13,6 +13,7 @@ from sqlite3 import Connection
 import msgspec
 from msgspec import Struct
 
+from pipeflow.checksum import crc32
 from pipeflow.embedded.records import (
     INTAKE,
     RECOVERED,
@@ -35,11 +36,6 @@ from pipeflow.embedded.records import (
 from pipeflow.embedded.sqlite import catalogue
 from pipeflow.messages import Segment, Trouble
 from pipeflow.state.buffer import Block
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 logger = logging.getLogger("pipeflow")
 
