@@ -313,6 +313,8 @@ class Writer:
             store_id=stats.store_id,
             boot=None if self._durable else stats.boot,
             error_type=self._error_type,
+            format=segment.format,
+            compression=segment.compression,
         )
 
     async def _undelivered(self, segment: Segment, made: Converted, trouble: Trouble) -> Object:

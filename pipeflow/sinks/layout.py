@@ -135,8 +135,13 @@ class Layout:
         store_id: str,
         boot: int | None = None,
         error_type: str = FAILED,
+        format: str | None = None,
+        compression: str | None = None,
     ) -> str:
-        """The name of one segment's object: equal arguments, equal name; and no two segments of a store share one."""
+        """The name of one segment's object: equal arguments, equal name; and no two segments of a store share one.
+
+        `format` and `compression` where they are not the stream's, as of a segment that was sealed with others.
+        """
         prefix = self._error_prefix if is_errors(partition) else self._prefix
         undelivered = error_type not in (FAILED, UNCONVERTED)
         under: str | None = f"errors/{error_type}/" if undelivered else None
@@ -153,8 +158,8 @@ class Layout:
             last=last,
             opened_at=opened_at,
             store_id=store_id,
-            format=spec.format,
-            compression=spec.compression,
+            format=format or spec.format,
+            compression=compression or spec.compression,
             boot=boot,
             extension=self._extension(partition),
             under=under,

@@ -342,6 +342,21 @@ async def test_error_records_that_cannot_be_delivered_are_diverted_as_they_are()
         assert (await r.stats()).failed == 1
 
 
+async def test_the_name_in_failures_says_how_it_is_packed_also_when_the_stream_packs_otherwise_by_now() -> None:
+    owner, failures = Owner(at=0.0), MemorySink()
+    first = spec(retry_seconds=HOUR, failures="memory://failed", compression="gzip")
+    async with rig(DeliveryPlan(first), owner=owner, sink=Sick(DOWN), failures=failures) as r:
+        await r.store.append("lake", out("a"))
+        r.store.demand("lake")
+        await r.clock.advance(10)
+    then = spec(retry_seconds=1, failures="memory://failed")
+    async with rig(DeliveryPlan(then), owner=Owner(owner.snapshot, at=20.0), sink=Sick(DOWN), failures=failures) as r:
+        await r.clock.advance(HOUR)
+    ((name, content),) = failures.objects.items()
+    assert name.endswith(".jsonl.gz")
+    assert json.loads(gzip.decompress(content))["rawData"] == base64.b64encode(b"a").decode()
+
+
 # Dropping by age
 
 
