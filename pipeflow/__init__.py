@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         wildcard,
     )
     from pipeflow.stream import Stream
+    from pipeflow.webhook import Webhook
+    from pipeflow.webhooks import DeliveryPolicy, Signing
 
 __all__ = [
     "App",
@@ -49,6 +51,9 @@ __all__ = [
     "Selection",
     "Queue",
     "Stream",
+    "Webhook",
+    "DeliveryPolicy",
+    "Signing",
     "Context",
     "Message",
     "Batch",
@@ -95,7 +100,13 @@ _FILTERS = (
     "where_body",
     "wildcard",
 )
-_LATER = {"Stream": "pipeflow.stream", **dict.fromkeys(_FILTERS, "pipeflow.filters")}
+_LATER = {
+    "Stream": "pipeflow.stream",
+    "Webhook": "pipeflow.webhook",
+    "DeliveryPolicy": "pipeflow.webhooks",
+    "Signing": "pipeflow.webhooks",
+    **dict.fromkeys(_FILTERS, "pipeflow.filters"),
+}
 """Loaded when they are asked for: a program without streams or filters starts faster."""
 
 

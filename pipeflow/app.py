@@ -21,7 +21,7 @@ from pipeflow.engine.outcome import RetryPolicy
 from pipeflow.engine.plan import Batching, DeliveryPlan, HandlerPlan
 from pipeflow.engine.runtime import Runtime
 from pipeflow.engine.scopes import task_scope
-from pipeflow.errors import ConfigurationError
+from pipeflow.errors import ConfigurationError, MissingExtra
 from pipeflow.events import Observer, Observers
 from pipeflow.middleware import composed, composed_around_batches
 from pipeflow.names import chance_source
@@ -37,7 +37,10 @@ from pipeflow.wiring.sources import checked_source, source_plan
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
+    from pipeflow.engine.webhooks import WebhookPlan
     from pipeflow.stream import Stream
+    from pipeflow.webhook import Webhook
+    from pipeflow.webhooks import Poster
 
 __all__ = ["App"]
 
@@ -75,10 +78,11 @@ class App(Router):
         """Everything declared, as the broker is told it; opens nothing. ConfigurationError when it cannot be."""
         routers = list(self.walk())
         _distinct("topic", (topic for router in routers for topic in router.topics))
-        _distinct("queue", (queue for router in routers for queue in router.queues))
         _distinct("stream", (stream for router in routers for stream in router.streams))
         _distinct_sources(routers)
+        _distinct("queue", (each for router in routers for each in (*router.queues, *router.webhooks)))
         queues = {queue.name: queue.spec for router in routers for queue in router.queues}
+        queues |= {webhook.name: webhook.spec for router in routers for webhook in router.webhooks}
         topology = Topology(
             topics=tuple(topic.spec for router in routers for topic in router.topics),
             queues=tuple(_with_dead_letters(queues)),
@@ -105,20 +109,21 @@ class App(Router):
         broker: str | None = None,
         grace: float | None = None,
         sinks: Mapping[str, Sink] | None = None,
+        posters: Mapping[str, Poster] | None = None,
         middleware: Sequence[Middleware] = (),
         observers: Sequence[Observer] = (),
     ) -> AsyncIterator[Runtime]:
         """Open the app, with overrides that end with it, and drain it when left.
 
         `store`: an open one, which stays open. `provide`: values instead of providers, by type. `handlers=False`: only
-        publish and send, as a client of the store's owner where there is one. `only`: the queues, streams and sources
-        that run here; a stream brings its backup. `sinks`: instead of those the streams name, by stream. `middleware`:
-        outside of all other. `observers`: told from the first event on. Nothing is opened before everything declared
-        has been checked.
+        publish and send, as a client of the store's owner where there is one. `only`: the queues, streams, webhooks and
+        sources that run here; a stream brings its backup. `sinks`: instead of those the streams name, by stream.
+        `posters`: what posts instead of HTTP, by webhook. `middleware`: outside of all other. `observers`: told from
+        the first event on. Nothing is opened before everything declared has been checked.
         """
         overrides = dict(provide or {})
         topology = self.topology()
-        runs = _Selected(self, only, tuple(middleware), sinks or {}) if handlers else None
+        runs = _Selected(self, only, tuple(middleware), sinks or {}, posters or {}) if handlers else None
         providers = [provider for router in self.walk() for provider in router.providers]
         plan = planned(providers, overrides) if handlers else []
         if runs is not None:
@@ -211,8 +216,11 @@ class App(Router):
     @contextmanager
     def _bound(self, runtime: Runtime) -> Iterator[None]:
         """Nouns talk to this runtime, and nothing more can be declared."""
-        nouns: list[Topic[Any] | Queue[Any] | Stream[Any]] = [
-            noun for router in self.walk() for nouns in (router.topics, router.queues, router.streams) for noun in nouns
+        nouns: list[Topic[Any] | Queue[Any] | Stream[Any] | Webhook] = [
+            noun
+            for router in self.walk()
+            for nouns in (router.topics, router.queues, router.streams, router.webhooks)
+            for noun in nouns
         ]
         try:
             for noun in nouns:
@@ -238,8 +246,12 @@ class _Selected:
         only: Collection[str] | None,
         outermost: tuple[Middleware, ...],
         sinks: Mapping[str, Sink],
+        posters: Mapping[str, Poster],
     ) -> None:
         self._sinks = sinks
+        self._posters = posters
+        self._posting: list[tuple[WebhookPlan, Poster]] = []
+        self._webhooks = [webhook for router in app.walk() for webhook in router.webhooks]
         self._queues: list[tuple[Queue[Any], tuple[Middleware, ...]]] = [
             (queue, layers)
             for router, layers in app.layered(outermost)
@@ -255,6 +267,7 @@ class _Selected:
     def _keep(self, only: set[str]) -> None:
         known = {queue.name for queue, _ in self._queues}
         known |= {source.name for source in self._sources} | {stream.name for stream in self._streams}
+        known |= {webhook.name for webhook in self._webhooks}
         for name in sorted(only - known):
             import difflib  # slow to import, and needed for misspelt names only
 
@@ -263,6 +276,7 @@ class _Selected:
             raise ConfigurationError(f"only {name!r}: no queue with a handler, stream or source has that name{hint}")
         self._queues = [(queue, layers) for queue, layers in self._queues if queue.name in only]
         self._sources = [source for source in self._sources if source.name in only]
+        self._webhooks = [webhook for webhook in self._webhooks if webhook.name in only]
         # A backup that nobody delivers would fill, and hold up the stream it belongs to.
         backups = {stream.spec.backup for stream in self._streams if stream.name in only}
         self._streams = [stream for stream in self._streams if stream.name in only | backups]
@@ -276,6 +290,8 @@ class _Selected:
 
     def open_sinks(self) -> None:
         """Before the store: a URL that is refused, because it holds a secret perhaps, is never written down."""
+        for webhook in self._webhooks:
+            self._posting.append((webhook.plan(), self._posters.get(webhook.name) or _poster(webhook)))
         from pipeflow.registry import open_sink  # costs as much to import as the engine, and a client needs none
 
         for stream in self._streams:
@@ -300,6 +316,19 @@ class _Selected:
             )
         for plan, sink, failures in self._deliveries:
             runtime.deliver(plan, sink, failures)
+        for webhook, poster in self._posting:
+            runtime.post(webhook, poster)
+
+
+def _poster(webhook: Webhook) -> Poster:
+    from pipeflow.registry import open_webhook
+
+    try:
+        return open_webhook(webhook.url, endpoint=webhook.endpoint, timeout=webhook.timeout, signing=webhook.signing)
+    except MissingExtra:
+        raise
+    except ConfigurationError as error:
+        raise ConfigurationError(f"webhook {webhook.name} ({webhook.binding.place}): {error}") from error
 
 
 def _job(queue: Queue[Any]) -> Job:

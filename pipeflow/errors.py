@@ -194,3 +194,5 @@ class Reject(Exception):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "rejected")
         self.reason = reason
+        self.headers: dict[str, str] | None = None
+        """Internal: what the dead letter is to keep besides its own headers."""

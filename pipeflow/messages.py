@@ -121,6 +121,8 @@ class Bury(Struct, frozen=True, gc=False, tag=True):
 
     receipt: Receipt
     failure: Failure | None = None
+    headers: dict[str, str] | None = None
+    """Internal ones that the dead letter is to keep besides its own."""
 
 
 class Release(Struct, frozen=True, gc=False, tag=True):

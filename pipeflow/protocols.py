@@ -33,6 +33,7 @@ from pipeflow.messages import (
 )
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.stats import Parked, QueueStats, StoreStats, StreamStats, TopicStats
+from pipeflow.webhooks import SubscriptionFacts
 
 __all__ = [
     "Admin",
@@ -352,6 +353,14 @@ class Admin(Protocol):
         RefusedError while an app delivers it or a topic or stream feeds it, and, unless `drop`, while records wait in
         it. Firehose: S9 discards what waits; here that is asked for.
         """
+        ...
+
+    async def webhooks(self) -> list[SubscriptionFacts]:
+        """Every subscription of a webhook, and whether it is confirmed."""
+        ...
+
+    async def confirm(self, topic: str, token: str) -> SubscriptionFacts:
+        """Deliver to the subscription that this token was sent for (SNS: T19). RefusedError: there is none."""
         ...
 
     async def stats(self) -> StoreStats:

@@ -16,6 +16,7 @@ from pipeflow.clock import Clock, SystemClock
 from pipeflow.errors import UnknownScheme
 from pipeflow.protocols import Sink, Store
 from pipeflow.specs import Endpoint
+from pipeflow.webhooks import Poster, Signing
 
 OpenStore = Callable[..., Awaitable[Store]]
 OpenSink = Callable[..., Sink]
@@ -24,6 +25,7 @@ BROKERS = {
     "memory": "pipeflow.embedded.opening:open_memory",
     "sqlite": "pipeflow.embedded.opening:open_sqlite",
 }
+WEBHOOKS = dict.fromkeys(("http", "https"), "pipeflow_connectors.webhook:open_webhook")
 SINKS = {
     "file": "pipeflow.sinks.opening:open_file",
     "memory": "pipeflow.sinks.opening:open_memory",
@@ -49,6 +51,12 @@ def open_sink(url: str, *, base: str = ".", endpoint: Endpoint | None = None) ->
     """The sink a URL names; relative places are below `base`. UnknownScheme: nothing answers to the URL."""
     factory: OpenSink = _find("sink", url, SINKS, "pipeflow.sinks")
     return factory(url, base=base) if endpoint is None else factory(url, base=base, endpoint=endpoint)
+
+
+def open_webhook(url: str, *, endpoint: Endpoint, timeout: float, signing: Signing | None) -> Poster:
+    """What posts to the endpoint at a URL. ConfigurationError: no request may go there; MissingExtra."""
+    factory: Callable[..., Poster] = _find("webhook", url, WEBHOOKS, "pipeflow.webhooks")
+    return factory(url, endpoint=endpoint, timeout=timeout, signing=signing)
 
 
 def _find(kind: str, url: str, known: dict[str, str], group: str) -> Any:

@@ -38,6 +38,8 @@ from pipeflow.wiring.providers import Provider, Scope
 if TYPE_CHECKING:
     from pipeflow.partitioning import PartitionBy
     from pipeflow.stream import Stream
+    from pipeflow.webhook import Webhook
+    from pipeflow.webhooks import DeliveryPolicy, Signing
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -78,6 +80,7 @@ class Router:
         self.topics: list[Topic[Any]] = []
         self.queues: list[Queue[Any]] = []
         self.streams: list[Stream[Any]] = []
+        self.webhooks: list[Webhook] = []
         self.subscriptions: list[Subscription] = []
         self.sources: list[Source] = []
         self.providers: list[Provider] = []
@@ -89,11 +92,31 @@ class Router:
     # -- nouns
 
     def topic(
-        self, name: str, type: type[T], /, *, fifo: bool = False, content_dedup: bool = False, codec: str = "json"
+        self,
+        name: str,
+        type: type[T],
+        /,
+        *,
+        fifo: bool = False,
+        content_dedup: bool = False,
+        codec: str = "json",
+        retry: DeliveryPolicy | None = None,
+        retry_override: bool = True,
     ) -> Topic[T]:
-        """A topic of one payload type. `fifo`: in order per group, to FIFO queues only."""
+        """A topic of one payload type. `fifo`: in order per group, to FIFO queues only.
+
+        `retry`: how its webhooks are tried again where they say nothing themselves; with `retry_override=False` also
+        where they do (SNS: T62).
+        """
         place = self._declaring("topic", name)
-        topic = Topic(TopicSpec(self.prefix + name, fifo, content_dedup), type, place=place, codec=codec)
+        topic = Topic(
+            TopicSpec(self.prefix + name, fifo, content_dedup),
+            type,
+            place=place,
+            codec=codec,
+            retry=retry,
+            retry_override=retry_override,
+        )
         self.topics.append(topic)
         return topic
 
@@ -286,6 +309,77 @@ class Router:
         self.streams.append(stream)
         return stream
 
+    def webhook(
+        self,
+        name: str,
+        /,
+        *origins: Origin[Any],
+        url: str,
+        raw: bool = False,
+        handshake: bool = True,
+        retry: DeliveryPolicy | None = None,
+        dead_letters: bool | str = True,
+        retention: float = 4 * DAY,
+        endpoint: Endpoint | None = None,
+        timeout: float = 15.0,
+        concurrency: int = 10,
+        signing: Signing | None = None,
+        public_url: str | None = None,
+    ) -> Webhook:
+        """Post what these topics publish to an HTTP endpoint, as SNS does (T53): at least once, in no order.
+
+        `raw`: the body alone, without its attributes; else the envelope. `handshake`: the endpoint gets nothing but a
+        request to confirm before somebody has confirmed with its token, and what is published before then is not for
+        it; False for one that is your own. `retry`: over the topic's. What is refused, or fails for good, goes to the
+        dead letters as it would have been posted: the queue `<name>-dlq`, or another by name; False drops it.
+        `endpoint`: networks and ports it may lie in, as for streams. `public_url`: where `pipeflow.asgi.subscriptions`
+        is mounted, for the URLs in messages. It needs the extra `http`, and `sign` to sign.
+        """
+        from pipeflow.webhook import Webhook  # loaded by apps that have one
+
+        place = self._declaring("webhook", name)
+        full = self.prefix + name
+        if not origins:
+            raise ConfigurationError(f"{place}: webhook {full}: nothing is posted to it; name a topic")
+        if not url.startswith(("http://", "https://")):
+            raise ConfigurationError(f"{place}: webhook {full}: url is no http:// or https:// URL")
+        topics = [origin.topic if isinstance(origin, Selection) else origin for origin in origins]
+        for topic in topics:
+            if topic.spec.fifo:
+                raise ConfigurationError(
+                    f"{place}: webhook {full}: topic {topic.name} is FIFO, and requests keep no order; subscribe a "
+                    "FIFO queue and post from its handler (SNS: T20)"
+                )
+        spec = QueueSpec(
+            full,
+            max_receives=None,
+            dead_letters=f"{full}-dlq" if dead_letters is True else dead_letters or None,
+            retention=retention,
+        )
+        try:
+            webhook = Webhook(
+                spec,
+                url,
+                topics,
+                raw=raw,
+                retry=retry,
+                endpoint=endpoint or Endpoint(),
+                timeout=timeout,
+                signing=signing,
+                public_url=public_url,
+                concurrency=concurrency,
+                place=place,
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: webhook {full}: {error}") from error
+        for origin in origins:
+            topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
+            self.subscriptions.append(
+                Subscription(topic.name, "queue", full, policy, raw, endpoint=url, handshake=handshake)
+            )
+        self.webhooks.append(webhook)
+        return webhook
+
     # -- functions
 
     @overload
@@ -383,6 +477,7 @@ class Router:
         place = declared_at(3)
         self._check_open(f"{kind} {self.prefix + name}", 4)
         nouns: dict[str, list[Any]] = {"topic": self.topics, "queue": self.queues, "stream": self.streams}
+        nouns["webhook"] = self.webhooks
         for noun in nouns[kind]:
             if noun.name == self.prefix + name:
                 raise ConfigurationError(

@@ -475,6 +475,10 @@ class Subscription(Struct, frozen=True):
     target: str
     filter: FilterPolicy | None = None
     raw: bool = True
+    endpoint: str = ""
+    """Webhooks only: the URL that what lies in the target queue is posted to."""
+    handshake: bool = False
+    """It gets nothing before its endpoint has confirmed (SNS: T11)."""
 
 
 class Topology(Struct, frozen=True):

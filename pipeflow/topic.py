@@ -14,6 +14,7 @@ from pipeflow.specs import FilterPolicy, TopicSpec
 if TYPE_CHECKING:
     from pipeflow.engine.runtime import Runtime
     from pipeflow.filters.writing import Alternatives
+    from pipeflow.webhooks import DeliveryPolicy
 
 T = TypeVar("T")
 
@@ -23,14 +24,26 @@ __all__ = ["Selection", "Topic", "outgoing"]
 class Topic(Generic[T]):
     """Publishes values of one type. Made by `app.topic(name, type)`."""
 
-    __slots__ = ("spec", "type", "binding", "codec", "encode")
+    __slots__ = ("spec", "type", "binding", "codec", "encode", "retry", "retry_override")
 
-    def __init__(self, spec: TopicSpec, type: type[T], *, place: str = "", codec: str = "json") -> None:
+    def __init__(
+        self,
+        spec: TopicSpec,
+        type: type[T],
+        *,
+        place: str = "",
+        codec: str = "json",
+        retry: DeliveryPolicy | None = None,
+        retry_override: bool = True,
+    ) -> None:
         self.spec = spec
         self.type = type
         self.binding = Binding(f"topic {spec.name}", place)
         self.codec: Codec[T] = codec_for(type, codec)
         self.encode: Callable[[T], bytes] = self.codec.encode
+        self.retry = retry
+        """How its webhooks are tried again, where they say nothing themselves (SNS: T62)."""
+        self.retry_override = retry_override
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ CEILING = 600
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(["version", "messages", "specs", "errors", "names", "filters", "codecs", "clock", "events"], 0),
-    **dict.fromkeys(["checksum", "files", "queries", "stats"], 0),
+    **dict.fromkeys(["checksum", "files", "queries", "stats", "webhooks"], 0),
     **dict.fromkeys(["protocols", "registry"], 1),
     "state": 2,
     **dict.fromkeys(["embedded", "sinks"], 3),
@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
             "topic",
             "queue",
             "stream",
+            "webhook",
             "wiring",
             "binding",
             "context",

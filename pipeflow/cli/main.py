@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("pipeflow.cli.run:run", "Run an app: its handlers, sources and streams, until it is told to stop."),
     "demo": ("pipeflow.cli.demo:demo", "Run a month of real flights through topics, queues and a stream."),
     "queues": ("pipeflow.cli.nouns:queues", "List queues and what is in them."),
-    "topics": ("pipeflow.cli.nouns:topics", "List topics and who takes from them."),
+    "topics": ("pipeflow.cli.nouns:topics", "List topics, who takes from them, their webhooks and archives."),
     "streams": ("pipeflow.cli.nouns:streams", "List streams, what they hold and what they delivered."),
     "send": ("pipeflow.cli.sending:send", "Send messages to a queue."),
     "publish": ("pipeflow.cli.sending:publish", "Publish messages to a topic."),

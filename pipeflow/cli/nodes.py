@@ -56,6 +56,7 @@ def graph_of(app: App) -> Graph:
             for taken in topology.subscriptions
         ),
         _handlers(app),
+        _webhooks(app),
     ):
         for item in part:
             if isinstance(item, Node):
@@ -106,6 +107,15 @@ def _handlers(app: App) -> Iterator[Node | Edge]:
             yield Edge(f"queue:{queue.name}", key, "in batches" if registered.batching is not None else "")
             if registered.emit is not None:
                 yield Edge(key, f"topic:{registered.emit.name}", "emits")
+
+
+def _webhooks(app: App) -> Iterator[Node | Edge]:
+    for router in app.walk():
+        for webhook in router.webhooks:
+            # The path of such a URL is often a secret.
+            scheme, _, rest = webhook.url.partition("://")
+            yield Node(f"sink:webhook:{webhook.name}", "sink", f"{scheme}://{rest.split('/')[0]}")
+            yield Edge(f"queue:{webhook.name}", f"sink:webhook:{webhook.name}", "posts")
 
 
 def policy_text(policy: FilterPolicy | None) -> str:

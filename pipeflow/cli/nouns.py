@@ -9,6 +9,7 @@ from pipeflow.cli import units
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, count, fail_empty_option, found, json_option, number, show, show_one
+from pipeflow.cli.webhooks import certificate, confirm, webhooks
 from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats, TopicStats
 
 AGE = Column("oldest_age", "oldest", lambda age: units.seconds(age) if age else "-", right=True)
@@ -95,12 +96,15 @@ def queues(every: bool, broker: str | None, app: str | None, as_json: bool, fail
     found(rows, fail_empty)
 
 
-@click.command()
+@click.group(cls=Suggesting, invoke_without_command=True)
 @store_options
 @json_option
 @fail_empty_option
-def topics(broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
-    """List topics and who takes from them."""
+@click.pass_context
+def topics(context: click.Context, broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
+    """List topics and who takes from them; or look after their webhooks and archives."""
+    if context.invoked_subcommand is not None:
+        return
     url = store_url(broker, app)
     rows = [msgspec.structs.asdict(stats) for stats in topic_stats(url)]
     show(rows, TOPICS, as_json=as_json, empty=f"no topics in {url}")
@@ -138,3 +142,8 @@ def delete(stream: str, drop: bool, broker: str | None, app: str | None, as_json
     dropped = ask(store_url(broker, app), lambda store: delete_stream(store, stream, drop))
     text = f"{stream}: deleted" + (f", {count(dropped)} records dropped" if dropped else "")
     show_one({"stream": stream, "dropped": dropped}, text, as_json=as_json)
+
+
+topics.add_command(webhooks)
+topics.add_command(confirm)
+topics.add_command(certificate)

@@ -20,7 +20,7 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
 from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.group import Gathering
-from pipeflow.embedded.handout import delivery, reload
+from pipeflow.embedded.handout import hand_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
@@ -36,10 +36,8 @@ from pipeflow.messages import (
     Manifest,
     Outgoing,
     Position,
-    Receipt,
     Records,
     Refused,
-    Release,
     Segment,
     Sent,
     Settled,
@@ -51,7 +49,7 @@ from pipeflow.messages import (
 from pipeflow.names import IdPool
 from pipeflow.protocols import BEHIND, Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
-from pipeflow.state.stored import Stored
+from pipeflow.webhooks import SubscriptionFacts
 
 logger = logging.getLogger("pipeflow")
 
@@ -263,6 +261,8 @@ class EmbeddedBroker:
         for head in self.nouns.heads():
             # New options may have ended delays or retention; time passes in one place.
             head.tick(now)
+        for head, request in self.nouns.requests_to_confirm(now):
+            self.inlet.send(head, request, now)
         self._after_intake(self.nouns.heads())
         await self.committed()
 
@@ -351,7 +351,7 @@ class EmbeddedBroker:
             self.tending.arm(head)
             self.tending.feed(head)
             if taken:
-                deliveries = await self._hand_out(head, taken, want)
+                deliveries = await hand_out(self, head, taken, want)
                 if deliveries:
                     return deliveries
                 continue
@@ -364,31 +364,6 @@ class EmbeddedBroker:
             await self.tending.fed(head)
             if head.progress == before and not head.state.order.available():
                 return []
-
-    async def _hand_out(self, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:
-        receipts = [Receipt(message.place, message.boot, message.receives) for message in taken]
-        try:
-            if any(message.body is None for message in taken):
-                taken = await reload(head, taken, self.journal)
-            deliveries = [delivery(head, message, self.inlet) for message in taken]
-            if want.durable or any(message.suspect for message in taken):
-                await self.committed()
-            else:
-                self.written_behind()
-        except asyncio.CancelledError:
-            # Nobody will ever settle these: give them back unharmed.
-            self._release(head, receipts)
-            raise
-        for message in taken:
-            head.drop_body(message)
-        return deliveries
-
-    def _release(self, head: Head, receipts: list[Receipt]) -> None:
-        # From last to first, each to the front: they stay in order.
-        for receipt in reversed(receipts):
-            head.state.settle(Release(receipt), self.clock.now(), self.boot)
-        head.wake()
-        self.written_behind()
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
         self.check_open()
@@ -589,6 +564,16 @@ class EmbeddedBroker:
         self.inlet.forget_replays(stream)
         await self.committed()
         return dropped
+
+    async def webhooks(self) -> list[SubscriptionFacts]:
+        self.check_open()
+        return self.nouns.webhooks(self.clock.now())
+
+    async def confirm(self, topic: str, token: str) -> SubscriptionFacts:
+        self.check_open()
+        confirmed = self.nouns.confirm(topic, token, self.clock.now())
+        await self.committed()
+        return next(each for each in self.nouns.webhooks(self.clock.now()) if each.webhook == confirmed.target)
 
     def watch(self) -> AsyncIterator[Event]:
         return inspection.watch(self.observers)

@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Protocol
+
+from pipeflow.clock import Clock
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
-from pipeflow.messages import Delivery, Receipt
+from pipeflow.messages import Delivery, Receipt, Release, Want
 from pipeflow.state.stored import GONE, Stored
+
+
+class Handing(Protocol):
+    """What handing out needs of the broker it is part of."""
+
+    boot: int
+    inlet: Intake
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    async def committed(self) -> None: ...
+
+    def written_behind(self) -> None: ...
+
+
+async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:
+    """Messages that were just taken, as deliveries; given back unharmed when the receiver is cancelled meanwhile."""
+    receipts = [Receipt(message.place, message.boot, message.receives) for message in taken]
+    try:
+        if any(message.body is None for message in taken):
+            taken = await reload(head, taken, broker.journal)
+        deliveries = [delivery(head, message, broker.inlet) for message in taken]
+        if want.durable or any(message.suspect for message in taken):
+            await broker.committed()
+        else:
+            broker.written_behind()
+    except asyncio.CancelledError:
+        # Nobody will ever settle these. From last to first, each to the front: they stay in order.
+        for receipt in reversed(receipts):
+            head.state.settle(Release(receipt), broker.clock.now(), broker.boot)
+        head.wake()
+        broker.written_behind()
+        raise
+    for message in taken:
+        head.drop_body(message)
+    return deliveries
 
 
 def delivery(head: Head, message: Stored, inlet: Intake) -> Delivery:

@@ -23,8 +23,9 @@ from pipeflow.messages import AttributeValue, Emit, Outgoing, Refused, Sent
 from pipeflow.names import IdPool, valid_group
 from pipeflow.specs import YEAR, QueueSpec, Subscription
 from pipeflow.state.dedup import WINDOW, dedup_key
-from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn
+from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
 from pipeflow.state.stored import READY, Stored
+from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -186,6 +187,8 @@ class Intake:
         if key is not None and head.dedup.find(key, now) is not None:
             return
         headers, envelope = mine.headers, None
+        if target.endpoint:
+            headers = {**(headers or {}), TOPIC: topic.spec.name}
         if not target.raw:
             envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), (headers or {}).get(SUBJECT, ""))
             if topic.spec.fifo:
@@ -208,8 +211,9 @@ class Intake:
         """The SNS envelope of an enveloped copy, rendered anew at each receive (SNS: T50, T51)."""
         assert message.envelope is not None
         topic, subject = message.envelope
-        sequence = (message.headers or {}).get(SEQUENCE)
-        return render_envelope(
+        headers = message.headers or {}
+        sequence, signed = headers.get(SEQUENCE), headers.get(SIGNED)
+        rendered = render_envelope(
             topic,
             message.id,
             body,
@@ -217,7 +221,11 @@ class Intake:
             published_at=message.sent_at,
             subject=subject or None,
             sequence=int(sequence) if sequence is not None else None,
+            replayed=REPLAYED in headers,
         )
+        if signed is None:
+            return rendered
+        return with_signature(rendered, msgspec.json.decode(signed, type=dict[str, str]))
 
     # -- emits ---------------------------------------------------------------------------------------------------
 

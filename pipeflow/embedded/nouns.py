@@ -13,16 +13,18 @@ from difflib import get_close_matches
 import msgspec
 from msgspec import Struct
 
+from pipeflow.embedded.confirmations import Confirmations
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
 from pipeflow.filters import compile_filter
-from pipeflow.messages import Emit
+from pipeflow.messages import Emit, Outgoing
 from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, check_backups
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.topic import TopicState
+from pipeflow.webhooks import SubscriptionFacts
 
 DEAD_LETTER_RETENTION = 14 * DAY
 FIXED = {"fifo", "dedup_scope"}
@@ -63,6 +65,7 @@ class Nouns:
         self._streams: dict[str, StreamSpec] = {}
         self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
         self._last_number = 0
+        self.confirmations = Confirmations(recovered.sources, gathering, journal)
         for queue in recovered.queues:
             head = self._make_head(queue.spec, queue.number, queue.counters)
             if not recovered.clean:
@@ -136,6 +139,23 @@ class Nouns:
     def subscriptions_of(self, topic: str) -> list[Subscription]:
         """What a topic feeds."""
         return [each for each in self._subscriptions.values() if each.topic == topic]
+
+    def requests_to_confirm(self, now: float) -> list[tuple[Head, Outgoing]]:
+        """(queue, request) for each endpoint that is to be asked to confirm now."""
+        idle = {name: not (head.cold or head.cold_delayed or head.state.known) for name, head in self._heads.items()}
+        found = self.confirmations.requests(self._subscriptions.values(), now, idle)
+        return [(self._heads[name], request) for name, request in found]
+
+    def confirm(self, topic: str, token: str, now: float) -> Subscription:
+        """Deliver to the subscription that this token is for, from now on. RefusedError, or NotFound for the topic."""
+        self.topic(topic)
+        confirmed = self.confirmations.confirm(topic, token, self._subscriptions.values(), now)
+        self._connect()
+        return confirmed
+
+    def webhooks(self, now: float) -> list[SubscriptionFacts]:
+        """Every subscription of an endpoint."""
+        return self.confirmations.facts(self._subscriptions.values(), now)
 
     def describe(self) -> Topology:
         """Everything the store holds."""
@@ -296,7 +316,7 @@ class Nouns:
         for subscription in self._subscriptions.values():
             topic = self._topics[subscription.topic]
             fifo = subscription.kind == "queue" and self._heads[subscription.target].spec.fifo
-            topic.state.subscribe(subscription, fifo=fifo)
+            topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
             if subscription.kind == "queue":
                 topic.heads[subscription.target] = self._heads[subscription.target]
             else:

@@ -63,6 +63,7 @@ from pipeflow.protocols import (
 )
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.version import __version__
+from pipeflow.webhooks import SubscriptionFacts
 
 PATIENCE = 5.0
 """Seconds that an owner which holds the lock has to open its socket: it may be recovering."""
@@ -201,6 +202,14 @@ class RemoteStore:
     async def delete_stream(self, stream: str, drop: bool = False) -> int:
         dropped: int = await self._ask(VERBS["delete_stream"], stream, drop)
         return dropped
+
+    async def webhooks(self) -> list[SubscriptionFacts]:
+        found: list[SubscriptionFacts] = await self._ask(VERBS["webhooks"])
+        return found
+
+    async def confirm(self, topic: str, token: str) -> SubscriptionFacts:
+        confirmed: SubscriptionFacts = await self._ask(VERBS["confirm"], topic, token)
+        return confirmed
 
     async def stats(self) -> StoreStats:
         stats: StoreStats = await self._ask(VERBS["stats"])

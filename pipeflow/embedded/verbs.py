@@ -36,6 +36,7 @@ from pipeflow.messages import (
 )
 from pipeflow.protocols import Features, Parked, Peeked, Redrive, Redriven, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
+from pipeflow.webhooks import SubscriptionFacts
 
 PROTOCOL = 1
 MAGIC = "pipeflow"
@@ -255,6 +256,8 @@ VERBS = {
         Verb("retry_parked", _decoder(tuple[str, list[int] | None]), _decoder(int), effect=True),
         Verb("discard_parked", _decoder(tuple[str, list[int]]), _decoder(int), effect=True),
         Verb("delete_stream", _decoder(tuple[str, bool]), _decoder(int), effect=True),
+        Verb("webhooks", _NOTHING, _decoder(list[SubscriptionFacts])),
+        Verb("confirm", _decoder(tuple[str, str]), _decoder(SubscriptionFacts), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),
         Verb("files", _decoder(tuple[str, FileQuery]), _decoder(list[FileFacts])),
         Verb("compact", _decoder(tuple[str, CompactRequest]), _decoder(CompactReport), effect=True, waits=True),

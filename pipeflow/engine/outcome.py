@@ -66,7 +66,9 @@ def decide(delivery: Delivery, result: Result, policy: RetryPolicy, roll: float,
     match result:
         case Returned(emits):
             return Ack(delivery.receipt, emits)
-        case Raised(Reject() | CodecError() as error):
+        case Raised(Reject() as error):
+            return Bury(delivery.receipt, describe(error, delivery, now), error.headers)
+        case Raised(CodecError() as error):
             return Bury(delivery.receipt, describe(error, delivery, now))
         case Raised(error) if policy.exhausted(delivery.attempt):
             return Bury(delivery.receipt, describe(error, delivery, now))

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, fail_after
+from anyio import CancelScope, fail_after, move_on_after
 from anyio.abc import TaskGroup
 
 from pipeflow.clock import Clock, Signal
@@ -32,6 +32,8 @@ from pipeflow.protocols import Sink, Store
 
 if TYPE_CHECKING:
     from pipeflow.engine.delivery import Delivery as StreamDelivery
+    from pipeflow.engine.webhooks import Webhook, WebhookPlan
+    from pipeflow.webhooks import Poster
 
 logger = logging.getLogger("pipeflow")
 
@@ -56,6 +58,7 @@ class Runtime:
         self.consumers: list[Consumer] = []
         self.sources: list[SourceRunner] = []
         self.deliveries: list[StreamDelivery] = []
+        self._webhooks: list[Webhook] = []
         self._chance = chance
         self._gate = Gate(clock)
         self._supervisor = Supervisor(clock, chance, returns=store.features.reconnects)
@@ -112,6 +115,14 @@ class Runtime:
                 observers=self.observers,
             )
         )
+
+    def post(self, plan: WebhookPlan, poster: Poster) -> None:
+        """Deliver to this webhook when the scopes open."""
+        from pipeflow.engine.webhooks import Webhook  # for apps that have one
+
+        webhook = Webhook(plan, poster, self.clock, self._chance)
+        self._webhooks.append(webhook)
+        self.consume(webhook.handler())
 
     def extended(self, delivery: Delivery, until: float) -> None:
         """A handler changed its message's visibility timeout."""
@@ -184,6 +195,9 @@ class Runtime:
                     await self._drain(workers)
             finally:
                 await self._give_back()
+                with CancelScope(shield=True), move_on_after(LAST_WORDS):
+                    for webhook in self._webhooks:
+                        await webhook.close()
             for consumer in self.consumers:
                 consumer.finish()
         self.observers.emit(Stopped(self.clock.now(), self.app, self.given_back))

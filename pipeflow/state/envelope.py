@@ -1,7 +1,8 @@
 """The SNS envelope: a stored publish as SQS consumers of AWS expect it, rendered when it is received (SNS: T50, T51).
 
-Nothing here is signed: `SignatureVersion`, `Signature` and `SigningCertURL` are left out, as SNS itself does for FIFO
-topics. A consumer that verifies signatures must be told so; a false signature would only fail later.
+For queues nothing is signed: `SignatureVersion`, `Signature` and `SigningCertURL` are left out, as SNS itself does for
+FIFO topics. A consumer that verifies signatures must be told so; a false signature would only fail later. Webhooks that
+sign add theirs with `with_signature`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 import msgspec
 
 from pipeflow.messages import AttributeValue
+from pipeflow.names import digest
 
 REGION: Final = "us-east-1"
 ACCOUNT: Final = "000000000000"
@@ -27,6 +29,23 @@ def topic_arn(name: str, *, fifo: bool = False) -> str:
     return f"arn:aws:sns:{REGION}:{ACCOUNT}:{name}{'.fifo' if fifo else ''}"
 
 
+def subscription_arn(topic: str, target: str, *, fifo: bool = False) -> str:
+    """What a subscription is called: the same for the same topic and target (SNS: T2)."""
+    made = digest(f"{topic}\0{target}".encode(), 16).hex()
+    parts = (made[:8], made[8:12], made[12:16], made[16:20], made[20:])
+    return f"{topic_arn(topic, fifo=fifo)}:{'-'.join(parts)}"
+
+
+def with_signature(envelope: bytes, signed: Mapping[str, str]) -> bytes:
+    """The envelope with what it was signed with, in the places of SNS: behind Timestamp, before attributes (T50)."""
+    document: dict[str, object] = msgspec.json.decode(envelope, type=dict[str, object])
+    attributes = document.pop("MessageAttributes", None)
+    document.update(signed)
+    if attributes is not None:
+        document["MessageAttributes"] = attributes
+    return msgspec.json.encode(document)
+
+
 def render_envelope(
     topic: str,
     message_id: str,
@@ -36,6 +55,7 @@ def render_envelope(
     published_at: float,
     subject: str | None = None,
     sequence: int | None = None,
+    replayed: bool = False,
 ) -> bytes:
     """The envelope of one publish; `topic` is its ARN, `sequence` that of a FIFO topic. Equal input, equal bytes.
 
@@ -49,6 +69,8 @@ def render_envelope(
         envelope["Subject"] = subject
     envelope["Message"] = _text(body)
     envelope["Timestamp"] = timestamp(published_at)
+    if replayed:
+        envelope["Replayed"] = True
     if attributes:
         envelope["MessageAttributes"] = {name: _attribute(value) for name, value in attributes.items()}
     return msgspec.json.encode(envelope)

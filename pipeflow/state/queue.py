@@ -265,6 +265,8 @@ class QueueState:
             if not held and self.spec.fifo:
                 return _EXPIRED
             self._note(message, settlement.failure)
+            if settlement.headers:
+                message.headers = {**(message.headers or {}), **settlement.headers}
             self._bury(message)
             return _SETTLED
         if isinstance(settlement, Release):

@@ -22,20 +22,24 @@ _Target = tuple[Subscription, bool, Callable[[Subject], bool] | None]
 class TopicState:
     """The subscriptions of one topic, with their filters compiled."""
 
-    __slots__ = ("spec", "_targets", "_filtered")
+    __slots__ = ("spec", "_targets", "_filtered", "_pending", "_routed")
 
     def __init__(self, spec: TopicSpec) -> None:
         self.spec = spec
         self._targets: dict[tuple[str, str], _Target] = {}
         self._filtered = False
+        self._pending: set[tuple[str, str]] = set()
+        self._routed: list[_Target] = []
 
     @property
     def subscriptions(self) -> list[Subscription]:
         """In the order they were made."""
         return [subscription for subscription, _, _ in self._targets.values()]
 
-    def subscribe(self, subscription: Subscription, *, fifo: bool = False) -> None:
+    def subscribe(self, subscription: Subscription, *, fifo: bool = False, pending: bool = False) -> None:
         """Deliver to this target from now on; `fifo` says whether the target is a FIFO queue.
+
+        One that is `pending` is known and gets nothing: it has to be confirmed first (SNS: T11, T29).
 
         The same target again takes the new filter and form in its old place. ConfigurationError: a FIFO queue on a
         standard topic (SNS: T20); InvalidFilter: the policy.
@@ -48,16 +52,22 @@ class TopicState:
                 f"make the topic fifo=True or the queue a standard one"
             )
         matches = None if subscription.filter is None else compile_filter(subscription.filter).matches
-        self._targets[subscription.kind, subscription.target] = (subscription, fifo, matches)
+        key = subscription.kind, subscription.target
+        self._targets[key] = (subscription, fifo, matches)
+        self._pending.discard(key)
+        if pending:
+            self._pending.add(key)
         self._look()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Deliver nothing more to this target; no error when it was not subscribed (SNS: T18)."""
         self._targets.pop((subscription.kind, subscription.target), None)
+        self._pending.discard((subscription.kind, subscription.target))
         self._look()
 
     def _look(self) -> None:
-        self._filtered = any(matches is not None for _, _, matches in self._targets.values())
+        self._routed = [target for key, target in self._targets.items() if key not in self._pending]
+        self._filtered = any(matches is not None for _, _, matches in self._routed)
 
     def refusal(self, message: Outgoing) -> Refused | None:
         """Why this publish is not accepted; None when it is (SNS: T28, T69)."""
@@ -97,12 +107,10 @@ class TopicState:
     def route(self, message: Outgoing) -> list[Subscription]:
         """The subscriptions whose filters let this message through, in the order they were made."""
         if not self._filtered:
-            return self.subscriptions
+            return [subscription for subscription, _, _ in self._routed]
         # One subject for all: however many policies look at the body, it is parsed once.
         subject = Subject(message.body, message.attributes)
-        return [
-            subscription for subscription, _, matches in self._targets.values() if matches is None or matches(subject)
-        ]
+        return [subscription for subscription, _, matches in self._routed if matches is None or matches(subject)]
 
     def addressed(self, message: Outgoing, subscription: Subscription, dedup_id: str | None = None) -> Outgoing:
         """The publish as one target is sent it; `dedup_id` is that of the publish (SNS: T28, T71).

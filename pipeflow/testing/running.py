@@ -24,9 +24,11 @@ from pipeflow.registry import open_store
 from pipeflow.sinks.memory import MemorySink
 from pipeflow.stream import Stream
 from pipeflow.testing.chaos import Chaos, Misfortune
+from pipeflow.testing.endpoints import MemoryPoster
 from pipeflow.testing.seeds import seeds
 from pipeflow.testing.tap import Tap
 from pipeflow.topic import Topic
+from pipeflow.webhook import Webhook
 
 T = TypeVar("T")
 
@@ -45,6 +47,7 @@ class Harness:
         *,
         seed: int,
         sinks: Mapping[str, MemorySink],
+        posters: Mapping[str, MemoryPoster],
         events: list[Event],
     ) -> None:
         self.runtime = runtime
@@ -55,6 +58,7 @@ class Harness:
         """What observers were told since the app opened, in order."""
         self._tap = tap
         self._sinks = sinks
+        self._posters = posters
 
     async def settle(self) -> None:
         """Return when everything that can happen at this moment has happened."""
@@ -113,6 +117,10 @@ class Harness:
     def objects(self, stream: Stream[T]) -> dict[str, bytes]:
         """What the stream delivered: each object's name with its content, decompressed."""
         return {name: _decompressed(name, content) for name, content in self._sinks[stream.name].objects.items()}
+
+    def endpoint(self, webhook: Webhook) -> MemoryPoster:
+        """What stands in for the webhook's endpoint: what it was posted, and what it answers."""
+        return self._posters[webhook.name]
 
     def _peek(self, queue: Queue[T], *, dead: bool = False) -> list[Peeked]:
         peeking = self.runtime.store.peek(queue.name, _ALL, dead)
@@ -175,6 +183,7 @@ async def harness(
     chosen = seeds.choose(seed)
     topology = app.topology()
     sinks = {stream.name: MemorySink() for stream in topology.streams}
+    posters = {webhook.name: MemoryPoster() for router in app.walk() for webhook in router.webhooks}
     misfortune = Misfortune(chaos, chosen) if chaos is not None else None
     opened = await open_store(store, clock=clock, seed=chosen)
     tap = Tap(opened, misfortune, [queue.name for queue in topology.queues if queue.fifo])
@@ -187,10 +196,11 @@ async def harness(
             seed=chosen,
             grace=0.0,
             sinks=sinks,
+            posters=posters,
             middleware=[tap.middleware] if chaos is not None else [],
             observers=[events.append],
         ) as runtime:
-            yield Harness(runtime, tap, clock, seed=chosen, sinks=sinks, events=events)
+            yield Harness(runtime, tap, clock, seed=chosen, sinks=sinks, posters=posters, events=events)
             await _flush(runtime.store, sinks)
     finally:
         await opened.close()

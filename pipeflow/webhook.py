@@ -1,0 +1,113 @@
+"""A webhook: what topics publish is posted to an HTTP endpoint. Made by `app.webhook(name, *topics, url=...)`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeflow.binding import Binding
+from pipeflow.errors import NotFound
+from pipeflow.specs import Endpoint, QueueSpec
+from pipeflow.webhooks import DeliveryPolicy, Retries, Signing, SubscriptionFacts, effective
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from pipeflow.engine.runtime import Runtime
+    from pipeflow.engine.webhooks import WebhookPlan
+    from pipeflow.topic import Topic
+
+__all__ = ["Webhook"]
+
+
+class Webhook:
+    """An endpoint that subscribes to topics. It gets nothing but a request to confirm until it has confirmed."""
+
+    __slots__ = (
+        "spec", "url", "topics", "raw", "retry", "endpoint", "timeout", "signing", "public_url", "concurrency",
+        "binding", "retries",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        spec: QueueSpec,
+        url: str,
+        topics: Sequence[Topic[Any]],
+        *,
+        raw: bool,
+        retry: DeliveryPolicy | None,
+        endpoint: Endpoint,
+        timeout: float,
+        signing: Signing | None,
+        public_url: str | None,
+        concurrency: int,
+        place: str,
+    ) -> None:
+        self.spec = spec
+        """The queue that its messages wait in."""
+        self.url = url
+        self.topics = topics
+        self.raw = raw
+        self.retry = retry
+        self.endpoint = endpoint
+        self.timeout = timeout
+        self.signing = signing
+        self.public_url = public_url
+        self.concurrency = concurrency
+        self.binding = Binding(f"webhook {spec.name}", place)
+        self.retries: dict[str, Retries] = {
+            topic.name: effective(topic.retry, retry, override=topic.retry_override) for topic in topics
+        }
+        """By topic: the policy in effect (SNS: T62)."""
+
+    @property
+    def name(self) -> str:
+        """As declared, with its router's prefix; its queue is called the same."""
+        return self.spec.name
+
+    async def confirm(self, token: str) -> None:
+        """Confirm with the token that the endpoint was sent: from now on it gets what is published (SNS: T19).
+
+        RefusedError: the token is none of this webhook's, or three days old.
+        """
+        store = self.binding.runtime.store
+        for topic in self.topics[:-1]:
+            try:
+                await store.confirm(topic.name, token)
+            except NotFound:
+                raise
+            except Exception as error:
+                if getattr(error, "code", "") != "InvalidToken":
+                    raise
+            else:
+                return
+        await store.confirm(self.topics[-1].name, token)
+
+    async def subscriptions(self) -> list[SubscriptionFacts]:
+        """What each of its topics knows of it: confirmed, pending or expired."""
+        return [each for each in await self.binding.runtime.store.webhooks() if each.webhook == self.name]
+
+    def plan(self) -> WebhookPlan:
+        """What the engine is to run."""
+        from pipeflow.engine.webhooks import WebhookPlan  # for apps that have one
+
+        return WebhookPlan(
+            self.name,
+            self.binding.place,
+            self.retries,
+            self.raw,
+            self.public_url,
+            self.concurrency,
+            self.timeout,
+        )
+
+    def bind(self, runtime: Runtime) -> None:
+        """Talk to this runtime from now on."""
+        self.binding.open(runtime)
+
+    def unbind(self, runtime: Runtime) -> None:
+        """Talk to it no more."""
+        self.binding.close(runtime)
+
+    def __repr__(self) -> str:
+        return f"<webhook {self.spec.name}>"
