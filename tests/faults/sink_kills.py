@@ -17,28 +17,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from forks import fork, outcome
 from sink_programs import PROGRAMS, audit, clean, run, twice_now
 from sink_sweep import sweep, why_not
 
 LIVES = 20
 """Kills in one folder before it is counted."""
-
-
-def fork(work: Callable[[], None]) -> int:
-    """Run something in a child of its own, which has everything imported already; its process id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def killed(name: str, folder: Path, life: str, durability: str, rolls: Random) -> None:
@@ -50,16 +37,16 @@ def killed(name: str, folder: Path, life: str, durability: str, rolls: Random) -
         assert os.read(heard, 1), f"{name}: the program ended before it was open"
     time.sleep(rolls.uniform(0, 0.3))
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    code = outcome(child)
     os.close(heard)
-    assert os.WIFSIGNALED(status), f"{name}: the program ended by itself, with {os.waitstatus_to_exitcode(status)}"
+    assert code == -signal.SIGKILL, f"{name}: the program ended by itself, with {code}"
 
 
 def ended(name: str, folder: Path, life: str) -> float:
     """The last life: takes a little more in, delivers everything and ends by itself. Its seconds."""
     began = time.monotonic()
-    _, status = os.waitpid(fork(lambda: run(name, folder, life, "full", 2)), 0)
-    assert os.waitstatus_to_exitcode(status) == 0, f"{name}: the last life ended with {status}"
+    code = outcome(fork(lambda: run(name, folder, life, "full", 2)))
+    assert code == 0, f"{name}: the last life ended with {code}"
     return time.monotonic() - began
 
 
@@ -97,9 +84,6 @@ def campaign(kills: int, seed: int, programs: list[str], scratch: Path) -> dict[
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["child"]:
-        run(sys.argv[2], Path(sys.argv[3]), "swept", "full", 3)
-        return 0
     parser = argparse.ArgumentParser(description="kill -9 programs that fill sinks, and count their objects")
     parser.add_argument("kills", nargs="?", type=int, default=100)
     parser.add_argument("--seed", type=int, default=7)

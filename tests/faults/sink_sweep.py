@@ -5,20 +5,23 @@ What lies on disk is the same between two such calls, so these are all the state
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sink_programs import audit, clean
+from forks import fork, outcome
+from sink_programs import audit, clean, run
 
-ROOT = Path(__file__).resolve().parents[2]
-KILLS = Path(__file__).with_name("sink_kills.py")
+PR_SET_PTRACER, ANY = 0x59616D61, ctypes.c_ulong(-1)
 
 CALLS = (
     *("write", "writev", "pwrite64", "pwritev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink"),
@@ -37,10 +40,34 @@ def why_not() -> str | None:
 
 
 def traced(name: str, folder: Path, *options: str) -> int:
-    """One life under strace; its exit code."""
-    command = ["strace", "-f", "-qq", *options, sys.executable, str(KILLS), "child", name, str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+    """One life under strace, which takes hold of it before it begins; its exit code, or minus the signal."""
+    begin, go = os.pipe()
+
+    def life() -> None:
+        # Where only ancestors may trace a process, this one lets any.
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY)
+        sys.dont_write_bytecode = True
+        os.read(begin, 1)
+        run(name, folder, "swept", "full", 3)
+
+    child = fork(life)
+    with subprocess.Popen(["strace", "-f", "-qq", "-p", str(child), *options], stderr=subprocess.DEVNULL) as tracer:
+        while not held(child):
+            if tracer.poll() is not None:
+                os.kill(child, signal.SIGKILL)
+                raise RuntimeError(f"strace ended with {tracer.returncode} before the life of {name} began")
+            time.sleep(0.001)
+        os.write(go, b".")
+        code = outcome(child)
+    os.close(begin)
+    os.close(go)
+    return code
+
+
+def held(process: int) -> bool:
+    """Whether somebody traces it."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return "TracerPid:\t0\n" not in status
 
 
 def points(name: str, folder: Path) -> Iterator[tuple[str, int]]:
@@ -68,7 +95,9 @@ def sweep(
         folder.mkdir()
         (folder / "acknowledged").touch()
         where = f"{call}:signal=KILL:when={number}"
-        died += traced(name, folder, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={where}") != 0
+        died += (
+            traced(name, folder, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={where}") == -signal.SIGKILL
+        )
         end(name, folder)
         result = audit(name, folder)
         acknowledged += result["acknowledged"]
