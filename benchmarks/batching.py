@@ -20,7 +20,7 @@ from pathlib import Path
 from _rounds import loop_factory
 from _streaming import MANY, SIZE, Measured, NullSink, Table, Way, batch_of, part, put, put_many, put_nowait, streamed
 
-from pipeflow.engine.compress import compressor
+from pipeflow.formats.compress import compressor
 from pipeflow.sinks.file import FileSink
 
 WAYS: dict[str, Way] = {"put": put, f"put_many({MANY})": put_many, "put_nowait": put_nowait}

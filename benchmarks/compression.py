@@ -19,8 +19,8 @@ from _rounds import median, table
 from _streaming import records
 
 from pipeflow.cli.flights.rows import january
-from pipeflow.engine.compress import GZIP_LEVEL, ZSTD_LEVEL, compressor
 from pipeflow.errors import MissingExtra
+from pipeflow.formats.compress import GZIP_LEVEL, ZSTD_LEVEL, compressor
 
 BUFFER = 5 << 20
 LEVELS: dict[str, tuple[int | None, ...]] = {

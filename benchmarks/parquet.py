@@ -21,8 +21,8 @@ import msgspec
 from _rounds import alone, median, table
 
 from pipeflow import App
-from pipeflow.engine.columns import columns_for
-from pipeflow.engine.convert import convert
+from pipeflow.formats.columns import columns_for
+from pipeflow.formats.convert import convert
 from pipeflow.messages import Records, Segment
 from pipeflow.protocols import Object
 from pipeflow.stream import Stream
@@ -129,7 +129,7 @@ async def straight(batch: list[Flight]) -> float:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeflow.engine.arrow import arrow_schema
+    from pipeflow.formats.arrow import arrow_schema
 
     schema = arrow_schema(columns_for(Flight, "parquet"))
     began = time.perf_counter()

@@ -238,7 +238,7 @@ class Router:
 
         A sink `https://...` is an HTTP endpoint that takes records as Firehose sends them (S75); `endpoint` says how.
         """
-        from pipeflow.engine.columns import columns_for
+        from pipeflow.formats.columns import columns_for
         from pipeflow.stream import Stream
 
         place = self._declaring("stream", name)

@@ -23,7 +23,7 @@ FLOORS: dict[str, int] = {
     **dict.fromkeys(["checksum", "files", "queries", "stats", "webhooks"], 0),
     **dict.fromkeys(["protocols", "registry"], 1),
     "state": 2,
-    **dict.fromkeys(["embedded", "sinks"], 3),
+    **dict.fromkeys(["embedded", "formats", "sinks"], 3),
     "engine": 4,
     **dict.fromkeys(
         [

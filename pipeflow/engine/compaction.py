@@ -21,9 +21,7 @@ from msgspec.structs import replace
 
 from pipeflow.checksum import crc32
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.merging import merging
 from pipeflow.engine.planning import PLANNED_FOR, plan
-from pipeflow.engine.reading_back import checked
 from pipeflow.errors import ConfigurationError, MissingExtra, ObjectDamaged, ObjectMissing, ObjectRefused, SinkError
 from pipeflow.files import (
     Compaction,
@@ -34,6 +32,8 @@ from pipeflow.files import (
     Merge,
     Merged,
 )
+from pipeflow.formats.merging import merging
+from pipeflow.formats.reading_back import checked
 from pipeflow.protocols import Catalogue, Object, ReadableSink, Sink
 from pipeflow.sinks import manifest
 from pipeflow.sinks.objects import store_mark

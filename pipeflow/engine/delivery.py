@@ -19,13 +19,13 @@ from msgspec import Struct
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.ahead import ahead, cores
 from pipeflow.engine.compaction import Compactor, readable
-from pipeflow.engine.convert import Converted, convert, ready
 from pipeflow.engine.deriving import Deriving
 from pipeflow.engine.plan import DeliveryPlan
 from pipeflow.engine.supervise import spawn
 from pipeflow.engine.writing import Writer
 from pipeflow.errors import ObjectRefused, SinkError
 from pipeflow.events import Delivered, Observers
+from pipeflow.formats.convert import Converted, convert, ready
 from pipeflow.messages import Manifest, Segment
 from pipeflow.names import Chance
 from pipeflow.protocols import Catalogue, RecordBatch, RecordSink, Sink, Store, SweepingSink

@@ -7,8 +7,8 @@ from base64 import b64encode
 import msgspec
 from msgspec import Struct
 
-from pipeflow.engine.convert import MESSAGE_LIMIT
 from pipeflow.engine.unpack import Unpackable
+from pipeflow.formats.convert import MESSAGE_LIMIT
 from pipeflow.messages import Outgoing
 from pipeflow.sinks.objects import ERRORS, UNPACK_ERRORS
 

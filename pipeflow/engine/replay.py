@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from pipeflow.checksum import crc32
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.reading_back import Shape, checked, count, records, unreadable
 from pipeflow.engine.supervise import AGAIN
 from pipeflow.errors import (
     ConfigurationError,
@@ -33,6 +32,7 @@ from pipeflow.errors import (
 )
 from pipeflow.files import FileFacts, FileQuery
 from pipeflow.filters import compile_filter
+from pipeflow.formats.reading_back import Shape, checked, count, records, unreadable
 from pipeflow.messages import AttributeValue, Outgoing, Position, Refused, Sent
 from pipeflow.protocols import ReadableSink, Sink, Store
 from pipeflow.registry import open_sink

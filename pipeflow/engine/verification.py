@@ -15,9 +15,9 @@ import anyio.to_thread
 from msgspec import Struct
 from msgspec.structs import replace
 
-from pipeflow.engine.reading_back import Shape, checked, count
 from pipeflow.errors import MissingExtra, ObjectDamaged, ObjectMissing, ObjectRefused
 from pipeflow.files import FileFacts, FileQuery
+from pipeflow.formats.reading_back import Shape, checked, count
 from pipeflow.protocols import ReadableSink, Store
 from pipeflow.sinks import manifest
 from pipeflow.sinks.manifest import FOLDER, Listing, shape_of

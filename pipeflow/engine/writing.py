@@ -19,11 +19,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeflow.clock import Clock, Signal
-from pipeflow.engine.compress import compressor
-from pipeflow.engine.convert import MESSAGE_LIMIT, Converted
 from pipeflow.engine.supervise import AGAIN
 from pipeflow.errors import ObjectRefused, SinkUnavailable
 from pipeflow.events import DeliveryFailed, Observers
+from pipeflow.formats.compress import compressor
+from pipeflow.formats.convert import MESSAGE_LIMIT, Converted
 from pipeflow.messages import Manifest, Records, Segment, Trouble
 from pipeflow.names import Chance
 from pipeflow.protocols import Object, RecordBatch, RecordSink, Sink, Store

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.orc
 import pyarrow.parquet
 
-from pipeflow.engine.columns import columns_for
-from pipeflow.engine.convert import Converted, convert
+from pipeflow.formats.columns import columns_for
+from pipeflow.formats.convert import Converted, convert
 from pipeflow.messages import Records, Segment
 
 SCHEMA = {

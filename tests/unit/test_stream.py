@@ -319,7 +319,7 @@ async def test_an_app_that_is_not_open_says_so() -> None:
 async def test_a_compression_that_is_not_installed_is_told_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    from pipeflow.engine.compress import compressor
+    from pipeflow.formats.compress import compressor
 
     compressor.cache_clear()
     monkeypatch.setitem(sys.modules, "zstandard", None)
@@ -409,7 +409,7 @@ async def test_a_columnar_format_without_its_package_is_refused_when_the_app_ope
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for module in ("arrow", format):
-        monkeypatch.delitem(sys.modules, f"pipeflow.engine.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"pipeflow.formats.{module}", raising=False)
     app = App("shop", broker="memory://")
     app.stream("lake", Order, sink="memory://lake", format=format)
     with pytest.raises(MissingExtra, match=rf"format='{format}' .*pipeflow\[parquet\]"):

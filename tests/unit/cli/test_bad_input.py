@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from pipeflow.cli import opening
-from pipeflow.engine.compress import compressor
+from pipeflow.formats.compress import compressor
 from pipeflow.registry import open_store
 from pipeflow.specs import StreamSpec, Topology
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeflow.engine.compress import compressor
-from pipeflow.engine.decompress import decompressed
-from pipeflow.engine.merging import LineMerging, Merging, merging
 from pipeflow.errors import ObjectDamaged, ObjectRefused
 from pipeflow.files import FileFacts
+from pipeflow.formats.compress import compressor
+from pipeflow.formats.decompress import decompressed
+from pipeflow.formats.merging import LineMerging, Merging, merging
 
 
 def like(format: str, compression: str) -> FileFacts:
@@ -134,7 +134,7 @@ def test_a_parquet_file_with_other_columns_or_none_at_all_is_refused(parquet: Mo
 
 
 def test_without_isal_the_standard_library_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeflow.engine.merging.isal_zlib", None)
+    monkeypatch.setattr("pipeflow.formats.merging.isal_zlib", None)
     content, _ = merged(LineMerging("gzip", None), [gzip.compress(b"one"), gzip.compress(b"two")])
     assert gzip.decompress(content) == b"onetwo"
 

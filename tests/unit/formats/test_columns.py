@@ -12,8 +12,8 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 import msgspec
 import pytest
 
-from pipeflow.engine.columns import columns_for
 from pipeflow.errors import ConfigurationError
+from pipeflow.formats.columns import columns_for
 from pipeflow.messages import Column
 
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from pipeflow.engine.compress import SNAPPY_BEGIN, cramjam_snappy, zstandard
 from pipeflow.errors import ObjectDamaged
+from pipeflow.formats.compress import SNAPPY_BEGIN, cramjam_snappy, zstandard
 
 try:
     from isal import igzip as gzip

@@ -14,8 +14,8 @@ pytest.importorskip("pyarrow", reason="reads Parquet files back with pyarrow: pi
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeflow.engine import parquet
-from pipeflow.engine.convert import Converted, convert
+from pipeflow.formats import parquet
+from pipeflow.formats.convert import Converted, convert
 from pipeflow.messages import Column, Records, Segment
 
 NESTED = (

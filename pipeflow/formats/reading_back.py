@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from pipeflow.checksum import crc32
-from pipeflow.engine.decompress import decompressed
 from pipeflow.errors import MissingExtra, ObjectDamaged, PipeflowError
+from pipeflow.formats.decompress import decompressed
 from pipeflow.messages import Column
 
 LONGEST = 256 << 20

@@ -14,8 +14,8 @@ from random import Random
 
 import pytest
 
-from pipeflow.engine import compress as compressing
 from pipeflow.errors import ConfigurationError, MissingExtra
+from pipeflow.formats import compress as compressing
 from pipeflow.specs import LEVELS, Compression, Format, StreamSpec
 
 LINES = b"".join(b'{"id":%d,"carrier":"UA","delay":%d}\n' % (n, n * 7 % 300) for n in range(20_000))
@@ -27,7 +27,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> types.ModuleType
     """The module as it is where these packages are not installed."""
     for name in packages:
         monkeypatch.setitem(sys.modules, name, None)
-    found = importlib.util.find_spec("pipeflow.engine.compress")
+    found = importlib.util.find_spec("pipeflow.formats.compress")
     assert found is not None
     assert found.loader is not None
     copy = importlib.util.module_from_spec(found)

@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from pipeflow.engine.compress import GZIP_LEVEL, ISAL_LEVELS, ZSTD_LEVEL, zstandard
-from pipeflow.engine.decompress import decompressed
 from pipeflow.errors import ObjectDamaged, ObjectRefused, PipeflowError
 from pipeflow.files import FileFacts
+from pipeflow.formats.compress import GZIP_LEVEL, ISAL_LEVELS, ZSTD_LEVEL, zstandard
+from pipeflow.formats.decompress import decompressed
 
 try:
     from isal import isal_zlib
@@ -46,7 +46,7 @@ class _Packer(Protocol):
 def merging(like: FileFacts, level: int | None) -> Merging:
     """What merges objects like this one."""
     if like.format == "parquet":
-        from pipeflow.engine.parquet import ParquetMerging
+        from pipeflow.formats.parquet import ParquetMerging
 
         return ParquetMerging(like.compression, level)
     return LineMerging(like.compression, level, header=like.format == "csv")

@@ -12,7 +12,7 @@ pytest.importorskip("pyarrow", reason="writes Parquet and ORC files: pip install
 
 PROGRAM = """
 import resource, sys
-from pipeflow.engine.convert import convert
+from pipeflow.formats.convert import convert
 from pipeflow.messages import Column, Records, Segment
 
 format, compression, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeflow.checksum import crc32
-from pipeflow.engine.compress import compressor
+from pipeflow.formats.compress import compressor
 from pipeflow.messages import ObjectFacts, Records, Segment
 from pipeflow.protocols import Object
 

@@ -17,10 +17,10 @@ pytest.importorskip("pyarrow", reason="reads ORC files back with pyarrow: pip in
 import pyarrow as pa
 import pyarrow.orc
 
-from pipeflow.engine import orc
-from pipeflow.engine.columns import columns_for
-from pipeflow.engine.convert import Converted, convert
 from pipeflow.errors import ConfigurationError
+from pipeflow.formats import orc
+from pipeflow.formats.columns import columns_for
+from pipeflow.formats.convert import Converted, convert
 from pipeflow.messages import Column, Records, Segment
 from pipeflow.specs import Compression, StreamSpec
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Raw
 
-from pipeflow.engine.rows import NULL, Reading
+from pipeflow.formats.rows import NULL, Reading
 from pipeflow.messages import Column
 
 _text = msgspec.json.Decoder(str).decode

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from msgspec import Raw
 
-from pipeflow.engine.rows import NULL, Reading, Slice
 from pipeflow.errors import MissingExtra
+from pipeflow.formats.rows import NULL, Reading, Slice
 from pipeflow.messages import Column
 
 try:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeflow.engine.arrow import arrow_schema, batches
-from pipeflow.engine.rows import Reading
+from pipeflow.formats.arrow import arrow_schema, batches
+from pipeflow.formats.rows import Reading
 from pipeflow.messages import Column
 
 # Behind the module that says what is missing.

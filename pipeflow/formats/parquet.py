@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pipeflow.engine.arrow import arrow_schema, batches
-from pipeflow.engine.compress import GZIP_LEVEL
-from pipeflow.engine.rows import Reading
 from pipeflow.errors import ObjectDamaged, ObjectRefused
+from pipeflow.formats.arrow import arrow_schema, batches
+from pipeflow.formats.compress import GZIP_LEVEL
+from pipeflow.formats.rows import Reading
 from pipeflow.messages import Column
 
 # Behind the module that says what is missing.

@@ -11,8 +11,8 @@ import zlib
 
 import pytest
 
-from pipeflow.engine.convert import Converted, convert
-from pipeflow.engine.rows import SLICE
+from pipeflow.formats.convert import Converted, convert
+from pipeflow.formats.rows import SLICE
 from pipeflow.messages import Column, Records, Segment
 
 COLUMNS = (Column("id", "int64", True), Column("name", "string"), Column("rest", "json"))

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from pipeflow.engine.compress import compressor
-from pipeflow.engine.encode import encode, packed, sealed
-from pipeflow.engine.rows import Reading
 from pipeflow.errors import MissingExtra
+from pipeflow.formats.compress import compressor
+from pipeflow.formats.encode import encode, packed, sealed
+from pipeflow.formats.rows import Reading
 from pipeflow.messages import Column, Manifest, ObjectFacts, Records, Segment
 from pipeflow.protocols import Object, RecordBatch
 from pipeflow.specs import COLUMNAR, TABULAR, StreamSpec
@@ -78,7 +78,7 @@ def convert(segment: Segment, blocks: Sequence[Records], replace: bool = True) -
 def _content(segment: Segment, reading: Reading) -> tuple[bytes, int, int]:
     """(the object, its rows, their bytes before compression; those of columnar files as they were buffered)."""
     if segment.format == "csv":
-        from pipeflow.engine.csv_text import csv_text
+        from pipeflow.formats.csv_text import csv_text
 
         content, rows = csv_text(segment.columns, reading)
         return packed(segment, segment.name, content), rows, len(content)
@@ -89,10 +89,10 @@ def _content(segment: Segment, reading: Reading) -> tuple[bytes, int, int]:
 def _writer(format: str) -> Callable[[tuple[Column, ...], str, int | None, Reading], tuple[bytes, int]]:
     """How rows become a columnar file."""
     if format == "orc":
-        from pipeflow.engine.orc import orc_file
+        from pipeflow.formats.orc import orc_file
 
         return orc_file
-    from pipeflow.engine.parquet import parquet_file
+    from pipeflow.formats.parquet import parquet_file
 
     return parquet_file
 

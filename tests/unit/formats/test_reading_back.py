@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from pipeflow.engine import decompress, reading_back
-from pipeflow.engine.convert import convert
-from pipeflow.engine.decompress import decompressed
-from pipeflow.engine.reading_back import Shape, checked, count, records, unreadable
 from pipeflow.errors import ObjectDamaged
+from pipeflow.formats import decompress, reading_back
+from pipeflow.formats.convert import convert
+from pipeflow.formats.decompress import decompressed
+from pipeflow.formats.reading_back import Shape, checked, count, records, unreadable
 from pipeflow.messages import Column, Records, Segment
 
 EVERY = ["none", "gzip", "zstd", "zip", "snappy", "hadoop-snappy"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 
-from pipeflow.engine.encode import encode
+from pipeflow.formats.encode import encode
 from pipeflow.messages import Records, Segment
 
 

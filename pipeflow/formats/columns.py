@@ -16,8 +16,8 @@ from msgspec import inspect
 from msgspec.structs import replace
 
 from pipeflow.codecs import type_name
-from pipeflow.engine.rows import SCALARS
 from pipeflow.errors import ConfigurationError
+from pipeflow.formats.rows import SCALARS
 from pipeflow.messages import Column
 from pipeflow.specs import COLUMNAR
 

@@ -1,0 +1,1 @@
+"""From records to the bytes of objects, and back: rows, columns, text, compression."""
