@@ -207,7 +207,7 @@ class Waiting(Struct, frozen=True):
     since: float
     """When the oldest was accepted."""
     hurried: bool
-    """A flush waits for it, or an earlier process left it: it is not held back for others to come."""
+    """A flush or a full stream waits for it, or an earlier process left it: it is not held back for others to come."""
 
 
 class RecordLog(Protocol):

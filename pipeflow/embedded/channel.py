@@ -121,6 +121,9 @@ class Channel:
         self.buffers.buffering = spec.buffering
         self.buffers.max_partitions = spec.max_partitions
         self.buffers.max_buffered = spec.max_buffered
+        self.buffers.fit()
+        self.signal.fire()
+        self.fire_room()
 
     def absorb(self) -> None:
         """Count what came through the lane."""
@@ -171,6 +174,17 @@ class Channel:
             if place.buffered >= place.spec.max_buffered:
                 return place
         return None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is at its bound, and nothing is on its way out that will make room."""
+        return self.buffered >= self.spec.max_buffered and not (self.sealed or self.buffers.closed)
+
+    def make_room(self) -> None:
+        """Somebody wants to put something: what gathers in a stream that is stuck has nothing to wait for."""
+        if self.stuck:
+            self.buffers.give_way()
+            self.signal.fire()
 
     def fire_room(self) -> None:
         if self.rooms and self.buffered < self.spec.max_buffered:
@@ -297,8 +311,9 @@ class OpenLane:
         full = stream.full
         if full is not None:
             bound = full.spec
+            full.make_room()
             raise Overloaded(
-                f"stream {bound.name}: {full.buffered} bytes wait for {bound.sink.partition('?')[0]}, "
+                f"stream {bound.name}: {full.buffered} bytes wait for {bound.shown_sink}, "
                 f"the bound is {bound.max_buffered}; "
                 "use `await put`, or raise max_buffered"
             )

@@ -355,7 +355,7 @@ class Log:
             records=log.intake[-1].last - oldest.first + 1,
             size=log.intake_size,
             since=oldest.at,
-            hurried=log.demanded is not None or oldest.era == RECOVERED,
+            hurried=log.demanded is not None or oldest.era == RECOVERED or log.stuck,
         )
 
     async def derive(self, stream: str, upto: Position, batch: Sequence[Outgoing], dropped: int = 0) -> None:
@@ -401,6 +401,7 @@ class Log:
 
     async def _until_room(self, log: Channel) -> None:
         while (full := log.full) is not None:
+            full.make_room()
             signal = Signal()
             full.rooms.append(signal)
             try:

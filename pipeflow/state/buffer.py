@@ -251,6 +251,17 @@ class Buffers:
         self.closed_size -= chunk.size
         return chunk
 
+    def fit(self) -> None:
+        """Close what is open beyond the bounds: they may have been lowered."""
+        self._relieve()
+        while len(self.open) > self.max_partitions:
+            self._press()
+
+    def give_way(self) -> None:
+        """Close the largest buffer, if one is open: the bound is met, and what it waits for cannot come."""
+        if self.open:
+            self._close(max(self.open.values(), key=_size), "pressure")
+
     def restore(self, id: int, partition: str, blocks: Sequence[Block]) -> None:
         """Take back an open buffer as it was before a restart; its age goes on from its first record."""
         chunk = Chunk(id, partition, blocks[0].at, self.buffering, blocks[0].first)
@@ -317,7 +328,7 @@ class Buffers:
         # Many open buffers must not fill the bound before one of them is ripe: half of it is for what is in delivery.
         limit = max(self.max_buffered // 2, self.buffering.bytes)
         while self.open_size > limit:
-            self._close(max(self.open.values(), key=_size), "pressure")
+            self.give_way()
 
 
 def measure(blocks: Iterable[Block], separator: int) -> int:

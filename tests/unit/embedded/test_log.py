@@ -416,6 +416,13 @@ async def test_S36_new_options_concern_buffers_opened_after_the_update() -> None
     assert log.outlet.ripens("lake")[1] == 1005.0
 
 
+async def test_a_bound_that_is_lowered_below_what_waits_stops_nobody_from_putting() -> None:
+    owner = Owner()
+    await owner.open(stream(buffer_seconds=3600)).append("lake", out("a" * 30))
+    log = Owner(owner.snapshot).open(stream(buffer_seconds=3600), stream(buffer_bytes=10, max_buffered=10))
+    assert await read(log, await sealed(log)) == ["a" * 30]
+
+
 async def test_records_that_waited_for_a_transform_that_is_gone_are_delivered_as_they_came() -> None:
     owner = Owner()
     await owner.open(stream(transformed=True)).append("lake", out("a", "b"))

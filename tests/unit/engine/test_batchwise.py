@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import anyio
 import pytest
 from record_owner import Owner
 from stream_rig import Rig, rig
@@ -93,6 +94,19 @@ async def test_S24_a_batch_has_as_many_bytes_as_it_may() -> None:
         await r.store.append("lake", out(b"aaaa", b"bbbb", b"cccc"))
         await r.clock.settle()
         assert [bodies for _, bodies in called.calls] == [[b"aaaa", b"bbbb"]]
+
+
+async def test_at_the_bound_nothing_gathers_on_as_nothing_more_can_come() -> None:
+    called = Called()
+    bounds: dict[str, object] = {"buffer_bytes": 20, "max_buffered": 20, "format": "jsonl"}
+    async with rig(plan(called, bounds, buffer_bytes=14, buffer_seconds=900)) as r:
+        with anyio.fail_after(10):
+            for n in range(10, 40):
+                await r.store.append("lake", out(b"%d" % n))
+                await r.clock.settle()
+        assert r.clock.now() == 0.0
+        await r.deliver()
+        assert good(r) == [b"%d" % n for n in range(10, 40)]
 
 
 async def test_S24_records_gather_until_the_first_of_them_has_waited_long_enough() -> None:

@@ -117,6 +117,21 @@ async def parked(r: Rig, sink: Sick, *bodies: str) -> None:
     sink.sickness = None
 
 
+async def test_what_is_parked_leaves_room_to_those_who_put_as_long_as_any_is_left() -> None:
+    sink = Sick(DOWN)
+    options = {"retry_seconds": 0, "buffer_bytes": 20, "max_buffered": 20, "buffer_seconds": 3600}
+    async with rig(DeliveryPlan(spec(**options)), sink=sink) as r:
+        await r.store.append("lake", out("a" * 9))
+        r.store.demand("lake")
+        await r.clock.settle()
+        assert (await r.stats()).parked == 1
+        sink.sickness = None
+        with anyio.fail_after(10):
+            for _ in range(9):
+                await r.store.append("lake", out("bb"))
+        assert r.clock.now() == 0.0
+
+
 async def test_S59_after_retry_seconds_a_segment_is_parked_and_later_ones_pass_it() -> None:
     sink = Sick(DOWN)
     async with rig(DeliveryPlan(spec(retry_seconds=300)), sink=sink) as r:

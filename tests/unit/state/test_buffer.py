@@ -109,6 +109,20 @@ def test_S36_new_hints_concern_buffers_that_open_afterwards() -> None:
     assert core.due == 7.0
 
 
+def test_bounds_that_are_lowered_close_what_is_beyond_them() -> None:
+    core = buffers(size=100, max_buffered=1000)
+    for at, partition in enumerate("abc"):
+        core.append(partition, [b"12345"], at, at + 1)
+    core.max_partitions = 2
+    core.fit()
+    assert [chunk.partition for chunk in core.closed] == ["a"]
+    core.buffering = Buffering(6, 60)
+    core.max_buffered = 6
+    core.fit()
+    assert [chunk.partition for chunk in core.closed] == ["a", "b"]
+    assert core.open_size == 5
+
+
 def test_S37_an_interval_of_zero_is_due_with_the_first_record() -> None:
     core = buffers(seconds=0)
     core.append("", [b"a", b"b"], 3.0, 1)
