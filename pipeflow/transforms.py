@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, Union, cast, get_args, ge
 from msgspec import Struct
 from msgspec.structs import replace
 
+from pipeflow.arns import function_arn
 from pipeflow.codecs import Codec, type_name
 from pipeflow.engine import lambdas
 from pipeflow.engine.failures import Coded
@@ -136,7 +137,7 @@ def lambda_batchwise(
     """What a function made for Firehose makes of records (Firehose: S25-S29)."""
     call = _called_async(handler)
     name = called(handler)
-    arn = lambdas.function_arn(name)
+    arn = function_arn(name)
 
     async def derive(attempt: Attempt) -> list[Derived | Exception]:
         if len(attempt.parts) == 1 and lambdas.is_too_large(attempt.parts[0]):

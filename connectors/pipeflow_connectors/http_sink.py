@@ -17,6 +17,7 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
+from pipeflow.arns import stream_arn
 from pipeflow.errors import ConfigurationError, ObjectRefused, SinkUnavailable
 from pipeflow.messages import Records
 from pipeflow.protocols import Object, RecordBatch
@@ -175,7 +176,7 @@ class HttpSink:
             "Content-Type": "application/json",
             "X-Amz-Firehose-Protocol-Version": "1.0",
             "X-Amz-Firehose-Request-Id": id,
-            "X-Amz-Firehose-Source-Arn": f"arn:aws:firehose:local:000000000000:deliverystream/{stream}",
+            "X-Amz-Firehose-Source-Arn": stream_arn(stream),
         }
         if endpoint.gzip:
             headers["Content-Encoding"] = "gzip"

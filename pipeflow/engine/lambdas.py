@@ -16,12 +16,10 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
+from pipeflow.arns import REGION, stream_arn
 from pipeflow.engine.failures import Coded, Misplaced
 from pipeflow.engine.plan import Attempt, Derived, Part
 from pipeflow.messages import Outgoing
-
-REGION = "us-east-1"
-ACCOUNT = "000000000000"
 
 PAYLOAD = 6 << 20
 """Bytes that an event and a reply may have (Firehose: S24)."""
@@ -55,16 +53,6 @@ class LambdaContext(Struct, frozen=True):
     def get_remaining_time_in_millis(self) -> int:
         """Until the timeout of this invocation."""
         return max(0, round((self.attempt.until - self.attempt.clock.now()) * 1000))
-
-
-def stream_arn(stream: str) -> str:
-    """How events name a stream."""
-    return f"arn:aws:firehose:{REGION}:{ACCOUNT}:deliverystream/{stream}"
-
-
-def function_arn(name: str) -> str:
-    """How error records name a function."""
-    return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"
 
 
 def invocation_id(attempt: Attempt) -> str:

@@ -14,11 +14,9 @@ from typing import Final
 
 import msgspec
 
+from pipeflow.arns import ACCOUNT, REGION
 from pipeflow.messages import AttributeValue
 from pipeflow.names import digest
-
-REGION: Final = "us-east-1"
-ACCOUNT: Final = "000000000000"
 
 SUBJECT: Final = "subject"
 """The header that a publish carries its subject in."""

@@ -52,7 +52,7 @@ async def test_S75_a_request_has_the_headers_of_the_contract(monkeypatch: pytest
         "content-encoding": "gzip",
         "x-amz-firehose-protocol-version": "1.0",
         "x-amz-firehose-request-id": ID,
-        "x-amz-firehose-source-arn": "arn:aws:firehose:local:000000000000:deliverystream/hooks",
+        "x-amz-firehose-source-arn": "arn:aws:firehose:us-east-1:000000000000:deliverystream/hooks",
         "x-amz-firehose-access-key": "s3cret",
         "x-amz-firehose-common-attributes": '{"commonAttributes": {"team": "bl\\u00e5"}}',
     }
