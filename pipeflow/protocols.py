@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from msgspec import Struct
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.errors import ConfigurationError
 from pipeflow.events import Event
 from pipeflow.files import Compaction, CompactReport, CompactRequest, FileFacts, FileQuery, ManifestFacts
 from pipeflow.messages import (
@@ -31,6 +32,7 @@ from pipeflow.messages import (
     Trouble,
     Want,
 )
+from pipeflow.moves import Move
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.stats import Parked, QueueStats, StoreStats, StreamStats, TopicStats
 from pipeflow.webhooks import SubscriptionFacts
@@ -314,6 +316,12 @@ class Redrive(Struct, frozen=True):
     where: FilterPolicy | None = None
     limit: int | None = None
     dry_run: bool = False
+    rate: float | None = None
+    """Of a move that is started: messages a second at most."""
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not self.rate > 0:
+            raise ConfigurationError(f"{self.queue}: rate is {self.rate}; use more than 0 messages a second")
 
 
 class Redriven(Struct, frozen=True):
@@ -344,7 +352,26 @@ class Admin(Protocol):
         ...
 
     async def redrive(self, request: Redrive) -> Redriven:
-        """Move dead letters back, each with a new id and no attempts (SQS: Q99), in chunks of one commit each."""
+        """Move dead letters back, each with a new id and no attempts (SQS: Q99), in chunks of one commit each.
+
+        RefusedError while a move that was started takes from them (Q97).
+        """
+        ...
+
+    async def start_move(self, request: Redrive) -> Move:
+        """The same as a move that outlives its caller and the process, at `rate`: on disk when this returns.
+
+        Without `to` each goes back to the queue it came from (SQS: Q98). RefusedError while another one takes from the
+        same dead letters (Q97).
+        """
+        ...
+
+    async def moves(self, queue: str | None = None) -> list[Move]:
+        """The last ten moves of one queue's dead letters, or of each queue's, newest first (SQS: Q100)."""
+        ...
+
+    async def cancel_move(self, id: str) -> Move:
+        """Stop a move; what was moved stays moved (SQS: Q101). NotFound; RefusedError when it has ended."""
         ...
 
     async def delete_stream(self, stream: str, drop: bool = False) -> int:

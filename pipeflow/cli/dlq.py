@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from pipeflow.cli import units
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
-from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, say, show, show_one
+from pipeflow.cli.output import (
+    Column,
+    Row,
+    count,
+    fail_empty_option,
+    found,
+    json_option,
+    number,
+    one_line,
+    say,
+    show,
+    show_one,
+)
 from pipeflow.cli.peek import DEAD, look, row_of, wanted
+from pipeflow.clock import Signal
 from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.filters import parse_where
+from pipeflow.moves import Move
 from pipeflow.protocols import Redrive, Redriven, Store
 from pipeflow.specs import QueueSpec
 
@@ -27,8 +43,38 @@ GROUPED = (
     Column("newest", write=units.seconds, right=True),
     Column("example", spare=True),
 )
+MOVES = (
+    Column("id"),
+    Column("queue"),
+    Column("state"),
+    number("moved"),
+    number("to_move", "at the start"),
+    Column("rate", write=lambda rate: f"{rate:g}/s" if rate else "-", right=True),
+    Column("to", write=lambda to: to or "-"),
+    Column("failure", write=one_line, rare=True),
+)
+LOOK_EVERY = 0.2
+"""Seconds between two looks at a move that is waited for."""
 MOST = 100_000
 """Dead letters that are looked at for grouping."""
+
+
+class _Rate(click.ParamType[float]):
+    """`100/s`, or `100`."""
+
+    name = "rate"
+
+    def convert(self, value: object, param: click.Parameter | None, context: click.Context | None) -> float:
+        try:
+            rate = float(str(value).removesuffix("/s"))
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < inf:
+            self.fail(f"{value!r} is no rate; write messages a second, such as 100/s", param, context)
+        return rate
+
+
+RATE = _Rate()
 
 
 @click.group(cls=Suggesting)
@@ -159,14 +205,26 @@ def show_letter(queue: str, id: str, broker: str | None, app: str | None, as_jso
     show_one(row, written(row), as_json=as_json)
 
 
-async def drive_back(
-    store: Store, queue: str, to: str | None, where: str | None, limit: int | None, dry_run: bool
-) -> Redriven:
+async def drive_back(store: Store, request: Redrive, where: str | None) -> Redriven:
     """Move dead letters back, or only count them."""
-    await _with_dead_letters(store, queue)
-    if to is not None:
-        await known(store, "queue", to)
-    return await store.redrive(Redrive(queue, to, wanted(where, store.clock.now()), limit, dry_run))
+    return await store.redrive(await _wanted(store, request, where))
+
+
+async def _wanted(store: Store, request: Redrive, where: str | None) -> Redrive:
+    await _with_dead_letters(store, request.queue)
+    if request.to is not None:
+        await known(store, "queue", request.to)
+    return replace(request, where=wanted(where, store.clock.now()))
+
+
+async def drive_slowly(store: Store, request: Redrive, where: str | None, detach: bool) -> Move:
+    """Start a move and see it to its end, or not."""
+    move = await store.start_move(await _wanted(store, request, where))
+    nobody = Signal()
+    while move.under_way and not detach:
+        await store.clock.wait(nobody, store.clock.now() + LOOK_EVERY)
+        move = next(each for each in await store.moves(request.queue) if each.id == move.id)
+    return move
 
 
 @dlq.command("redrive")
@@ -174,6 +232,8 @@ async def drive_back(
 @click.option("--where", metavar="EXPR", help="Only those that match, as in `pipeflow peek`.")
 @click.option("--to", metavar="QUEUE", help="Another queue than the one they came from.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--rate", metavar="N/s", type=RATE, help="So many a second at most, such as 100/s.")
+@click.option("--detach", is_flag=True, help="Do not wait for its end; it goes on while an app has the store open.")
 @click.option("--dry-run", is_flag=True, help="Count what would move, and move nothing.")
 @store_options
 @json_option
@@ -183,16 +243,65 @@ def redrive(
     where: str | None,
     to: str | None,
     limit: int | None,
+    rate: float | None,
+    detach: bool,
     dry_run: bool,
     broker: str | None,
     app: str | None,
     as_json: bool,
     fail_empty: bool,
 ) -> None:
-    """Send the dead letters of QUEUE back to it, with new ids and no attempts."""
-    moved = ask(store_url(broker, app), lambda store: drive_back(store, queue, to, where, limit, dry_run))
+    """Send the dead letters of QUEUE back to where they came from, with new ids and no attempts.
+
+    With --rate or --detach it is a move that is remembered: it goes on after a crash, `pipeflow dlq moves` shows how
+    far it is, and an interrupt of this command does not stop it.
+    """
+    url = store_url(broker, app)
+    request = Redrive(queue, to, None, limit, dry_run, rate)
+    if (rate is not None or detach) and not dry_run:
+        move = ask(url, lambda store: drive_slowly(store, request, where, detach))
+        show_one(move_row(move), _told(move), as_json=as_json)
+        found(move.moved or detach, fail_empty)
+        return
+    moved = ask(url, lambda store: drive_back(store, replace(request, rate=None), where))
     text = f"{count(moved.matched)} of {count(moved.examined)} dead letters match; "
     text += "nothing was moved" if dry_run else f"{count(moved.moved)} moved to {to or queue}"
     row = {"queue": queue, "to": to or queue, "dry_run": dry_run, **msgspec.structs.asdict(moved)}
     show_one(row, text, as_json=as_json)
     found(moved.matched, fail_empty)
+
+
+def move_row(move: Move) -> Row:
+    """One move, as it is shown."""
+    row = msgspec.structs.asdict(move)
+    del row["upto"]
+    return {**row, "where": move.where.policy if move.where is not None else None}
+
+
+def _told(move: Move) -> str:
+    why = f" ({move.failure})" if move.failure else ""
+    return f"move {move.id} of {move.queue}: {move.state}{why}, {count(move.moved)} of {count(move.to_move)} moved"
+
+
+async def moves_of(store: Store, queue: str | None, cancel: str | None) -> list[Move]:
+    """The moves that are remembered, once this one is cancelled."""
+    if queue is not None:
+        await _with_dead_letters(store, queue)
+    if cancel is not None:
+        await store.cancel_move(cancel)
+    return await store.moves(queue)
+
+
+@dlq.command("moves")
+@click.argument("queue", required=False)
+@click.option("--cancel", metavar="ID", help="Stop this one first; what it moved stays moved.")
+@store_options
+@json_option
+@fail_empty_option
+def moves(
+    queue: str | None, cancel: str | None, broker: str | None, app: str | None, as_json: bool, fail_empty: bool
+) -> None:
+    """List the last ten moves of the dead letters of QUEUE, or of every queue, newest first."""
+    rows = [move_row(move) for move in ask(store_url(broker, app), lambda store: moves_of(store, queue, cancel))]
+    show(rows, MOVES, as_json=as_json, empty="no moves")
+    found(rows, fail_empty)

@@ -25,6 +25,7 @@ from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
 from pipeflow.embedded.log import Log
+from pipeflow.embedded.moving import Moving
 from pipeflow.embedded.nouns import Nouns
 from pipeflow.embedded.tending import Tending
 from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
@@ -46,6 +47,7 @@ from pipeflow.messages import (
     Trouble,
     Want,
 )
+from pipeflow.moves import Move
 from pipeflow.names import IdPool
 from pipeflow.protocols import BEHIND, Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
@@ -84,8 +86,6 @@ class EmbeddedBroker:
         self.store_id = ""
         self.receipt_key = b""
         self.gathering = Gathering()
-        self.redriving = asyncio.Lock()
-        """Held while dead letters move."""
         self._hot_messages = hot_messages
         self._ids = IdPool(seed)
         self._failed: PipeflowError | None = None
@@ -94,6 +94,7 @@ class EmbeddedBroker:
         """Nobody commits any more."""
         self._work = Signal()
         self.tending = Tending(self)
+        self.moving = Moving(self)
         self._stopped = Signal()
         self.nouns: Nouns
         self.inlet: Intake
@@ -128,6 +129,7 @@ class EmbeddedBroker:
             if not self.journal.instant:
                 self._start(tasks, self.tending.load_tails)
             self._start(tasks, self.tending.keep_time)
+            self._start(tasks, self.moving.run)
             door = await self.serve(tasks)
             ready()
             await self._until_closed()
@@ -159,6 +161,7 @@ class EmbeddedBroker:
         self.clock.floor(recovered.clock)
         self.log = Log(self, recovered.log)
         self.nouns = Nouns(self.journal, self.gathering, recovered, self.log, self._hot_messages)
+        self.moving.restore(recovered.moves)
         self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
 
     async def close(self) -> None:
@@ -246,6 +249,10 @@ class EmbeddedBroker:
                 waiter.set_exception(error)
         self.gathering.waiters.clear()
 
+    def new_id(self) -> str:
+        """An id that orders by time."""
+        return self._ids.new(self.clock.now())
+
     async def _room(self) -> None:
         self.check_open()
         while self.gathering.size > GROUP_BYTES and not self.journal.instant:
@@ -263,7 +270,7 @@ class EmbeddedBroker:
             head.tick(now)
         for head, request in self.nouns.requests_to_confirm(now):
             self.inlet.send(head, request, now)
-        self._after_intake(self.nouns.heads())
+        self.after_intake(self.nouns.heads())
         await self.committed()
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
@@ -281,7 +288,7 @@ class EmbeddedBroker:
             if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
                 break  # a position behind it would pass over the refusal
         results += [BEHIND] * (len(batch) - len(results))
-        self._after_intake(topic_head.heads.values())
+        self.after_intake(topic_head.heads.values())
         await self.committed()
         return results
 
@@ -298,11 +305,12 @@ class EmbeddedBroker:
             if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
                 break  # as in `publish`
         results += [BEHIND] * (len(batch) - len(results))
-        self._after_intake((head,))
+        self.after_intake((head,))
         await self.committed()
         return results
 
-    def _after_intake(self, heads: Iterable[Head]) -> None:
+    def after_intake(self, heads: Iterable[Head]) -> None:
+        """Messages came into these queues: wake whom that concerns."""
         for head in heads:
             self.tending.arm(head)
             if head.waiters:
@@ -395,7 +403,7 @@ class EmbeddedBroker:
         head.shed()
         if state.buried:
             self._bury(head, now)
-        self._after_intake(touched)
+        self.after_intake(touched)
         await self.committed()
         return results
 
@@ -410,7 +418,7 @@ class EmbeddedBroker:
         state.buried.clear()
         head.touch()
         if head.dead is not None:
-            self._after_intake((head.dead,))
+            self.after_intake((head.dead,))
         self.written_behind()
 
     async def position(self, source: str) -> bytes | None:
@@ -522,12 +530,19 @@ class EmbeddedBroker:
 
     async def redrive(self, request: Redrive) -> Redriven:
         self.check_open()
-        return await inspection.redrive(self, request)
+        return await self.moving.redrive(request)
 
-    def moved(self, dead: Head, to: Head | None) -> None:
-        """A chunk of dead letters moved: wake whom it concerns."""
-        self._after_intake(self.nouns.heads() if to is None else [to])
-        self.tending.feed(dead)
+    async def start_move(self, request: Redrive) -> Move:
+        self.check_open()
+        return await self.moving.start(request)
+
+    async def moves(self, queue: str | None = None) -> list[Move]:
+        self.check_open()
+        return self.moving.listed(queue)
+
+    async def cancel_move(self, id: str) -> Move:
+        self.check_open()
+        return await self.moving.cancel(id)
 
     async def parked(self, stream: str) -> list[Parked]:
         self.check_open()

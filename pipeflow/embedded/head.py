@@ -22,7 +22,7 @@ from pipeflow.state.dedup import Dedup
 from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
 from pipeflow.state.order import Line
-from pipeflow.state.queue import QueueState
+from pipeflow.state.queue import NoChanges, QueueState
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 HOT_MESSAGES = 20_000
@@ -31,19 +31,6 @@ GROUP_HEAD = 64
 """Messages of one FIFO group that are loaded at a time."""
 UNGROUPED = " "
 """The tenant of messages without a group, where tenants are told apart on disk. No group has this name."""
-
-
-class NoChanges:
-    """Where a queue without a memory beyond memory tells its changes."""
-
-    def changed(self, message: Stored) -> None:
-        return
-
-    def gone(self, message: Stored) -> None:
-        return
-
-    def moved(self, message: Stored) -> None:
-        return
 
 
 class Head:
@@ -76,6 +63,7 @@ class Head:
         "dead",
         "_gathering",
         "_journal",
+        "_watching",
         "_groups",
     )
 
@@ -111,7 +99,8 @@ class Head:
         self.late: list[Stored] | None = None
         """Delayed messages accepted while a load of delayed ones runs: it may not have seen them."""
         self.left: set[int] | None = None
-        """Places that left the queue since before the commit a load waits for: what it reads of them is outdated."""
+        """Places that left the queue since before the commit a reader waits for: what it reads of them is outdated."""
+        self._watching = 0
         self.damaged: set[int] = set()
         """Keys of rows that were found damaged: each is counted once, however often it is met until it is set aside."""
         self.suspect_upto = 0
@@ -310,13 +299,25 @@ class Head:
 
     def begin_load(self) -> None:
         """A load is about to wait for the open group: from now on it is noted what its read may not see right."""
-        self.left = set()
+        self.watch()
         self.late = []
 
     def end_load(self) -> None:
         """The load has ended."""
-        self.left = None
+        self.unwatch()
         self.late = None
+
+    def watch(self) -> None:
+        """Note from now on which messages leave: somebody reads the disk, which may still have them."""
+        self._watching += 1
+        if self.left is None:
+            self.left = set()
+
+    def unwatch(self) -> None:
+        """One who read has what it wanted."""
+        self._watching -= 1
+        if not self._watching:
+            self.left = None
 
     async def load(self, now: float) -> int:
         """Bring the next part of the tail into memory; how many rows it found. One load at a time.
@@ -424,7 +425,7 @@ class Head:
         for key in keys:
             place = key & PLACE_MASK
             ahead = any(place in places for places in self.ahead.values())
-            if ahead or key in self.damaged or self._left_since(place):
+            if ahead or key in self.damaged or place in self.state.known or self.has_left(place):
                 continue
             self._count_damage(key)
             if key & DELAYED_BIT:
@@ -453,11 +454,12 @@ class Head:
         """Whether what was read of a message is out of date: it is here already, or left while the load ran."""
         if self.ahead and message.place in self.ahead.get(message.group or UNGROUPED, ()):
             return True
-        return self._left_since(message.place)
+        return message.place in self.state.known or self.has_left(message.place)
 
-    def _left_since(self, place: int) -> bool:
+    def has_left(self, place: int) -> bool:
+        """Whether the message of this place was purged, or left since somebody watches."""
         left = self.left
-        return place <= self.counters.purged_upto or place in self.state.known or (left is not None and place in left)
+        return place <= self.counters.purged_upto or (left is not None and place in left)
 
     def _settle_in(self, message: Stored, now: float, expired_before: float) -> None:
         message.suspect = message.place <= self.suspect_upto

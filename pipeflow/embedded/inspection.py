@@ -1,7 +1,6 @@
-"""What an operator does to a store: look without touching, move dead letters back, count.
+"""What an operator sees of a store: its messages without touching them, and its counts.
 
-Looking counts no receive and hands out no receipt. A redrive goes through every dead letter, those only on disk too, in
-chunks of one commit each, so that a crash leaves each of them in one place or the other.
+Looking counts no receive and hands out no receipt.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal
-from pipeflow.errors import NotFound
 from pipeflow.events import Event, Observers
 from pipeflow.filters import compile_filter, view
-from pipeflow.protocols import Peeked, QueueStats, Redrive, Redriven, StoreStats, TopicStats
+from pipeflow.protocols import Peeked, QueueStats, StoreStats, TopicStats
 from pipeflow.specs import FilterPolicy
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
 
 CHUNK = 500
-IDS_SHOWN = 100
 _STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
 
 Matches = Callable[[Peeked], bool]
@@ -52,14 +49,14 @@ def matcher(where: FilterPolicy | None, now: float) -> Matches:
     return lambda peeked: compiled(view(peeked, now), {})
 
 
-async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
-    """Every message of a queue, first those in memory, then those only on disk, in chunks."""
+async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator[list[Stored]]:
+    """Every message of a queue, first those in memory, then those only on disk, in chunks of `size` at most."""
     hot = list(head.state.all())
     seen = {message.place for message in hot}
     # As it is now: what a load brings into memory from here on is met where it lay.
     tail, delayed = bool(head.cold), bool(head.cold_delayed)
-    for start in range(0, len(hot), CHUNK):
-        chunk = [message for message in hot[start : start + CHUNK] if message.place]
+    for start in range(0, len(hot), size):
+        chunk = [message for message in hot[start : start + size] if message.place]
         absent = [message for message in chunk if message.body is None]
         bodies = await journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
         for message, body in zip(absent, bodies, strict=True):
@@ -69,14 +66,14 @@ async def scan(head: Head, journal: Journal) -> AsyncIterator[list[Stored]]:
         yield [message for message in chunk if message.body is not None and message.state in _STATES]
     after = head.counters.purged_upto
     while tail:
-        loaded = await journal.load(head.number, after, CHUNK)
+        loaded = await journal.load(head.number, after, size)
         if not loaded.last:
             break
         after = loaded.last
         yield _as_it_is(head, loaded.messages, seen)
     due = (0.0, 0)
     while delayed:
-        loaded = await journal.load_delayed(head.number, *due, CHUNK)
+        loaded = await journal.load_delayed(head.number, *due, size)
         if not loaded.messages:
             break
         due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)
@@ -110,60 +107,6 @@ def look(head: Head, message: Stored) -> Peeked:
         dead_letter_source=message.source,
         visible_at=message.until if message.state != READY else None,
     )
-
-
-async def redrive(broker: EmbeddedBroker, request: Redrive) -> Redriven:
-    """Move matching dead letters of a queue back to it, or to another, oldest first."""
-    async with broker.redriving:
-        # One at a time: what one has read of a tail, another must not have moved.
-        return await _redrive(broker, request)
-
-
-async def _redrive(broker: EmbeddedBroker, request: Redrive) -> Redriven:
-    nouns = broker.nouns
-    dead = nouns.dead_of(request.queue)
-    to = nouns.head(request.to) if request.to is not None else None
-    _check_target(dead, to or nouns.head(request.queue))
-    matches = matcher(request.where, broker.clock.now())
-    examined = matched = moved = 0
-    ids: list[str] = []
-    await broker.committed()
-    async for chunk in scan(dead, broker.journal):
-        now = broker.clock.now()
-        for message in chunk:
-            examined += 1
-            peeked = look(dead, message)
-            if message.state == IN_FLIGHT or not matches(peeked):
-                continue
-            target = to or nouns.find_head(message.source or "") or nouns.head(request.queue)
-            matched += 1
-            if len(ids) < IDS_SHOWN:
-                ids.append(message.id)
-            if not request.dry_run:
-                _move(broker, dead, target, message, now)
-                moved += 1
-            if request.limit is not None and matched >= request.limit:
-                break
-        if not request.dry_run:
-            broker.moved(dead, to)
-            await broker.committed()
-        if request.limit is not None and matched >= request.limit:
-            break
-    return Redriven(examined, matched, moved, ids)
-
-
-def _check_target(dead: Head, target: Head) -> None:
-    if dead.spec.fifo != target.spec.fifo:
-        kind = "FIFO" if dead.spec.fifo else "standard"
-        raise NotFound(f"{target.spec.name}: dead letters of a {kind} queue go to a {kind} queue; name one with --to")
-
-
-def _move(broker: EmbeddedBroker, dead: Head, target: Head, message: Stored, now: float) -> None:
-    if message.place in dead.state.known or not dead.is_cold(message):
-        dead.state.move_out(message)
-    else:
-        dead.take_cold(message)
-    broker.inlet.redrive(dead, target, message, now)
 
 
 def stats(broker: EmbeddedBroker) -> StoreStats:
@@ -204,7 +147,7 @@ def _queue_stats(head: Head, now: float) -> QueueStats:
         delayed=state.delayed + head.cold_delayed,
         retrying=state.retrying + head.cold_retrying,
         in_flight=state.in_flight,
-        dead=_length(dead) if dead is not None else 0,
+        dead=length(dead) if dead is not None else 0,
         sent=counters.sent,
         acked=counters.acked,
         expired=counters.expired,
@@ -217,7 +160,8 @@ def _queue_stats(head: Head, now: float) -> QueueStats:
     )
 
 
-def _length(head: Head) -> int:
+def length(head: Head) -> int:
+    """How many messages a queue has, in whatever state."""
     state = head.state
     return state.ready + state.delayed + state.in_flight + head.cold + head.cold_delayed
 

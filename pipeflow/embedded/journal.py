@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 
 from pipeflow.messages import AttributeValue, Failure
+from pipeflow.moves import Move
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
 from pipeflow.state.stored import Stored
 
@@ -179,6 +180,8 @@ class Recovered(Struct):
     known_upto: float
     """Ids accepted up to here were too many to bring along; 0 when all of the window are here."""
     sources: dict[str, bytes]
+    moves: list[Move]
+    """Moves of dead letters, under way or ended."""
     log: Any
     """What `embedded.log` needs of its own tables."""
 
@@ -290,6 +293,7 @@ class Forget:
             known=[],
             known_upto=0.0,
             sources={},
+            moves=[],
             log=None,
         )
 

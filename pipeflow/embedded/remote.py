@@ -48,6 +48,7 @@ from pipeflow.messages import (
     Trouble,
     Want,
 )
+from pipeflow.moves import Move
 from pipeflow.protocols import (
     BEHIND,
     Catalogue,
@@ -186,6 +187,18 @@ class RemoteStore:
     async def redrive(self, request: Redrive) -> Redriven:
         redriven: Redriven = await self._ask(VERBS["redrive"], request)
         return redriven
+
+    async def start_move(self, request: Redrive) -> Move:
+        move: Move = await self._ask(VERBS["start_move"], request)
+        return move
+
+    async def moves(self, queue: str | None = None) -> list[Move]:
+        moves: list[Move] = await self._ask(VERBS["moves"], queue)
+        return moves
+
+    async def cancel_move(self, id: str) -> Move:
+        move: Move = await self._ask(VERBS["cancel_move"], id)
+        return move
 
     async def parked(self, stream: str) -> list[Parked]:
         segments: list[Parked] = await self._ask(VERBS["parked"], stream)

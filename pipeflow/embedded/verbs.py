@@ -34,6 +34,7 @@ from pipeflow.messages import (
     Stale,
     Want,
 )
+from pipeflow.moves import Move
 from pipeflow.protocols import Features, Parked, Peeked, Redrive, Redriven, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.webhooks import SubscriptionFacts
@@ -252,6 +253,9 @@ VERBS = {
         ),
         Verb("purge", _NAME, _decoder(int), effect=True),
         Verb("redrive", _decoder(tuple[Redrive]), _decoder(Redriven), effect=True),
+        Verb("start_move", _decoder(tuple[Redrive]), _decoder(Move), effect=True),
+        Verb("moves", _decoder(tuple[str | None]), _decoder(list[Move])),
+        Verb("cancel_move", _NAME, _decoder(Move), effect=True),
         Verb("parked", _NAME, _decoder(list[Parked])),
         Verb("retry_parked", _decoder(tuple[str, list[int] | None]), _decoder(int), effect=True),
         Verb("discard_parked", _decoder(tuple[str, list[int]]), _decoder(int), effect=True),

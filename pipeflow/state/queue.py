@@ -50,6 +50,19 @@ class Changes(Protocol):
         """It left this queue for another, which will tell the rest."""
 
 
+class NoChanges:
+    """Where a queue without a memory beyond memory tells its changes."""
+
+    def changed(self, message: Stored) -> None:
+        return
+
+    def gone(self, message: Stored) -> None:
+        return
+
+    def moved(self, message: Stored) -> None:
+        return
+
+
 class QueueState:
     """The state machine of one queue. Every method takes the time and leaves the queue consistent."""
 

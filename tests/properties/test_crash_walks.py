@@ -20,6 +20,7 @@ import pytest
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.opening import Kept
+from pipeflow.errors import RefusedError
 from pipeflow.messages import (
     Ack,
     Bury,
@@ -122,6 +123,7 @@ class Walk:
             self.receive: 40,
             self.settle: 45,
             self.redrive: 4,
+            self.move: 3,
         }
         for _ in range(steps):
             chosen = self.random.choices(list(actions), list(actions.values()), k=self.random.choice([1, 1, 2, 4]))
@@ -280,7 +282,22 @@ class Walk:
         return Ack(receipt)
 
     async def redrive(self) -> None:
-        await self.store.redrive(Redrive(self.random.choice(["work", "line"])))
+        try:
+            await self.store.redrive(Redrive(self.random.choice(["work", "line"])))
+        except RefusedError:
+            pass  # a move is under way
+
+    async def move(self) -> None:
+        """Start one, fast or slow, or cancel one; it goes on in the next life (SQS: Q97, Q101)."""
+        under_way = [move for move in await self.store.moves() if move.under_way]
+        try:
+            if under_way and self.random.random() < 0.4:
+                await self.store.cancel_move(self.random.choice(under_way).id)
+            else:
+                rate = self.random.choice([None, 0.2, 1.0, 30.0])
+                await self.store.start_move(Redrive(self.random.choice(["work", "line"]), rate=rate))
+        except RefusedError:
+            assert under_way or (await self.store.moves())
 
     async def purge(self) -> None:
         keys = [key for key, state in self.known.messages.items() if key[0] == "copy" and state == LIVE]
@@ -301,6 +318,9 @@ class Walk:
             messages = await self.store.peek(queue, limit=10**6)
             there.update((queue, named(peeked.body)) for peeked in [*messages, *letters])
             await self.balance(queue, len(messages), len(letters))
+        for queue in ("work", "line"):
+            moves = await self.store.moves(queue)
+            assert sum(move.under_way for move in moves) <= 1, moves
         twice = [key for key, count in there.items() if count > 1]
         assert not twice, f"there twice: {twice}"
         for key in there:
@@ -354,6 +374,10 @@ class Walk:
     async def drain(self) -> None:
         """At the end all that is left comes out, once, groups in order."""
         await self.clock.advance(500.0)
+        for move in await self.store.moves():
+            if move.under_way:
+                await self.store.cancel_move(move.id)
+        await self.clock.advance(1.0)
         left = {key[1] for key, state in self.known.messages.items() if key[0] == "work" and state == LIVE}
         for queue in ("work", "line"):
             order: dict[str | None, int] = {}

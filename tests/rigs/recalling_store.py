@@ -29,6 +29,7 @@ from pipeflow.messages import (
     Stale,
     Want,
 )
+from pipeflow.moves import Move
 from pipeflow.protocols import Features, Peeked, Redrive, Redriven, Store, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 
@@ -109,6 +110,19 @@ class Recalling:
 
     async def redrive(self, request: Redrive) -> Redriven:
         return Redriven(3, 2, 1, [request.queue])
+
+    async def start_move(self, request: Redrive) -> Move:
+        return self._move(request)
+
+    async def moves(self, queue: str | None = None) -> list[Move]:
+        return [self._move(Redrive(queue or "all"))]
+
+    async def cancel_move(self, id: str) -> Move:
+        raise NotFound(f"there is no move {id}")
+
+    @staticmethod
+    def _move(request: Redrive) -> Move:
+        return Move("m", request.queue, "dead", request.to, request.where, request.limit, request.rate, 9, 1.0, 3)
 
     async def stats(self) -> StoreStats:
         return StoreStats(self.url, "store", "full", 1, os.getpid(), [], [], [])

@@ -28,6 +28,7 @@ from pipeflow.embedded.journal import (
 )
 from pipeflow.embedded.sqlite import schema, statements, streams
 from pipeflow.errors import StoreCorrupt
+from pipeflow.moves import Move
 from pipeflow.names import new_secret
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
 from pipeflow.state.stored import Stored
@@ -126,7 +127,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
     put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
     transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
-    queues, topics, subscriptions, stream_specs = _nouns(connection, path)
+    queues, topics, subscriptions, stream_specs, moves = _nouns(connection, path)
     recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
     sources = {}
     for name, position, crc in execute(statements.ALL_SOURCES):
@@ -149,17 +150,19 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
         known=[Known(*row) for row in reversed(recent)],
         known_upto=recent[-1][2] if len(recent) >= KNOWN_KEPT else 0.0,
         sources=sources,
+        moves=moves,
         log=streams.recover(connection),
     )
 
 
 def _nouns(
     connection: sqlite3.Connection, path: Path
-) -> tuple[list[RecoveredQueue], list[RecoveredTopic], list[Subscription], list[StreamSpec]]:
+) -> tuple[list[RecoveredQueue], list[RecoveredTopic], list[Subscription], list[StreamSpec], list[Move]]:
     queues: list[RecoveredQueue] = []
     topics: list[RecoveredTopic] = []
     subscriptions: list[Subscription] = []
     stream_specs: list[StreamSpec] = []
+    moves: list[Move] = []
     counted = _counters(connection, path, statements.ALL_QUEUE_COUNTERS, Counters)
     published = _counters(connection, path, statements.ALL_TOPIC_COUNTERS, TopicCounters)
     for kind, name, number, spec, crc in connection.execute(statements.ALL_NOUNS).fetchall():
@@ -173,9 +176,11 @@ def _nouns(
             topics.append(RecoveredTopic(number, msgspec.msgpack.decode(spec, type=TopicSpec), seen))
         elif kind == "stream":
             stream_specs.append(msgspec.msgpack.decode(spec, type=StreamSpec))
+        elif kind == "move":
+            moves.append(msgspec.msgpack.decode(spec, type=Move))
         else:
             subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
-    return queues, topics, subscriptions, stream_specs
+    return queues, topics, subscriptions, stream_specs, moves
 
 
 def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: type[T]) -> dict[int, T]:

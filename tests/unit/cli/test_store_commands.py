@@ -261,6 +261,26 @@ def test_a_dry_run_moves_nothing_and_a_redrive_moves_what_matches(call: Call, st
     assert (ready(call, "billing-dlq"), ready(call, "billing")) == (1, 4)
 
 
+def test_Q100_a_redrive_with_a_rate_is_a_move_that_can_be_listed(call: Call, store: str) -> None:
+    moved = call("dlq", "redrive", "billing", "--rate", "100/s")
+    assert "completed, 3 of 3 moved" in moved.stdout
+    (move,) = rows(call("dlq", "moves", "billing", "--json"))
+    assert (move["state"], move["moved"], move["rate"], move["queue"]) == ("completed", 3, 100.0, "billing")
+    assert (ready(call, "billing-dlq"), ready(call, "billing")) == (0, 5)
+    assert call("dlq", "redrive", "billing", "--rate", "fast").exit_code == 2
+
+
+def test_Q101_a_move_that_was_left_alone_can_be_cancelled(call: Call, store: str) -> None:
+    left = json.loads(call("dlq", "redrive", "billing", "--rate", "0.001/s", "--detach", "--json").stdout)
+    assert left["state"] == "running"
+    again = call("dlq", "redrive", "billing")
+    assert again.exit_code == 1
+    assert f"pipeflow dlq moves billing --cancel {left['id']}" in again.stderr
+    call("dlq", "moves", "--cancel", left["id"])
+    (move,) = rows(call("dlq", "moves", "--json"))
+    assert move["state"] == "cancelled"
+
+
 def test_a_redrive_may_go_elsewhere_and_be_limited(call: Call, store: str) -> None:
     moved = json.loads(call("dlq", "redrive", "billing", "--to", "lenient", "--limit", "2", "--json").stdout)
     assert moved["moved"] == 2

@@ -106,6 +106,12 @@ async def test_every_verb_gives_its_arguments_and_its_answer_unchanged(store: Re
         assert await client.append("lake", [Outgoing(b"a"), Outgoing(b"")]) == [Position(1), Refused("Empty", "no")]
         assert (await client.peek("q", 7, True, FilterPolicy("{}")))[0] == (await store.peek("q", 7))[0]
         assert await client.redrive(Redrive("q", dry_run=True)) == Redriven(3, 2, 1, ["q"])
+        slowly = Redrive("q", to="other", where=FilterPolicy("{}"), limit=4, rate=2.5)
+        assert await client.start_move(slowly) == await store.start_move(slowly)
+        assert await client.moves() == await store.moves()
+        assert await client.moves("q") == await store.moves("q")
+        with pytest.raises(NotFound, match="there is no move m"):
+            await client.cancel_move("m")
         assert (await client.stats()).owner == os.getpid()
 
 

@@ -1,0 +1,139 @@
+"""What every broker does with moves of dead letters (SQS: Q96-Q101)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeflow.errors import ConfigurationError, NotFound, RefusedError
+from pipeflow.filters import parse_where
+from pipeflow.messages import Bury
+from pipeflow.protocols import Redrive
+
+if TYPE_CHECKING:
+    from tests.conformance.conftest import Desk
+
+
+async def bury(desk: Desk, count: int, queue: str = "q") -> None:
+    """Send so many messages and bury them."""
+    await desk.send(*(f"{queue}{n}" for n in range(count)), queue=queue)
+    for _ in range(count):
+        await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take(count, queue)), queue=queue)
+
+
+async def test_Q96_only_dead_letters_are_moved_and_both_queues_exist(desk: Desk) -> None:
+    await desk.queue("plain")
+    await desk.queue(dead_letters="dead")
+    with pytest.raises(NotFound, match="has no dead letters"):
+        await desk.store.start_move(Redrive("plain"))
+    with pytest.raises(NotFound, match="there is no queue nowhere"):
+        await desk.store.start_move(Redrive("nowhere"))
+    with pytest.raises(NotFound, match="there is no queue nowhere"):
+        await desk.store.start_move(Redrive("q", to="nowhere"))
+
+
+async def test_Q96_a_rate_is_kept_on_the_clock(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await bury(desk, 20)
+    move = await desk.store.start_move(Redrive("q", rate=2.0))
+    assert (move.state, move.to_move, move.moved) == ("running", 20, 0)
+    for second in range(10):
+        await desk.advance(0.9)
+        moved = (await desk.stats()).ready
+        assert moved <= 2 * second + 3, "no faster"
+        await desk.advance(0.1)
+        assert (await desk.stats()).ready >= min(20, 2 * second + 1), "no slower"
+    await desk.advance(1)
+    (ended,) = await desk.store.moves("q")
+    assert (ended.id, ended.state, ended.moved, ended.rate) == (move.id, "completed", 20, 2.0)
+    assert ended.ended_at is not None
+    assert 9.0 <= ended.ended_at - ended.started_at <= 11.0
+
+
+async def test_Q96_a_rate_is_more_than_nothing(desk: Desk) -> None:
+    with pytest.raises(ConfigurationError, match="rate is 0"):
+        Redrive("q", rate=0)
+
+
+async def test_Q97_one_move_at_a_time_takes_from_the_same_dead_letters(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await desk.queue("other", dead_letters="dead")
+    await desk.queue("third", dead_letters="dead-3")
+    await bury(desk, 3)
+    move = await desk.store.start_move(Redrive("q", rate=0.1))
+    with pytest.raises(RefusedError, match=f"move {move.id} takes from dead already"):
+        await desk.store.start_move(Redrive("other"))
+    with pytest.raises(RefusedError, match="one does at a time"):
+        await desk.store.redrive(Redrive("q"))
+    await desk.store.start_move(Redrive("third"))
+    await desk.advance(60)
+    assert (await desk.store.start_move(Redrive("other"))).state == "running"
+
+
+async def test_Q98_without_a_destination_each_letter_goes_back_to_the_queue_it_came_from(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await desk.queue("other", dead_letters="dead")
+    await bury(desk, 3)
+    await bury(desk, 2, "other")
+    await desk.store.start_move(Redrive("q"))
+    await desk.advance(1)
+    assert (await desk.bodies(), await desk.bodies(queue="other")) == (["q0", "q1", "q2"], ["other0", "other1"])
+
+
+async def test_Q99_moved_letters_are_new_messages_oldest_first(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    (sent,) = await desk.send("a", attributes={"kind": "x"})
+    await desk.settle(Bury((await desk.one()).receipt))
+    await desk.store.start_move(Redrive("q"))
+    await desk.advance(1)
+    delivery = await desk.one()
+    assert (delivery.attempt, delivery.attributes, delivery.dead_letter_source) == (1, {"kind": "x"}, None)
+    assert delivery.id != sent.id
+
+
+async def test_Q98_what_fails_again_meanwhile_is_not_moved_again(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await bury(desk, 12)
+    await desk.store.start_move(Redrive("q", rate=4))
+    for _ in range(8):
+        await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take()))
+        await desk.advance(1)
+    (move,) = await desk.store.moves("q")
+    assert (move.state, move.moved) == ("completed", 12)
+    assert (await desk.stats()).dead == 12
+
+
+async def test_Q100_a_move_takes_what_matches_up_to_its_limit_and_the_last_ten_are_listed(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await desk.send(*(f'{{"n": {n}}}' for n in range(8)))
+    await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take()))
+    where = parse_where("body.n>=2", desk.clock.now())
+    ids = []
+    for _ in range(12):
+        ids.append((await desk.store.start_move(Redrive("q", where=where, limit=1))).id)
+        await desk.advance(1)
+    moves = await desk.store.moves("q")
+    assert [move.id for move in moves] == ids[:1:-1]
+    assert [move.moved for move in moves] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    assert await desk.store.moves() == moves
+    assert (await desk.stats()).dead == 2
+
+
+async def test_Q101_a_cancelled_move_leaves_moved_what_was_moved(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await bury(desk, 10)
+    move = await desk.store.start_move(Redrive("q", rate=1))
+    await desk.advance(3.5)
+    cancelled = await desk.store.cancel_move(move.id)
+    assert cancelled.state in ("cancelling", "cancelled")
+    await desk.advance(100)
+    (ended,) = await desk.store.moves("q")
+    assert (ended.state, ended.moved) == ("cancelled", cancelled.moved)
+    assert ((await desk.stats()).ready, (await desk.stats()).dead) == (ended.moved, 10 - ended.moved)
+    assert 3 <= ended.moved <= 5
+    with pytest.raises(RefusedError, match="has ended"):
+        await desk.store.cancel_move(move.id)
+    with pytest.raises(NotFound, match="there is no move nope"):
+        await desk.store.cancel_move("nope")
+    assert (await desk.store.redrive(Redrive("q"))).moved == 10 - ended.moved
