@@ -21,7 +21,7 @@ from pipeflow.formats.reading_back import Shape, checked, count
 from pipeflow.protocols import ReadableSink, Store
 from pipeflow.sinks import manifest
 from pipeflow.sinks.manifest import FOLDER, Listing, shape_of
-from pipeflow.sinks.objects import belongs, store_mark
+from pipeflow.sinks.objects import belongs, store_mark, tells_of_undelivered
 from pipeflow.specs import StreamSpec
 
 What: TypeAlias = Literal["missing", "damaged", "foreign", "leftover", "untold", "manifest"]
@@ -72,7 +72,11 @@ class _Verification:
         stats = await self._store.stats()
         mark = store_mark(stats.store_id)
         mine = belongs(self._name, mark)
-        lying = [name for name in await self._sink.list() if not name.startswith(FOLDER) and mine(name)]
+        lying = [
+            name
+            for name in await self._sink.list()
+            if not name.startswith(FOLDER) and mine(name) and not tells_of_undelivered(name, mark)
+        ]
         told = await self._told(mark) if self._spec.manifest else None
         known = await self._look_at_files()
         if self._spec.durability != "memory" and stats.durability != "memory":

@@ -16,6 +16,7 @@ from pipeflow.names import check_name
 from pipeflow.sinks.manifest import folder
 from pipeflow.sinks.objects import (
     ERRORS,
+    NOT_TAKEN,
     UNPACK_ERRORS,
     check_partition,
     encoded,
@@ -163,7 +164,7 @@ class Layout:
             boot=boot,
             extension=self._extension(partition),
             under=under,
-            kind="undelivered" if undelivered else "",
+            kind=NOT_TAKEN if undelivered else "",
         )
 
     def _extension(self, partition: str) -> str | None:
@@ -185,7 +186,7 @@ class Layout:
             boot=10**6,
             extension=self._extension(partition),
             under=under,
-            kind="undelivered" if is_errors(partition) and spec.failures is not None else "",
+            kind=NOT_TAKEN if is_errors(partition) and spec.failures is not None else "",
         )
 
     def _values(self, partition: str) -> Mapping[str, str]:

@@ -88,6 +88,11 @@ def check_partition(path: str, /) -> None:
         )
 
 
+NOT_TAKEN = "undelivered"
+"""The kind of objects with records that their sink did not take."""
+_UNDELIVERED = re.compile(rf"(-[0-9a-f]{{8}})?-errors-{NOT_TAKEN}")
+
+
 def object_name(
     stream: str,
     partition: str,
@@ -147,6 +152,11 @@ def belongs(stream: str, mark: str) -> Callable[[str], bool]:
         return (last.startswith(start) and mark in last) or behind_prefix in last
 
     return mine
+
+
+def tells_of_undelivered(name: str, mark: str) -> bool:
+    """Whether it was written to a sink for failures, which may be the stream's own: no catalogue knows of it."""
+    return _UNDELIVERED.match(name.rpartition(mark)[2]) is not None
 
 
 def _mark_beneath(prefix: str, stream: str, partition: str) -> str:

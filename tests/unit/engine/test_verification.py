@@ -12,8 +12,9 @@ import pytest
 
 from pipeflow import App, Stream
 from pipeflow.engine.verification import Verified, verify
+from pipeflow.errors import SinkUnavailable
 from pipeflow.files import FileFacts
-from pipeflow.protocols import Store
+from pipeflow.protocols import Object, Store
 from pipeflow.sinks.file import FileSink
 
 
@@ -69,6 +70,30 @@ async def test_what_lies_there_as_it_was_delivered_is_no_finding(
     async with lake(tmp_path, type, **options) as it:
         result = await it.verified()
         assert (result.files, result.records, result.findings) == (3, 6, [])
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix": "a-", "error_prefix": "failed-"}], ids=["plain", "prefixed"])
+async def test_what_lies_in_its_own_sink_because_it_was_not_delivered_is_no_finding(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    sink = Down(str(tmp_path / "lake"))
+    place = f"file://{tmp_path}/lake"
+    app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
+    stream = app.stream("lake", bytes, sink=place, failures=place, retry_seconds=0, **options)
+    async with app.running(sinks={"lake": sink}) as runtime:
+        await stream.put(b"a")
+        await stream.flush()
+        assert len(await sink.list()) == 1
+        assert (await verify(stream.spec, runtime.store, sink)).findings == []
+
+
+class Down(FileSink):
+    """Takes nothing but what it would not take."""
+
+    async def write(self, obj: Object) -> None:
+        if "undelivered" not in obj.name:
+            raise SinkUnavailable("down")
+        await super().write(obj)
 
 
 async def test_f46_every_flipped_byte_is_found(tmp_path: Path) -> None:
