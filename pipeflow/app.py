@@ -28,7 +28,7 @@ from pipeflow.names import chance_source
 from pipeflow.protocols import Middleware, Sink, Store
 from pipeflow.queue import Queue
 from pipeflow.router import Router, Source
-from pipeflow.specs import DAY, QueueSpec, Topology, check_backups
+from pipeflow.specs import DAY, QueueSpec, Subscription, Topology, archive_of, archive_queue, check_backups
 from pipeflow.topic import Topic
 from pipeflow.wiring.calls import Job, batch_call, checked, single_call
 from pipeflow.wiring.providers import Provisions, planned, provisions
@@ -83,11 +83,20 @@ class App(Router):
         _distinct("queue", (each for router in routers for each in (*router.queues, *router.webhooks)))
         queues = {queue.name: queue.spec for router in routers for queue in router.queues}
         queues |= {webhook.name: webhook.spec for router in routers for webhook in router.webhooks}
+        archived = [topic.spec for router in routers for topic in router.topics if topic.spec.archive]
+        for topic in archived:
+            if archive_of(topic.name) in queues:
+                raise ConfigurationError(
+                    f"queue {archive_of(topic.name)} has the name of the archive of topic {topic.name}; choose another"
+                )
         topology = Topology(
             topics=tuple(topic.spec for router in routers for topic in router.topics),
-            queues=tuple(_with_dead_letters(queues)),
+            queues=(*_with_dead_letters(queues), *map(archive_queue, archived)),
             streams=tuple(stream.spec for router in routers for stream in router.streams),
-            subscriptions=tuple(subscription for router in routers for subscription in router.subscriptions),
+            subscriptions=(
+                *(subscription for router in routers for subscription in router.subscriptions),
+                *(Subscription(topic.name, "queue", archive_of(topic.name)) for topic in archived),
+            ),
         )
         check_backups({stream.name: stream for stream in topology.streams})
         _check_origins(topology)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
+from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock, Signal
 from pipeflow.errors import ConfigurationError
 from pipeflow.events import Event
@@ -379,6 +380,17 @@ class Admin(Protocol):
 
         RefusedError while an app delivers it or a topic or stream feeds it, and, unless `drop`, while records wait in
         it. Firehose: S9 discards what waits; here that is asked for.
+        """
+        ...
+
+    async def delete_topic(self, topic: str) -> bool:
+        """Forget a topic and its subscriptions; whether there was one (SNS: T4). RefusedError: it has an archive."""
+        ...
+
+    async def archived(self, request: ArchiveRequest) -> ArchiveReport:
+        """The next chunk of a topic's archive, sent again to one subscriber with the position it came to, or looked at.
+
+        NotFound: no such topic, archive or subscriber. RefusedError: the subscriber cannot take it; nothing was sent.
         """
         ...
 

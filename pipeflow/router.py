@@ -102,15 +102,24 @@ class Router:
         codec: str = "json",
         retry: DeliveryPolicy | None = None,
         retry_override: bool = True,
+        archive: float | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Topic[T]:
         """A topic of one payload type. `fifo`: in order per group, to FIFO queues only.
 
         `retry`: how its webhooks are tried again where they say nothing themselves; with `retry_override=False` also
-        where they do (SNS: T62).
+        where they do (SNS: T62). `archive`: keep what is published for so many days, to be replayed (SNS: T74). `tags`:
+        words for operators, at most 50.
         """
         place = self._declaring("topic", name)
+        if archive is not None and not archive > 0:
+            raise ConfigurationError(
+                f"{place}: topic {self.prefix + name}: archive is {archive}; use days, more than 0, or leave it off"
+            )
         topic = Topic(
-            TopicSpec(self.prefix + name, fifo, content_dedup),
+            TopicSpec(
+                self.prefix + name, fifo, content_dedup, 0.0 if archive is None else archive * DAY, dict(tags or {})
+            ),
             type,
             place=place,
             codec=codec,
@@ -206,6 +215,7 @@ class Router:
         manifest: bool = False,
         target_bytes: int | None = None,
         endpoint: Endpoint | None = None,
+        envelope: bool = False,
     ) -> Stream[T]:
         """A stream of records into objects below `sink`, one for every `buffer_bytes` (5 MiB, of Parquet and ORC
         64) or `buffer_seconds`, whichever is first (Firehose: S33, S35).
@@ -235,6 +245,8 @@ class Router:
         `manifest`: beside the objects of each commit lies a small JSON object that tells of them, so that readers know
         which count. `target_bytes`: small objects are merged into ones of up to this size, which such readers see in
         one step. ConfigurationError when there is no manifest, or the format is not merged.
+
+        `envelope`: what comes from topics lies in their envelope, with id, time and attributes (SNS: T56).
 
         A sink `https://...` is an HTTP endpoint that takes records as Firehose sends them (S75); `endpoint` says how.
         """
@@ -273,6 +285,11 @@ class Router:
         if buffer_bytes is None:
             buffer_bytes = COLUMNAR_BYTES if chosen in COLUMNAR else Buffering().bytes
             buffer_bytes = min(buffer_bytes, max_buffered or buffer_bytes)
+        if envelope and (partition_by is not None or chosen not in ("jsonl", "raw")):
+            raise ConfigurationError(
+                f"{place}: stream {full}: envelope=True delivers envelopes, not {type_name(type)}; leave "
+                "partition_by, and formats other than jsonl and raw, off"
+            )
         spec = StreamSpec(
             full,
             sink,
@@ -305,7 +322,7 @@ class Router:
             endpoint=endpoint,
         )
         stream = Stream(spec, type, partition_by=partition_by, codec=_codec_of(origins), place=place)
-        self._subscribe("stream", spec.name, origins)
+        self._subscribe("stream", spec.name, origins, raw=not envelope)
         self.streams.append(stream)
         return stream
 
@@ -486,10 +503,12 @@ class Router:
                 )
         return place
 
-    def _subscribe(self, kind: Literal["queue", "stream"], target: str, origins: tuple[Origin[T], ...]) -> None:
+    def _subscribe(
+        self, kind: Literal["queue", "stream"], target: str, origins: tuple[Origin[T], ...], raw: bool = True
+    ) -> None:
         for origin in origins:
             topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
-            self.subscriptions.append(Subscription(topic.name, kind, target, policy))
+            self.subscriptions.append(Subscription(topic.name, kind, target, policy, raw))
 
 
 def usual_compression(sink: str, format: str) -> Compression:

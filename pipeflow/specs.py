@@ -100,9 +100,20 @@ class TopicSpec(Struct, frozen=True):
     name: str
     fifo: bool = False
     content_dedup: bool = False
+    archive: float = 0.0
+    """Seconds for which what was published is kept, to be replayed; 0: not at all (SNS: T74)."""
+    tags: dict[str, str] = {}
+    """Words for operators; they change nothing (SNS: T77)."""
 
     def __post_init__(self) -> None:
         topic_name(self.name)
+        if not 0 <= self.archive <= 365 * DAY:
+            raise ConfigurationError(f"{self.name}: archive is {self.archive / DAY:g} days; use more than 0, up to 365")
+        if len(self.tags) > 50 or any(not 1 <= len(key) <= 128 or len(self.tags[key]) > 256 for key in self.tags):
+            raise ConfigurationError(
+                f"{self.name}: {len(self.tags)} tags; use at most 50, with keys of 1 to 128 characters and values "
+                "of at most 256 (SNS: T77)"
+            )
 
 
 class QueueSpec(Struct, frozen=True):
@@ -125,6 +136,8 @@ class QueueSpec(Struct, frozen=True):
     dedup_scope: Literal["queue", "group"] = "queue"
     holds_dead_letters: bool = False
     """Made as the dead letters of another queue."""
+    archives: bool = False
+    """Made as the archive of a topic: nobody sends to it or receives from it."""
 
     def __post_init__(self) -> None:
         queue_name(self.name)
@@ -429,6 +442,23 @@ class StreamSpec(Struct, frozen=True):
         if self.over_http:
             return b""
         return b"\n" if self.format == "jsonl" else b""
+
+
+def archive_of(topic: str) -> str:
+    """The queue that a topic's archive lies in."""
+    return f"{topic}-archive"
+
+
+def archive_queue(topic: TopicSpec) -> QueueSpec:
+    """The archive of a topic, as a queue."""
+    return QueueSpec(
+        archive_of(topic.name),
+        fifo=topic.fifo,
+        max_receives=None,
+        retention=topic.archive,
+        max_body=256 << 20,
+        archives=True,
+    )
 
 
 def check_backups(streams: Mapping[str, StreamSpec]) -> None:

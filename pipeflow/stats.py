@@ -28,6 +28,7 @@ class QueueStats(Struct, frozen=True):
     oldest_age: float
     """Seconds since the oldest ready message was sent; 0 when there is none."""
     holds_dead_letters: bool = False
+    archives: bool = False
 
 
 class TopicStats(Struct, frozen=True):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, get_args
+
+import msgspec
 
 from pipeflow.binding import Binding, causes
 from pipeflow.codecs import Codec, attributes_of, codec_for
-from pipeflow.errors import RefusedError
+from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.messages import At, AttributeValue, Emit, Outgoing, Refused, Sent
 from pipeflow.specs import FilterPolicy, TopicSpec
+from pipeflow.webhooks import TEXTS, Protocols
 
 if TYPE_CHECKING:
+    from pipeflow.archives import ArchiveReport
     from pipeflow.engine.runtime import Runtime
     from pipeflow.filters.writing import Alternatives
+    from pipeflow.queue import Queue
+    from pipeflow.stream import Stream
+    from pipeflow.webhook import Webhook
     from pipeflow.webhooks import DeliveryPolicy
 
 T = TypeVar("T")
@@ -59,16 +66,29 @@ class Topic(Generic[T]):
         dedup_id: str | None = None,
         delay: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
+        instead: Mapping[Protocols, T] | None = None,
         **keywords: AttributeValue,
     ) -> str:
         """Publish one value and return its message id; durable, in every queue that matches, when it returns.
 
         Keywords are attributes; those whose names collide with options go through `attributes`. `group` orders
-        messages in FIFO queues. RefusedError: a rule was broken, and nothing was published.
+        messages in FIFO queues. `instead`: what "queue", "webhook" or "stream" subscribers get in place of the value;
+        filters on bodies look at what theirs gets (SNS: T25, T48). RefusedError: a rule was broken, and nothing was
+        published.
         """
-        message = outgoing(self.encode(value), group, dedup_id, delay, attributes, keywords)
+        headers = causes() if instead is None else {**(causes() or {}), TEXTS: self._texts(instead)}
+        message = outgoing(self.encode(value), group, dedup_id, delay, attributes, keywords, headers)
         (answer,) = await self.binding.runtime.publish(self.spec.name, (message,))
         return accepted(answer, self.binding.noun)
+
+    def _texts(self, instead: Mapping[Protocols, T]) -> str:
+        unknown = sorted(set(instead) - set(get_args(Protocols)))
+        if unknown:
+            raise ConfigurationError(
+                f"{self.binding.noun}: instead names {', '.join(unknown)}; use queue, webhook or stream"
+            )
+        texts = {protocol: self.encode(value).decode("latin-1") for protocol, value in instead.items()}
+        return msgspec.json.encode(texts).decode()
 
     async def publish_many(
         self,
@@ -110,6 +130,41 @@ class Topic(Generic[T]):
         from pipeflow.filters import where_body
 
         return Selection(self, where_body(fields))
+
+    async def replay(
+        self,
+        to: Queue[T] | Stream[T] | Webhook,
+        /,
+        *,
+        since: float | None = None,
+        until: float | None = None,
+        rate: float | None = None,
+        name: str = "",
+        again: bool = False,
+    ) -> ArchiveReport:
+        """Deliver what the archive kept again to one subscriber, and to nobody else: what its filter takes.
+
+        `since` and `until` are epoch seconds, `rate` messages a second. Ids, bodies and times are those of the first
+        time; a header, and the envelope, say that it is a replay (SNS: T75). Stopped anywhere, the same call goes on
+        there; `again` begins anew, `name` keeps a position of its own. NotFound: no archive, or no subscriber.
+        """
+        from pipeflow.archives import ArchiveRequest
+        from pipeflow.engine.archives import through
+
+        runtime = self.binding.runtime
+        request = ArchiveRequest(self.name, to.name, since, until, None, name or f"{since} {until}", again)
+        return await through(request, runtime.store, runtime.clock, rate)
+
+    async def matching(
+        self, selection: Selection[T] | FilterPolicy, /, *, since: float | None = None, until: float | None = None
+    ) -> ArchiveReport:
+        """What of the archive a filter would have taken: how many, and the first ids. Nothing is delivered."""
+        from pipeflow.archives import ArchiveRequest
+        from pipeflow.engine.archives import through
+
+        runtime = self.binding.runtime
+        policy = selection.filter if isinstance(selection, Selection) else selection
+        return await through(ArchiveRequest(self.name, None, since, until, policy), runtime.store, runtime.clock)
 
     def bind(self, runtime: Runtime) -> None:
         """Talk to this runtime from now on."""

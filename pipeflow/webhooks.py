@@ -15,6 +15,8 @@ from msgspec.structs import asdict
 from pipeflow.errors import ConfigurationError
 
 BackoffFunction: TypeAlias = Literal["linear", "arithmetic", "geometric", "exponential"]
+Protocols: TypeAlias = Literal["queue", "webhook", "stream"]
+"""Ways a topic delivers."""
 Kind: TypeAlias = Literal["Notification", "SubscriptionConfirmation"]
 
 LONGEST: Final = 3600.0
@@ -28,6 +30,8 @@ TOKEN: Final = "pipeflow-confirmation-token"
 """The header of a message that asks its endpoint to confirm: the token to confirm with."""
 SIGNED: Final = "pipeflow-signed"
 """The header of a dead letter that keeps, as JSON, what its envelope was signed with (SNS: T65)."""
+TEXTS: Final = "pipeflow-texts"
+"""The header in which a publish carries one text per protocol: JSON, each body in latin-1 (SNS: T25)."""
 REPLAYED: Final = "pipeflow-replayed"
 """The header of what a replay of an archive delivered (SNS: T75)."""
 

@@ -137,7 +137,9 @@ def contents(stats: StoreStats, topology: Topology, declared: Topology | None) -
     """What the store says of itself, and what it holds that no code speaks of."""
     yield Check("store", "ok", f"{stats.url}, durability {stats.durability}, boot {stats.boot}, id {stats.store_id}")
     waiting = sum(
-        queue.ready + queue.delayed + queue.in_flight for queue in stats.queues if not queue.holds_dead_letters
+        queue.ready + queue.delayed + queue.in_flight
+        for queue in stats.queues
+        if not (queue.holds_dead_letters or queue.archives)
     )
     nouns = f"{len(stats.topics)} topics, {len(stats.queues)} queues, {len(stats.streams)} streams"
     yield Check("nouns", "ok", f"{nouns}; {count(waiting)} messages")

@@ -8,8 +8,10 @@ from typing import Literal
 import click
 import msgspec
 
+from pipeflow.cli.archives import looked_through
 from pipeflow.cli.bodies import Body, bodies
-from pipeflow.cli.output import fail_empty_option, found, json_option
+from pipeflow.cli.opening import store_options, store_url
+from pipeflow.cli.output import count, fail_empty_option, found, json_option, show_one
 from pipeflow.errors import CodecError
 from pipeflow.filters import compile_filter
 from pipeflow.messages import AttributeValue
@@ -61,16 +63,39 @@ def policy_text(written: str) -> str:
 @click.command()
 @click.option("--policy", required=True, metavar="JSON", help="The filter policy, or @FILE.")
 @click.option("--scope", type=click.Choice(["body", "attributes"]), default="body", show_default=True)
-@click.argument("event", metavar="FILE|-")
+@click.argument("event", required=False, metavar="FILE|-")
+@click.option("--history", metavar="TOPIC", help="Try it on what this topic's archive kept, instead of an event.")
+@click.option("--from", "start", metavar="TIME", help="With --history: from this time, or so long ago.")
+@click.option("--until", "end", metavar="TIME", help="With --history: to this time, or so long ago.")
+@store_options
 @json_option
 @fail_empty_option
-def match(policy: str, scope: Scope, event: str, as_json: bool, fail_empty: bool) -> None:
+def match(
+    policy: str,
+    scope: Scope,
+    event: str | None,
+    history: str | None,
+    start: str | None,
+    end: str | None,
+    broker: str | None,
+    app: str | None,
+    as_json: bool,
+    fail_empty: bool,
+) -> None:
     """Say whether a filter policy takes the event in FILE, or on stdin with -.
 
     The event is a message's body; with --scope attributes, an object of its attributes. A file with one event a line
     prints the lines that match.
     """
     policy = policy_text(policy)
+    if history is not None:
+        report = looked_through(store_url(broker, app), history, FilterPolicy(policy, scope), start, end)
+        text = f"{history}: {count(report.matched)} of {count(report.examined)} archived messages match"
+        show_one(msgspec.structs.asdict(report), "\n".join([text, *report.ids]), as_json=as_json)
+        found(report.matched > 0, fail_empty)
+        return
+    if event is None:
+        raise click.UsageError("name a file with events, - for stdin, or --history TOPIC")
     events = list(bodies([event if event == "-" else f"@{event}"], raw=False))
     results = matching(policy, scope, events)
     if as_json:

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from pipeflow.cli import units
+from pipeflow.cli.archives import replay
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, count, fail_empty_option, found, json_option, number, show, show_one
@@ -67,7 +68,9 @@ async def stats_of(store: Store) -> StoreStats:
 def queue_stats(url: str, every: bool) -> list[QueueStats]:
     """The queues by name; queues made for dead letters only when `every` is asked for."""
     stats = ask(url, stats_of)
-    return sorted((q for q in stats.queues if every or not q.holds_dead_letters), key=lambda queue: queue.name)
+    return sorted(
+        (q for q in stats.queues if every or not (q.holds_dead_letters or q.archives)), key=lambda queue: queue.name
+    )
 
 
 def topic_stats(url: str) -> list[TopicStats]:
@@ -81,7 +84,7 @@ def stream_stats(url: str) -> list[StreamStats]:
 
 
 @click.command()
-@click.option("--all", "every", is_flag=True, help="With the queues that hold dead letters.")
+@click.option("--all", "every", is_flag=True, help="With the queues that hold dead letters or archives.")
 @store_options
 @json_option
 @fail_empty_option
@@ -144,6 +147,24 @@ def delete(stream: str, drop: bool, broker: str | None, app: str | None, as_json
     show_one({"stream": stream, "dropped": dropped}, text, as_json=as_json)
 
 
+async def forget_topic(store: Store, topic: str) -> bool:
+    """Delete it; whether there was one."""
+    return await store.delete_topic(topic)
+
+
+@topics.command("delete")
+@click.argument("topic")
+@store_options
+@json_option
+def delete_topic(topic: str, broker: str | None, app: str | None, as_json: bool) -> None:
+    """Delete TOPIC and its subscriptions from the store. What lies in queues and streams stays."""
+    deleted = ask(store_url(broker, app), lambda store: forget_topic(store, topic))
+    show_one(
+        {"topic": topic, "deleted": deleted}, f"{topic}: {'deleted' if deleted else 'is not there'}", as_json=as_json
+    )
+
+
+topics.add_command(replay)
 topics.add_command(webhooks)
 topics.add_command(confirm)
 topics.add_command(certificate)

@@ -16,8 +16,10 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
+from pipeflow.embedded.archive import Archives
 from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.handout import hand_out
@@ -49,7 +51,7 @@ from pipeflow.messages import (
 )
 from pipeflow.moves import Move
 from pipeflow.names import IdPool
-from pipeflow.protocols import BEHIND, Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
+from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.webhooks import SubscriptionFacts
 
@@ -95,6 +97,7 @@ class EmbeddedBroker:
         self._work = Signal()
         self.tending = Tending(self)
         self.moving = Moving(self)
+        self.archives = Archives(self)
         self._stopped = Signal()
         self.nouns: Nouns
         self.inlet: Intake
@@ -130,6 +133,7 @@ class EmbeddedBroker:
                 self._start(tasks, self.tending.load_tails)
             self._start(tasks, self.tending.keep_time)
             self._start(tasks, self.moving.run)
+            self._start(tasks, self.archives.run)
             door = await self.serve(tasks)
             ready()
             await self._until_closed()
@@ -270,6 +274,7 @@ class EmbeddedBroker:
             head.tick(now)
         for head, request in self.nouns.requests_to_confirm(now):
             self.inlet.send(head, request, now)
+        self.archives.changed.fire()
         self.after_intake(self.nouns.heads())
         await self.committed()
 
@@ -281,30 +286,19 @@ class EmbeddedBroker:
         if topic_head.dedup.shed_upto:
             await self.inlet.recall(topic_head, batch, self.clock.now())
         self.check_open()
-        now = self.clock.now()
-        results: list[Sent | Refused] = []
-        for outgoing in batch:
-            results.append(self.inlet.publish(topic_head, outgoing, now))
-            if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
-                break  # a position behind it would pass over the refusal
-        results += [BEHIND] * (len(batch) - len(results))
+        results = self.inlet.publish_all(topic_head, batch, self.clock.now())
         self.after_intake(topic_head.heads.values())
         await self.committed()
         return results
 
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
         await self._room()
-        head = self.nouns.head(queue)
+        head = self.nouns.open_head(queue)
         if head.dedup.shed_upto:
             await self.inlet.recall(head, batch, self.clock.now())
             self.check_open()
         now = self.clock.now()
-        results: list[Sent | Refused] = []
-        for outgoing in batch:
-            results.append(self.inlet.send(head, outgoing, now))
-            if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
-                break  # as in `publish`
-        results += [BEHIND] * (len(batch) - len(results))
+        results = self.inlet.send_all(head, batch, now)
         self.after_intake((head,))
         await self.committed()
         return results
@@ -321,7 +315,7 @@ class EmbeddedBroker:
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         self.check_open()
-        head = self.nouns.head(queue)
+        head = self.nouns.open_head(queue)
         until = self.clock.now() + want.wait
         while True:
             taken = await self._take(head, want)
@@ -434,13 +428,7 @@ class EmbeddedBroker:
         # A position goes with its record, never before it: first the room, then both in one group.
         await self.log.room(stream)
         self.check_open()
-        refused = ((n, why) for n, each in enumerate(batch) if (why := self.log.check(stream, each)) is not None)
-        first, why = next(refused, (len(batch), None))
-        results = list(self.log.append_in_group(stream, batch[:first]))
-        for outgoing in batch[:first]:
-            self.inlet.note_position(outgoing)
-        if why is not None:
-            results += [why, *[BEHIND] * (len(batch) - first - 1)]
+        results = self.inlet.append_all(stream, batch)
         await self.committed()
         return results
 
@@ -580,6 +568,10 @@ class EmbeddedBroker:
         await self.committed()
         return dropped
 
+    async def archived(self, request: ArchiveRequest) -> ArchiveReport:
+        self.check_open()
+        return await self.archives.ask(request)
+
     async def webhooks(self) -> list[SubscriptionFacts]:
         self.check_open()
         return self.nouns.webhooks(self.clock.now())
@@ -589,6 +581,12 @@ class EmbeddedBroker:
         confirmed = self.nouns.confirm(topic, token, self.clock.now())
         await self.committed()
         return next(each for each in self.nouns.webhooks(self.clock.now()) if each.webhook == confirmed.target)
+
+    async def delete_topic(self, topic: str) -> bool:
+        self.check_open()
+        deleted = self.nouns.delete_topic(topic)
+        await self.committed()
+        return deleted
 
     def watch(self) -> AsyncIterator[Event]:
         return inspection.watch(self.observers)

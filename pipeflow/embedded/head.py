@@ -286,7 +286,7 @@ class Head:
     @property
     def hungry(self) -> bool:
         """Whether a load would bring something into memory that has room there."""
-        if not self.cold:
+        if not self.cold or self.spec.archives:
             return False
         fair = self.state.fair
         if fair is not None and fair.starved:
@@ -536,6 +536,17 @@ class Head:
         if message.body is not None:
             self.bytes += message.size
         self.moved(message)
+
+    def expire(self, message: Stored) -> None:
+        """Delete a message of an archive: it is too old. Read from the disk where there is one."""
+        self.counters.expired += 1
+        if message.place in self.state.known:
+            self.state.move_out(message)
+            self.discard(message)
+            return
+        self.take_cold(message)
+        self.discard(message)
+        self.touch()
 
     def respec(self, spec: QueueSpec) -> None:
         """Go on with other options; messages keep what they were sent with."""

@@ -157,6 +157,7 @@ def _queue_stats(head: Head, now: float) -> QueueStats:
         quarantined=counters.quarantined,
         oldest_age=max(0.0, now - oldest) if oldest is not None else 0.0,
         holds_dead_letters=head.spec.holds_dead_letters,
+        archives=head.spec.archives,
     )
 
 

@@ -19,8 +19,9 @@ from pipeflow.embedded.journal import Journal, Known, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.embedded.records import replays_of
-from pipeflow.messages import AttributeValue, Emit, Outgoing, Refused, Sent
+from pipeflow.messages import AttributeValue, Emit, Outgoing, Position, Refused, Sent
 from pipeflow.names import IdPool, valid_group
+from pipeflow.protocols import BEHIND
 from pipeflow.specs import YEAR, QueueSpec, Subscription
 from pipeflow.state.dedup import WINDOW, dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
@@ -58,6 +59,39 @@ class Intake:
                 window.add(known.key, known.at, known.id, known.sequence)
         for window in windows.values():
             window.shed_upto = recovered.known_upto
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    # A position behind a refusal would pass over it, so the batch ends there.
+
+    def publish_all(self, topic: TopicHead, batch: Sequence[Outgoing], now: float) -> list[Sent | Refused]:
+        """Take a batch into a topic, in order; nothing behind the refusal of what carries a position."""
+        results: list[Sent | Refused] = []
+        for outgoing in batch:
+            results.append(self.publish(topic, outgoing, now))
+            if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
+                break
+        return results + [BEHIND] * (len(batch) - len(results))
+
+    def send_all(self, head: Head, batch: Sequence[Outgoing], now: float) -> list[Sent | Refused]:
+        """The same into one queue."""
+        results: list[Sent | Refused] = []
+        for outgoing in batch:
+            results.append(self.send(head, outgoing, now))
+            if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
+                break
+        return results + [BEHIND] * (len(batch) - len(results))
+
+    def append_all(self, stream: str, batch: Sequence[Outgoing]) -> list[Position | Refused]:
+        """The same into a stream that has room."""
+        refused = ((n, why) for n, each in enumerate(batch) if (why := self._log.check(stream, each)) is not None)
+        first, why = next(refused, (len(batch), None))
+        results = list(self._log.append_in_group(stream, batch[:first]))
+        for outgoing in batch[:first]:
+            self.note_position(outgoing)
+        if why is not None:
+            results += [why, *[BEHIND] * (len(batch) - first - 1)]
+        return results
 
     # -- one queue -----------------------------------------------------------------------------------------------
 
@@ -142,29 +176,34 @@ class Intake:
                 self.note_position(outgoing)
                 return Sent(original[0], original[1], duplicate=True)
         size = weigh(outgoing)
-        queues: list[tuple[Head, Subscription, Outgoing]] = []
-        streams: list[str] = []
+        one_body = True
+        queues: list[tuple[Head, Subscription, Outgoing, int]] = []
+        streams: list[tuple[str, Outgoing]] = []
+        id = outgoing.id or self._ids.new(now)
         for target in state.route(outgoing):
             mine = state.addressed(outgoing, target, dedup_id)
             if target.kind == "queue":
                 head = topic.heads[target.target]
-                refused = self._refusal(head.spec, mine, size)
-                queues.append((head, target, mine))
+                own = size
+                if mine.body is not outgoing.body:
+                    one_body, own = False, weigh(mine)
+                refused = self._refusal(head.spec, mine, own)
+                queues.append((head, target, mine, own))
             else:
-                refused = self._log.check(target.target, mine)
-                streams.append(target.target)
+                record = mine if target.raw else self._enveloped(topic, mine, id, now)
+                refused = self._log.check(target.target, record)
+                streams.append((target.target, record))
             if refused is not None:
                 return refused
-        id = outgoing.id or self._ids.new(now)
         counters = topic.counters
         counters.last_sequence += 1
         counters.published += 1
         counters.delivered += len(queues) + len(streams)
-        shared = self._share(outgoing.body) if len(queues) > 1 else 0
-        for head, target, mine in queues:
-            self._deliver(topic, head, target, mine, id, shared, size, now)
-        for stream in streams:
-            self._log.append_in_group(stream, [outgoing])
+        shared = self._share(outgoing.body) if one_body and len(queues) > 1 else 0
+        for head, target, mine, own in queues:
+            self._deliver(topic, head, target, mine, id, shared, own, now)
+        for stream, record in streams:
+            self._log.append_in_group(stream, [record])
         if not self._journal.instant:
             self._gathering.topics[topic.number] = counters
         if key is not None:
@@ -191,8 +230,8 @@ class Intake:
             headers = {**(headers or {}), TOPIC: topic.spec.name}
         if not target.raw:
             envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), (headers or {}).get(SUBJECT, ""))
-            if topic.spec.fifo:
-                headers = {**(headers or {}), SEQUENCE: str(topic.counters.last_sequence)}
+        if topic.spec.fifo and (not target.raw or head.spec.archives):
+            headers = {**(headers or {}), SEQUENCE: str(topic.counters.last_sequence)}
         message = Stored(0, id, mine.body, size, now, now, mine.attributes, headers, mine.group, mine.dedup_id)
         message.envelope = envelope
         message.shared = shared
@@ -200,6 +239,60 @@ class Intake:
         self._add(head, message, None if head.spec.fifo else mine.delay, now)
         if key is not None:
             self._remember(head, key, now, id, message.place)
+
+    @staticmethod
+    def _enveloped(topic: TopicHead, message: Outgoing, id: str, now: float, sequence: int | None = None) -> Outgoing:
+        """A record that holds the envelope of a publish (SNS: T56)."""
+        headers = message.headers or {}
+        if topic.spec.fifo and sequence is None:
+            sequence = topic.counters.last_sequence + 1
+        body = render_envelope(
+            topic_arn(topic.spec.name, fifo=topic.spec.fifo),
+            id,
+            message.body,
+            message.attributes,
+            published_at=now,
+            subject=headers.get(SUBJECT),
+            sequence=sequence if topic.spec.fifo else None,
+            replayed=REPLAYED in headers,
+        )
+        return Outgoing(body, headers=message.headers)
+
+    def redeliver(self, topic: TopicHead, target: Subscription, archived: Stored, now: float) -> Refused | None:
+        """Deliver an archived publish again to one subscription: same id, body and time, and marked (SNS: T75).
+
+        Deduplication neither hinders it nor hears of it (T76).
+        """
+        assert archived.body is not None
+        marked = {**(archived.headers or {}), REPLAYED: "1"}
+        publish = Outgoing(
+            archived.body, archived.attributes, marked, archived.group, archived.dedup_id, None, None, None, archived.id
+        )
+        mine = topic.state.addressed(publish, target, archived.dedup_id)
+        if target.kind == "stream":
+            if not target.raw:
+                kept = marked.get(SEQUENCE)
+                mine = self._enveloped(topic, mine, archived.id, archived.sent_at, int(kept) if kept else None)
+            refused = self._log.check(target.target, mine)
+            if refused is None:
+                self._log.append_in_group(target.target, [mine])
+            return refused
+        head = topic.heads[target.target]
+        size = weigh(mine)
+        refused = self._refusal(head.spec, mine, size)
+        if refused is not None:
+            return refused
+        marked = mine.headers or {}
+        if target.endpoint:
+            marked = {**marked, TOPIC: topic.spec.name}
+        message = Stored(
+            0, archived.id, mine.body, size, archived.sent_at, now, mine.attributes, marked, mine.group,
+            mine.dedup_id,
+        )  # fmt: skip
+        if not target.raw:
+            message.envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), marked.get(SUBJECT, ""))
+        self._add(head, message, 0.0, now)
+        return None
 
     def _share(self, body: bytes) -> int:
         if len(body) < SHARE_FROM or self._journal.instant:
@@ -257,11 +350,10 @@ class Intake:
         return topic.state.refusal(message) or self._target_refusal(topic, message)
 
     def _target_refusal(self, topic: TopicHead, message: Outgoing) -> Refused | None:
-        size = weigh(message)
         for target in topic.state.route(message):
             mine = topic.state.addressed(message, target, message.dedup_id)
             if target.kind == "queue":
-                refused = self._refusal(topic.heads[target.target].spec, mine, size)
+                refused = self._refusal(topic.heads[target.target].spec, mine, weigh(mine))
             else:
                 refused = self._log.check(target.target, mine)
             if refused is not None:

@@ -21,7 +21,7 @@ from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
 from pipeflow.filters import compile_filter
 from pipeflow.messages import Emit, Outgoing
-from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, check_backups
+from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_of, check_backups
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.topic import TopicState
 from pipeflow.webhooks import SubscriptionFacts
@@ -87,6 +87,15 @@ class Nouns:
         head = self._heads.get(name)
         if head is None:
             raise _not_found("queue", name, self._heads)
+        return head
+
+    def open_head(self, name: str) -> Head:
+        """The queue of this name, for who sends to it or receives from it; RefusedError for an archive."""
+        head = self.head(name)
+        if head.spec.archives:
+            raise RefusedError(
+                "Archive", f"queue {name} is the archive of a topic; replay it: pipeflow topics replay TOPIC --to QUEUE"
+            )
         return head
 
     def topic(self, name: str) -> TopicHead:
@@ -203,6 +212,26 @@ class Nouns:
         self._remember("stream", stream, 0, None)
         return dropped
 
+    def delete_topic(self, name: str) -> bool:
+        """Forget a topic and its subscriptions; whether there was one (SNS: T4). What lies in queues stays.
+
+        RefusedError while it has an archive (T74).
+        """
+        topic = self._topics.get(name)
+        if topic is None:
+            return False
+        if topic.spec.archive:
+            raise RefusedError(
+                "InvalidState",
+                f"topic {name} keeps an archive; take archive= out of the app and start the app once, then delete",
+            )
+        for key in [key for key in self._subscriptions if key[0] == name]:
+            del self._subscriptions[key]
+            self._remember("subscription", "\0".join(key), 0, None)
+        del self._topics[name]
+        self._remember("topic", name, 0, None)
+        return True
+
     def _with_dead_letters(self, topology: Topology) -> list[QueueSpec]:
         """The declared queues, and the dead letters they name that nobody declares."""
         declared = {queue.name for queue in topology.queues}
@@ -315,6 +344,8 @@ class Nouns:
             topic.streams.clear()
         for subscription in self._subscriptions.values():
             topic = self._topics[subscription.topic]
+            if subscription.target == archive_of(topic.spec.name) and not topic.spec.archive:
+                continue  # it archives no more; what it has kept so far grows old
             fifo = subscription.kind == "queue" and self._heads[subscription.target].spec.fifo
             topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
             if subscription.kind == "queue":
@@ -326,7 +357,9 @@ class Nouns:
             head.dead = self._heads.get(name) if name is not None else None
 
     def _make_head(self, spec: QueueSpec, number: int, counters: Counters) -> Head:
-        head = Head(spec, number, counters, self._gathering, self._journal, self._hot_messages)
+        # An archive is read in order and by chunks, and needs nothing of it in memory.
+        limit = 0 if spec.archives else self._hot_messages
+        head = Head(spec, number, counters, self._gathering, self._journal, limit)
         self._heads[spec.name] = head
         self._by_number[number] = head
         self._last_number = max(self._last_number, number)

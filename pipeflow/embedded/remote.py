@@ -16,6 +16,7 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
+from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket, short_named
@@ -215,6 +216,14 @@ class RemoteStore:
     async def delete_stream(self, stream: str, drop: bool = False) -> int:
         dropped: int = await self._ask(VERBS["delete_stream"], stream, drop)
         return dropped
+
+    async def delete_topic(self, topic: str) -> bool:
+        deleted: bool = await self._ask(VERBS["delete_topic"], topic)
+        return deleted
+
+    async def archived(self, request: ArchiveRequest) -> ArchiveReport:
+        report: ArchiveReport = await self._ask(VERBS["archived"], request)
+        return report
 
     async def webhooks(self) -> list[SubscriptionFacts]:
         found: list[SubscriptionFacts] = await self._ask(VERBS["webhooks"])

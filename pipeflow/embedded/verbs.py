@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from pipeflow import errors
+from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.errors import BrokerError, PipeflowError, RefusedError
 from pipeflow.events import Event
 from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
@@ -260,6 +261,8 @@ VERBS = {
         Verb("retry_parked", _decoder(tuple[str, list[int] | None]), _decoder(int), effect=True),
         Verb("discard_parked", _decoder(tuple[str, list[int]]), _decoder(int), effect=True),
         Verb("delete_stream", _decoder(tuple[str, bool]), _decoder(int), effect=True),
+        Verb("delete_topic", _NAME, _decoder(bool), effect=True),
+        Verb("archived", _decoder(tuple[ArchiveRequest]), _decoder(ArchiveReport), effect=True),
         Verb("webhooks", _NOTHING, _decoder(list[SubscriptionFacts])),
         Verb("confirm", _decoder(tuple[str, str]), _decoder(SubscriptionFacts), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),

@@ -10,11 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 
+import msgspec
+
 from pipeflow.errors import ConfigurationError
 from pipeflow.filters import Subject, compile_filter
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.names import valid_group
-from pipeflow.specs import Subscription, TopicSpec
+from pipeflow.specs import Subscription, TopicSpec, archive_of
+from pipeflow.webhooks import TEXTS
+
+
+def text_for(message: Outgoing, subscription: Subscription) -> bytes:
+    """What a publish with one text per protocol says to this subscriber: its protocol's, else the body (SNS: T25)."""
+    texts = msgspec.json.decode((message.headers or {})[TEXTS], type=dict[str, str])
+    text = texts.get("webhook" if subscription.endpoint else subscription.kind)
+    return message.body if text is None else text.encode("latin-1")
+
+
+def _own_text(message: Outgoing, subscription: Subscription, spec: TopicSpec) -> Outgoing:
+    if subscription.target == archive_of(spec.name):
+        return message  # all of it, to be replayed to anybody
+    headers = {name: value for name, value in (message.headers or {}).items() if name != TEXTS}
+    return msgspec.structs.replace(message, body=text_for(message, subscription), headers=headers or None)
+
 
 _Target = tuple[Subscription, bool, Callable[[Subject], bool] | None]
 
@@ -58,6 +76,10 @@ class TopicState:
         if pending:
             self._pending.add(key)
         self._look()
+
+    def is_pending(self, subscription: Subscription) -> bool:
+        """Whether it gets nothing yet."""
+        return (subscription.kind, subscription.target) in self._pending
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Deliver nothing more to this target; no error when it was not subscribed (SNS: T18)."""
@@ -108,6 +130,12 @@ class TopicState:
         """The subscriptions whose filters let this message through, in the order they were made."""
         if not self._filtered:
             return [subscription for subscription, _, _ in self._routed]
+        if message.headers is not None and TEXTS in message.headers:
+            return [
+                subscription
+                for subscription, _, matches in self._routed
+                if matches is None or matches(Subject(text_for(message, subscription), message.attributes))
+            ]
         # One subject for all: however many policies look at the body, it is parsed once.
         subject = Subject(message.body, message.attributes)
         return [subscription for subscription, _, matches in self._routed if matches is None or matches(subject)]
@@ -118,6 +146,8 @@ class TopicState:
         A FIFO queue takes group and dedup id, so that it needs no content deduplication of its own. A standard queue
         takes neither from a FIFO topic, and the group, for fairness, from a standard one. Streams take neither.
         """
+        if message.headers is not None and TEXTS in message.headers:
+            message = _own_text(message, subscription, self.spec)
         known = self._targets.get((subscription.kind, subscription.target))
         group = message.group
         if subscription.kind == "stream" or (self.spec.fifo and not (known is not None and known[1])):

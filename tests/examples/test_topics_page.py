@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeflow.clock import VirtualClock
 from pipeflow.testing import harness
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "topics.md").read_text()
@@ -48,6 +49,26 @@ async def test_the_example_of_a_webhook_is_tested_as_the_page_says() -> None:
     await program_of("Testing them", **program)["test_a_refused_order_is_a_dead_letter"]()
     retries = program["partner"].retries["orders"]
     assert (retries.retries, retries.min_delay, retries.max_delay, retries.backoff) == (10, 20.0, 120, "exponential")
+
+
+async def test_T25_the_example_of_one_text_for_each_protocol_keeps_the_card_from_the_partner() -> None:
+    program = program_of("One text for each protocol")
+    async with harness(program["app"]) as h:
+        await program["place"](program["Order"]("1", "4000-1234"))
+        await h.settle()
+        assert [each.card for each in h.queued(program["billing"])] == ["4000-1234"]
+        assert [notice.body for notice in h.endpoint(program["partner"]).posted] == [b'{"id":"1","card":null}']
+
+
+async def test_the_example_of_a_replay_delivers_again_to_one_subscriber() -> None:
+    program = program_of("Archive and replay")
+    clock = VirtualClock(1_767_225_600.0)
+    async with harness(program["app"], clock=clock) as h:
+        await program["orders"].publish(program["Order"]("1", 500), total=500)
+        await program["orders"].publish(program["Order"]("2", 5), total=5)
+        assert await program["after_the_outage"]() == 1
+        ids = {name: [each.id for each in h.queued(program[name])] for name in ("billing", "audit")}
+        assert ids == {"billing": ["1", "2"], "audit": ["1", "1"]}
 
 
 def test_the_example_of_a_receiver_verifies() -> None:

@@ -261,3 +261,17 @@ async def test_middleware_may_acknowledge_without_the_handler_and_change_what_it
         await h.settle()
         assert seen == [Order(7)]
         assert h.queued(work) == h.in_flight(work) == h.dead(work) == []
+
+
+def test_T77_at_most_fifty_tags_are_taken() -> None:
+    with pytest.raises(ConfigurationError, match="51 tags; use at most 50"):
+        Router().topic("orders", Order, tags={str(n): "x" for n in range(51)})
+
+
+def test_T56_a_stream_of_envelopes_takes_no_partition_and_no_columns() -> None:
+    router = Router()
+    orders = router.topic("orders", Order)
+    router.stream("lake", Order, orders, sink="memory://lake", envelope=True)
+    assert not router.subscriptions[0].raw
+    with pytest.raises(ConfigurationError, match="envelope=True delivers envelopes"):
+        router.stream("files", Order, orders, sink="memory://files", envelope=True, format="parquet")

@@ -1,0 +1,204 @@
+"""What topics published, kept for a time, and delivered again to one subscriber (SNS: T74-T76).
+
+An archive is a queue that nobody receives from: each publish lies in it as in any other queue, its body shared with the
+deliveries, on disk only. A chunk of a replay is one commit with the position it came to, so that a crash anywhere
+leaves each message sent or not sent, and never both. What is too old is deleted in chunks, oldest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from pipeflow.archives import CHUNK, IDS_SHOWN, ArchiveReport, ArchiveRequest
+from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.intake import Intake
+from pipeflow.embedded.journal import Journal
+from pipeflow.embedded.log import Log
+from pipeflow.embedded.nouns import Nouns, TopicHead
+from pipeflow.embedded.tending import Tending
+from pipeflow.errors import NotFound, RefusedError
+from pipeflow.filters import compile_filter
+from pipeflow.messages import Outgoing
+from pipeflow.specs import FilterPolicy, Subscription, archive_of
+from pipeflow.state.stored import Stored
+
+
+class Archiving(Protocol):
+    """What archives need of the broker they are part of."""
+
+    nouns: Nouns
+    inlet: Intake
+    log: Log
+    tending: Tending
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    async def committed(self) -> None: ...
+
+    def after_intake(self, heads: Iterable[Head]) -> None: ...
+
+
+class Position(Struct, frozen=True, array_like=True):
+    """How far a replay came."""
+
+    place: int
+    upto: int
+    """The last place it goes to: what is published while it runs is not for it."""
+    sent: int
+    done: bool = False
+
+
+class Archives:
+    """The archives of a store."""
+
+    def __init__(self, broker: Archiving) -> None:
+        self._broker = broker
+        self.changed = Signal()
+        """There may be an archive that there was not."""
+
+    # -- keeping -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Delete what is too old, now and then, for as long as the store is open."""
+        await self._broker.tending.guarded(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            heads = [head for head in self._broker.nouns.heads() if head.spec.archives]
+            for head in heads:
+                await self.trim(head)
+            # Late by a hundredth of what is kept; a look costs one read.
+            pause = min((min(max(head.spec.retention / 100, 60.0), 3600.0) for head in heads), default=inf)
+            await self._broker.clock.wait(self.changed, self._broker.clock.now() + pause)
+
+    async def trim(self, head: Head) -> None:
+        """Delete what is too old of one archive, in chunks of one commit each."""
+        while True:
+            before = self._broker.clock.now() - head.spec.retention
+            chunk, _ = await self._read(head, 0, CHUNK)
+            old = [message for message in chunk if message.kept_from <= before]
+            for message in old:
+                head.expire(message)
+            if not old:
+                return
+            await self._broker.committed()
+            if len(old) < len(chunk):
+                return
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    async def ask(self, request: ArchiveRequest) -> ArchiveReport:
+        """The next chunk of an archive, sent to its subscriber or only looked at."""
+        topic = self._broker.nouns.topic(request.topic)
+        head = self._broker.nouns.find_head(archive_of(topic.spec.name))
+        if head is None or not head.spec.archives:
+            raise NotFound(
+                f"topic {request.topic} has no archive; declare it with archive=DAYS, and what is published from then "
+                "on can be replayed"
+            )
+        if request.to is None:
+            return await self._look(head, request)
+        return await self._replay(topic, head, _subscriber(topic, request.to), request)
+
+    async def _look(self, head: Head, request: ArchiveRequest) -> ArchiveReport:
+        chunk, last = await self._read(head, await self._start(head, request.after, request.since), request.limit)
+        inside = [message for message in chunk if _inside(message, request)]
+        taken = _taken(inside, request.policy)
+        done = last == 0 or len(inside) < len(chunk) or last >= head.counters.last_place
+        return ArchiveReport(len(inside), len(taken), 0, 0, [each.id for each in taken[:IDS_SHOWN]], last, done)
+
+    async def _replay(
+        self, topic: TopicHead, head: Head, target: Subscription, request: ArchiveRequest
+    ) -> ArchiveReport:
+        broker = self._broker
+        source = f"archive/{topic.spec.name}/{target.kind}:{target.target}/{request.name}"
+        known = broker.inlet.sources.get(source)
+        if known is None or request.again:
+            position = Position(0, head.counters.last_place, 0)
+        else:
+            position = msgspec.msgpack.decode(known, type=Position)
+        if position.done:
+            return ArchiveReport(before=position.sent, last=position.place, done=True)
+        place = await self._start(head, position.place, request.since)
+        chunk, last = await self._read(head, place, request.limit)
+        inside = [message for message in chunk if message.place <= position.upto and _inside(message, request)]
+        taken = _taken(inside, request.policy or target.filter)
+        if target.kind == "stream":
+            await broker.log.room(target.target)
+        now = broker.clock.now()
+        # From here on nothing waits: all of it goes in one group, with the position.
+        for message in taken:
+            refused = broker.inlet.redeliver(topic, target, message, now)
+            if refused is not None:
+                raise RefusedError(refused.code, f"replay of topic {request.topic}: {refused.reason}")
+        done = last == 0 or len(inside) < len(chunk) or last >= position.upto
+        after = Position(max(last, place), position.upto, position.sent + len(taken), done)
+        broker.inlet.note_position(Outgoing(b"", checkpoint=(source, msgspec.msgpack.encode(after))))
+        if target.kind == "queue":
+            broker.after_intake([topic.heads[target.target]])
+        await broker.committed()
+        ids = [each.id for each in taken[:IDS_SHOWN]]
+        return ArchiveReport(len(inside), len(taken), len(taken), position.sent, ids, after.place, done)
+
+    async def _start(self, head: Head, after: int, since: float | None) -> int:
+        """The place behind which what was published since then lies: times go up with places, so by halves."""
+        if since is None:
+            return after
+        low, high = max(after, head.counters.purged_upto), head.counters.last_place
+        while low < high:
+            middle = (low + high) // 2
+            found, _ = await self._read(head, middle, 1)
+            if found and found[0].sent_at < since:
+                low = found[0].place
+            else:
+                high = middle
+        return low
+
+    async def _read(self, head: Head, after: int, limit: int) -> tuple[list[Stored], int]:
+        """Messages behind a place, in order, and the last place looked at; 0 when there is nothing more."""
+        after = max(after, head.counters.purged_upto)
+        if self._broker.journal.instant:
+            every = sorted((each for each in head.state.all() if each.place > after), key=lambda each: each.place)
+            return every[:limit], every[:limit][-1].place if every else 0
+        await self._broker.committed()
+        loaded = await self._broker.journal.load(head.number, after, limit)
+        return [message for message in loaded.messages if message.place > head.counters.purged_upto], loaded.last
+
+
+def _subscriber(topic: TopicHead, name: str) -> Subscription:
+    kind, _, rest = name.partition(":")
+    for subscription in topic.state.subscriptions:
+        if subscription.target not in (name, rest) or (rest and subscription.kind != kind):
+            continue
+        if topic.state.is_pending(subscription):
+            raise RefusedError(
+                "NotConfirmed", f"{name} has not confirmed its subscription to topic {topic.spec.name}; it gets nothing"
+            )
+        if subscription.target != archive_of(topic.spec.name):
+            return subscription
+    known = [each.target for each in topic.state.subscriptions if each.target != archive_of(topic.spec.name)]
+    raise NotFound(
+        f"{name} does not subscribe to topic {topic.spec.name}; these do: {', '.join(known) or 'none'}. A replay goes "
+        "to one of them"
+    )
+
+
+def _inside(message: Stored, request: ArchiveRequest) -> bool:
+    return request.until is None or message.sent_at < request.until
+
+
+def _taken(messages: list[Stored], policy: FilterPolicy | None) -> list[Stored]:
+    if policy is None:
+        return messages
+    takes = compile_filter(policy)
+    return [message for message in messages if takes(message.body or b"", message.attributes or {})]
