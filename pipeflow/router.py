@@ -360,6 +360,14 @@ class Router:
             raise ConfigurationError(f"{place}: webhook {full}: nothing is posted to it; name a topic")
         if not url.startswith(("http://", "https://")):
             raise ConfigurationError(f"{place}: webhook {full}: url is no http:// or https:// URL")
+        for word, value in (("raw", raw), ("handshake", handshake)):
+            if not isinstance(value, bool):
+                raise ConfigurationError(f"{place}: webhook {full}: {word} is {value!r}; use True or False (SNS: T16)")
+        if not 0 < timeout <= 3600 or concurrency < 1:
+            raise ConfigurationError(
+                f"{place}: webhook {full}: timeout is {timeout} and concurrency {concurrency}; use more than 0 s, at "
+                "most 3600, and at least 1"
+            )
         topics = [origin.topic if isinstance(origin, Selection) else origin for origin in origins]
         for topic in topics:
             if topic.spec.fifo:

@@ -162,3 +162,24 @@ async def test_T29_a_publish_with_texts_is_archived_whole_and_replayed_to_each_i
     assert await desk.bodies() == ["own"]
     await desk.store.archived(ArchiveRequest("t", "q"))
     assert await desk.bodies() == ["own"]
+
+
+async def test_T5_T78_a_topic_that_is_not_there_is_not_found_by_a_batch_either(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("q"))
+    with pytest.raises(NotFound, match="there is no topic tt; did you mean t"):
+        await desk.store.publish("tt", [Outgoing(b"a"), Outgoing(b"b")])
+    with pytest.raises(NotFound):
+        await desk.store.confirm("tt", "token")
+
+
+async def test_T22_a_publish_answers_with_an_id_and_on_fifo_topics_with_a_sequence(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("q", fifo=True), fifo=True)
+    first, second = await desk.publish("a", group="g"), await desk.publish("b", group="g")
+    assert isinstance(first, Sent)
+    assert isinstance(second, Sent)
+    assert len({first.id, second.id}) == 2
+    assert 0 < first.sequence < second.sequence
+    await desk.store.declare(Topology((TopicSpec("plain"),)))
+    (plain,) = await desk.store.publish("plain", [Outgoing(b"a")])
+    assert isinstance(plain, Sent)
+    assert (bool(plain.id), plain.sequence) == (True, 0)

@@ -287,6 +287,20 @@ async def test_a_replay_to_nobody_or_of_nothing_is_refused_by_name(url: str) -> 
             await store.archived(ArchiveRequest("plain", "q"))
 
 
+async def test_the_verbs_of_topics_work_through_the_socket_of_the_owner(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    async with archive(url) as (store, clock):
+        await publish(store, "a")
+        client = await open_store(url, clock=clock, client=True)
+        assert (await client.archived(ArchiveRequest("t", "q"))).sent == 1
+        assert await client.webhooks() == []
+        with pytest.raises(RefusedError, match="no subscription waits for this token"):
+            await client.confirm("t", "0" * 64)
+        with pytest.raises(RefusedError, match="keeps an archive"):
+            await client.delete_topic("t")
+        await client.close()
+
+
 async def test_what_would_have_matched_is_counted_and_nothing_is_delivered() -> None:
     app = App("shop")
     orders = app.topic("orders", str, archive=30)

@@ -256,3 +256,48 @@ async def test_P15_retries_go_on_after_a_restart_under_the_same_id(tmp_path: Pat
         await h.advance(30)
         (second,) = h.endpoint(hook).posted
     assert (first.id, first.body) == (second.id, second.body)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"raw": "true"}, "raw is 'true'; use True or False"),
+        ({"handshake": 1}, "handshake is 1; use True or False"),
+        ({"timeout": 0}, "timeout is 0 and concurrency 10"),
+        ({"concurrency": 0}, "concurrency 0; use"),
+        ({"url": "ftp://example.org"}, "url is no http:// or https:// URL"),
+    ],
+)
+def test_T16_an_option_that_is_none_is_refused_where_it_is_declared(options: dict[str, object], words: str) -> None:
+    app = App("shop")
+    orders = app.topic("orders", str)
+    with pytest.raises(ConfigurationError, match=r"test_webhooks\.py:\d+: webhook hook: ") as raised:
+        app.webhook("hook", orders, **{"url": "https://example.org/in", **options})  # type: ignore[arg-type]
+    assert words in str(raised.value)
+
+
+async def test_T12_T15_what_a_subscription_is_can_be_read_and_says_that_it_is_pending() -> None:
+    app, hook = shop(raw=True)
+    async with harness(app) as h:
+        (facts,) = await hook.subscriptions()
+        assert (facts.topic, facts.webhook, facts.endpoint) == ("orders", "hook", "https://example.org/in")
+        assert (facts.state, facts.confirmed_at) == ("pending", None)
+        await h.settle()
+        await h.advance(60)
+        await hook.confirm(h.endpoint(hook).token)
+        (confirmed,) = await hook.subscriptions()
+        assert (confirmed.state, confirmed.confirmed_at, confirmed.arn) == ("confirmed", h.clock.now(), facts.arn)
+        (subscription,) = (await h.runtime.store.describe()).subscriptions
+        assert (subscription.raw, subscription.handshake) == (True, True)
+
+
+async def test_P15_a_message_that_waits_for_an_endpoint_that_rests_is_given_back_unharmed_at_the_end() -> None:
+    app, hook = shop(handshake=False, retry=DeliveryPolicy(retries=0))
+    async with harness(app) as h:
+        h.endpoint(hook).answer = lambda notice: BUSY
+        await app.topics[0].publish_many([str(n) for n in range(20)])
+        await h.settle()
+        dead = len(await h.runtime.store.peek("hook", dead=True))
+        assert dead == 5, "those that were posted"
+        left = await h.runtime.store.peek("hook", 100)
+        assert len(left) == 15
