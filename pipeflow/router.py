@@ -350,7 +350,7 @@ class Router:
         it; False for one that is your own. `retry`: over the topic's. What is refused, or fails for good, goes to the
         dead letters as it would have been posted: the queue `<name>-dlq`, or another by name; False drops it.
         `endpoint`: networks and ports it may lie in, as for streams. `public_url`: where `pipeflow.asgi.subscriptions`
-        is mounted, for the URLs in messages. It needs the extra `http`, and `sign` to sign.
+        is mounted, for the URL that confirms. It needs the extra `http`, and `sign` to sign.
         """
         from pipeflow.webhook import Webhook  # loaded by apps that have one
 

@@ -124,8 +124,6 @@ class Webhook:
         body, headers = delivery.body, dict[str, str]()
         if not self._plan.raw:
             signed = self._poster.sign(msgspec.json.decode(body, type=dict[str, object]))
-            if self._plan.public_url is not None:
-                signed["UnsubscribeURL"] = f"{self._plan.public_url}?Action=Unsubscribe&SubscriptionArn={subscription}"
             if signed:
                 body = with_signature(body, signed)
                 headers = {SIGNED: msgspec.json.encode(signed).decode()}

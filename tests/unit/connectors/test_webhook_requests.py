@@ -61,7 +61,7 @@ async def test_T53_T50_an_enveloped_notification_has_the_headers_and_the_body_of
     assert request.headers["content-type"] == "text/plain; charset=UTF-8"
     assert request.headers["user-agent"] == "Amazon Simple Notification Service Agent"
     assert list(said) == [
-        "Type", "MessageId", "TopicArn", "Message", "Timestamp", "UnsubscribeURL", "MessageAttributes",
+        "Type", "MessageId", "TopicArn", "Message", "Timestamp", "MessageAttributes",
     ]  # fmt: skip
     assert (said["Message"], said["Timestamp"]) == ('"hello"', "2020-01-03T22:35:03.600Z")
 
