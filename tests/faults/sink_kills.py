@@ -1,6 +1,6 @@
 """Kill -9 on programs that fill sinks: at random moments, and at every call that changes the disk (P17).
 
-    python tests/faults/sink_kills.py [kills] [--seed N] [--program NAME ...] [--sweep | --no-sweep] [--step N]
+    python tests/faults/sink_kills.py [kills] [--seed N] [--program NAME ...] [--no-sweep] [--step N] [--pages N]
 
 Random: each program lives and is killed again and again in one folder, then ends by itself, and its objects are
 counted: every acknowledged record lies in exactly one. Sweep: a short life is run under strace once for each call it
@@ -90,6 +90,9 @@ def main() -> int:
     parser.add_argument("--program", choices=list(PROGRAMS), action="append")
     parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--step", type=int, default=1, help="every so manieth call of the sweep")
+    parser.add_argument(
+        "--pages", type=int, default=1, help="every so manieth write of a page of the store, in the sweep"
+    )
     wanted = parser.parse_args()
     programs = wanted.program or list(PROGRAMS)
     result: dict[str, object] = {"seed": wanted.seed}
@@ -101,7 +104,9 @@ def main() -> int:
                 print(f"no sweep: {reason}", file=sys.stderr)
                 return 2
             result["swept"] = {
-                name: sweep(name, Path(scratch), lambda name, folder: ended(name, folder, "last"), wanted.step)
+                name: sweep(
+                    name, Path(scratch), lambda name, folder: ended(name, folder, "last"), wanted.step, wanted.pages
+                )
                 for name in programs
             }
     print(json.dumps(result))

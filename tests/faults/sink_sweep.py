@@ -27,6 +27,7 @@ CALLS = (
     *("write", "writev", "pwrite64", "pwritev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink"),
     *("unlinkat", "ftruncate", "fallocate", "mkdir", "mkdirat", "link", "linkat", "symlinkat", "sendfile"),
 )
+PAGES = "pwrite64"
 _LINE = re.compile(r"(\d+) +([a-z0-9_]+)\(")
 
 
@@ -70,24 +71,28 @@ def held(process: int) -> bool:
     return "TracerPid:\t0\n" not in status
 
 
-def points(name: str, folder: Path) -> Iterator[tuple[str, int]]:
-    """(call, its number) of everything that a whole life does to the disk. strace counts for each thread alone."""
+def points(name: str, folder: Path, pages: int) -> Iterator[tuple[str, int]]:
+    """(call, its number) of everything that a whole life does to the disk. strace counts for each thread alone.
+
+    `pages`: only each so manieth of the writes of SQLite's pages, which are four of five calls.
+    """
     log = folder / "trace"
     code = traced(name, folder, "-o", str(log), "-e", f"trace={','.join(CALLS)}")
     assert code == 0, f"{name}: the traced life ended with {code}"
     counts = Counter(match.groups() for line in log.read_text().splitlines() if (match := _LINE.match(line)))
     for call in CALLS:
-        for number in range(1, max((count for (_, made), count in counts.items() if made == call), default=0) + 1):
+        most = max((count for (_, made), count in counts.items() if made == call), default=0)
+        for number in range(1, most + 1, pages if call == PAGES else 1):
             yield call, number
 
 
 def sweep(
-    name: str, scratch: Path, end: Callable[[str, Path], object], step: int = 1, first: int = 0
+    name: str, scratch: Path, end: Callable[[str, Path], object], step: int = 1, pages: int = 1
 ) -> dict[str, object]:
     """Kill one life at each `step`th point, let the next one end, and count its objects."""
     whole = scratch / f"{name}-whole"
     whole.mkdir()
-    found = list(points(name, whole))[first::step]
+    found = list(points(name, whole, pages))[::step]
     died = acknowledged = 0
     wrong: list[dict[str, object]] = []
     for call, number in found:
