@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 from fault_proxy import Fault, FaultProxy, Plan, fault_proxy, one_after_another
+from http_endpoint import answer, http_endpoint
 from obstore.store import MemoryStore
 from s3_server import ENVIRONMENT, S3Server, refused_port
 
@@ -24,6 +25,7 @@ from pipeflow_connectors.object_errors import described, translated
 from pipeflow_connectors.object_store import ObjectStoreSink
 from pipeflow_connectors.object_urls import Place
 from pipeflow_connectors.s3_uploads import Uploads
+from pipeflow_connectors.sigv4 import Credentials
 
 LARGE = b"x" * (17 << 20)
 NAME = "a/lake-2013-01-01-05-15-00-000000000001-000000000500-3f9a0c1277aa.jsonl"
@@ -299,15 +301,28 @@ async def test_uploads_are_listed_page_by_page_and_a_list_that_does_not_go_on_en
     found = await asyncio.to_thread(lambda: [upload.key for upload in uploads.unfinished("a b/")])
     assert found == ["k1", "k&2"]
     assert asked == ["/b?prefix=a%20b%2F&uploads=", "/b?key-marker=k1&prefix=a%20b%2F&upload-id-marker=&uploads="]
-    for answer, complaint in [
+    for page_again, complaint in [
         (page.format("true", "k1", ""), "does not go on"),
         ("<!DOCTYPE x [<!ENTITY y 'z'>]><R/>", "is no list"),
         ("{}", "cannot be read"),
     ]:
-        answers[:] = [answer]
+        answers[:] = [page_again]
         with pytest.raises(SinkUnavailable, match=complaint):
             await asyncio.to_thread(lambda: list(uploads.unfinished("")))
     server.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_signed_request_follows_no_redirect(status: int) -> None:
+    keys = Credentials("AKID", "secret")
+    async with http_endpoint() as store, http_endpoint() as stranger:
+        store.behaviour = lambda request: answer(status, headers={"Location": stranger.url})
+        stranger.behaviour = lambda request: answer(200, b"<R><IsTruncated>false</IsTruncated></R>")
+        uploads = Uploads(f"http://127.0.0.1:{store.port}", "b", region="us-east-1", ask=lambda: keys)
+        with pytest.raises(SinkUnavailable, match=r"status 30|another region"):
+            await asyncio.to_thread(lambda: list(uploads.unfinished("")))
+    assert "authorization" in store.requests[0].headers
+    assert stranger.requests == []
 
 
 async def test_anonymous_requests_are_not_signed(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
