@@ -48,6 +48,9 @@ _UNREADABLE: Final = re.compile(r'[\x00-\x1f"\\]')
 _INSIDE: Final = ("zstd", "snappy", "gzip", "none")
 """Compressions that columnar formats have."""
 
+_BUCKETS: Final = ("s3", "gs", "az")
+_SECRET: Final = re.compile(r"(?:^|&)(\w*(?:secret|key|token|password|credential|signature|sas)\w*)=", re.IGNORECASE)
+
 
 class Backoff(Struct, frozen=True):
     """How long a failed message waits: `base * factor ** (attempt - 1)`, at most `cap`, with full jitter."""
@@ -284,6 +287,12 @@ class StreamSpec(Struct, frozen=True):
                 raise ConfigurationError(
                     f"{self.name}: {option} {scheme}://... holds a password, and URLs are logged and shown; leave it "
                     "to the environment"
+                )
+            given = _SECRET.search(rest.partition("?")[2]) if scheme in _BUCKETS else None
+            if given is not None:
+                raise ConfigurationError(
+                    f"{self.name}: {option} {scheme}://... has the option {given[1]!r}, and URLs are logged and shown; "
+                    "leave secrets to the environment"
                 )
 
     def _check_compression(self) -> None:

@@ -69,6 +69,19 @@ def test_a_url_with_a_password_is_refused_and_not_repeated(option: str, url: str
     assert "CAN" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["secret_access_key", "access_key_id", "session_token", "SAS_TOKEN"])
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_bucket_whose_url_holds_a_secret_is_refused_before_any_store_remembers_it(scheme: str, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"lake: sink {scheme}://... has the option '{name}'") as raised:
+        StreamSpec("lake", f"{scheme}://bucket/lake?region=eu-west-1&{name}=canary")
+    assert "canary" not in str(raised.value)
+
+
+def test_other_options_of_a_bucket_and_keys_in_its_prefix_are_no_secrets() -> None:
+    StreamSpec("lake", "s3://bucket/keys=a/lake?region=eu-west-1&anonymous=true&endpoint=http://127.0.0.1:9000")
+    StreamSpec("lake", "https://example.com/in?api_key_name=x", compression="none")
+
+
 @pytest.mark.parametrize(
     ("sink", "shown"),
     [
