@@ -1,6 +1,6 @@
 """Kill -9 on programs that fill sinks: at random moments, and at every call that changes the disk (P17).
 
-    python tests/faults/sink_kills.py [kills] [--seed N] [--program NAME ...] [--no-sweep] [--step N] [--pages N]
+    python tests/faults/sink_kills.py [kills] [--seed N] [--program NAME ...] [--no-sweep] [--step N]
 
 Random: each program lives and is killed again and again in one folder, then ends by itself, and its objects are
 counted: every acknowledged record lies in exactly one. Sweep: a short life is run under strace once for each call it
@@ -90,6 +90,7 @@ def main() -> int:
     parser.add_argument("--program", choices=list(PROGRAMS), action="append")
     parser.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--step", type=int, default=1, help="every so manieth call of the sweep")
+    parser.add_argument("--batches", type=int, default=3, help="how much the lives of a sweep take in")
     parser.add_argument(
         "--pages", type=int, default=1, help="every so manieth write of a page of the store, in the sweep"
     )
@@ -103,11 +104,12 @@ def main() -> int:
             if (reason := why_not()) is not None:
                 print(f"no sweep: {reason}", file=sys.stderr)
                 return 2
+
+            def last(name: str, folder: Path) -> None:
+                ended(name, folder, "last")
+
             result["swept"] = {
-                name: sweep(
-                    name, Path(scratch), lambda name, folder: ended(name, folder, "last"), wanted.step, wanted.pages
-                )
-                for name in programs
+                name: sweep(name, Path(scratch), last, wanted.step, wanted.pages, wanted.batches) for name in programs
             }
     print(json.dumps(result))
     swept = result.get("swept") or {}

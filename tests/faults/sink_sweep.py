@@ -40,7 +40,7 @@ def why_not() -> str | None:
     return None
 
 
-def traced(name: str, folder: Path, *options: str) -> int:
+def traced(name: str, folder: Path, batches: int, *options: str) -> int:
     """One life under strace, which takes hold of it before it begins; its exit code, or minus the signal."""
     begin, go = os.pipe()
 
@@ -49,7 +49,7 @@ def traced(name: str, folder: Path, *options: str) -> int:
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY)
         sys.dont_write_bytecode = True
         os.read(begin, 1)
-        run(name, folder, "swept", "full", 3)
+        run(name, folder, "swept", "full", batches)
 
     child = fork(life)
     with subprocess.Popen(["strace", "-f", "-qq", "-p", str(child), *options], stderr=subprocess.DEVNULL) as tracer:
@@ -71,13 +71,13 @@ def held(process: int) -> bool:
     return "TracerPid:\t0\n" not in status
 
 
-def points(name: str, folder: Path, pages: int) -> Iterator[tuple[str, int]]:
+def points(name: str, folder: Path, batches: int, pages: int) -> Iterator[tuple[str, int]]:
     """(call, its number) of everything that a whole life does to the disk. strace counts for each thread alone.
 
     `pages`: only each so manieth of the writes of SQLite's pages, which are four of five calls.
     """
     log = folder / "trace"
-    code = traced(name, folder, "-o", str(log), "-e", f"trace={','.join(CALLS)}")
+    code = traced(name, folder, batches, "-o", str(log), "-e", f"trace={','.join(CALLS)}")
     assert code == 0, f"{name}: the traced life ended with {code}"
     counts = Counter(match.groups() for line in log.read_text().splitlines() if (match := _LINE.match(line)))
     for call in CALLS:
@@ -87,12 +87,12 @@ def points(name: str, folder: Path, pages: int) -> Iterator[tuple[str, int]]:
 
 
 def sweep(
-    name: str, scratch: Path, end: Callable[[str, Path], object], step: int = 1, pages: int = 1
+    name: str, scratch: Path, end: Callable[[str, Path], object], step: int = 1, pages: int = 1, batches: int = 3
 ) -> dict[str, object]:
-    """Kill one life at each `step`th point, let the next one end, and count its objects."""
+    """Kill one life of some batches at each `step`th point, let the next one end, and count its objects."""
     whole = scratch / f"{name}-whole"
     whole.mkdir()
-    found = list(points(name, whole, pages))[::step]
+    found = list(points(name, whole, batches, pages))[::step]
     died = acknowledged = 0
     wrong: list[dict[str, object]] = []
     for call, number in found:
@@ -101,7 +101,8 @@ def sweep(
         (folder / "acknowledged").touch()
         where = f"{call}:signal=KILL:when={number}"
         died += (
-            traced(name, folder, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={where}") == -signal.SIGKILL
+            traced(name, folder, batches, "-o", os.devnull, "-e", f"trace={call}", "-e", f"inject={where}")
+            == -signal.SIGKILL
         )
         end(name, folder)
         result = audit(name, folder)
