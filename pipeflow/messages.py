@@ -170,6 +170,8 @@ class Want(Struct, frozen=True, gc=False, array_like=True):
     """None takes the queue's own."""
     durable: bool = False
     """Commit the receive before answering: set for every consumer outside the owner's process."""
+    attempt_id: str | None = None
+    """FIFO queues only: within five minutes the same id brings the same messages and receipts again (SQS: Q57)."""
 
 
 class Message(Struct, Generic[T], frozen=True, gc=False):

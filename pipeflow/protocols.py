@@ -352,6 +352,13 @@ class Admin(Protocol):
         """Delete every message, in flight or not; how many there were."""
         ...
 
+    async def delete_queue(self, queue: str) -> int:
+        """Forget a queue, its subscriptions and what is in it (SQS: Q105); how many messages were dropped.
+
+        Receives that wait on it end with NotFound (Q106). RefusedError while it takes another queue's dead letters.
+        """
+        ...
+
     async def redrive(self, request: Redrive) -> Redriven:
         """Move dead letters back, each with a new id and no attempts (SQS: Q99), in chunks of one commit each.
 

@@ -147,6 +147,7 @@ class Router:
         content_dedup: bool = False,
         dedup_scope: Literal["queue", "group"] = "queue",
         dead_letter_age: Literal["arrival", "sent"] = "arrival",
+        dead_letters_from: Sequence[str] | None = None,
         codec: str | None = None,
     ) -> Queue[T]:
         """A queue of one payload type, fed by topics, by `topic.where(...)` and by `send`.
@@ -154,6 +155,7 @@ class Router:
         After `max_receives` failed attempts a message goes to the dead letters: the queue `<name>-dlq`, or another by
         name. `max_receives=None`: only what is rejected or does not decode goes there. `dead_letters=False`: there are
         none; what fails is tried for ever, and what is rejected or does not decode is deleted.
+        `dead_letters_from`: the queues that may have this one as their dead letters; None: all of them (SQS: Q88).
         """
         place = self._declaring("queue", name)
         full = self.prefix + name
@@ -175,6 +177,7 @@ class Router:
             max_body=max_body,
             content_dedup=content_dedup,
             dedup_scope=dedup_scope,
+            dead_letters_from=tuple(dead_letters_from) if dead_letters_from is not None else None,
         )
         queue = Queue(spec, type, place=place, codec=codec or _codec_of(origins), backoff=backoff)
         self._subscribe("queue", full, origins)

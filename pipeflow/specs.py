@@ -141,6 +141,8 @@ class QueueSpec(Struct, frozen=True):
     """Made as the dead letters of another queue."""
     archives: bool = False
     """Made as the archive of a topic: nobody sends to it or receives from it."""
+    dead_letters_from: tuple[str, ...] | None = None
+    """The queues that may name this one as their dead letters; None: all, (): none (SQS: Q88)."""
 
     def __post_init__(self) -> None:
         queue_name(self.name)

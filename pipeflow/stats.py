@@ -29,6 +29,11 @@ class QueueStats(Struct, frozen=True):
     """Seconds since the oldest ready message was sent; 0 when there is none."""
     holds_dead_letters: bool = False
     archives: bool = False
+    dead_letters_of: list[str] = []
+    """The queues whose dead letters it takes (SQS: Q104)."""
+    created_at: float = 0.0
+    modified_at: float = 0.0
+    """When its options last changed (SQS: Q103)."""
 
 
 class TopicStats(Struct, frozen=True):

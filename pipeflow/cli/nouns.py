@@ -27,6 +27,7 @@ QUEUES = (
     number("acked", spare=True),
     number("buried", spare=True),
     number("quarantined", "damaged", rare=True),
+    Column("dead_letters_of", "dead letters of", lambda names: ", ".join(names) if names else "-", rare=True),
 )
 
 TOPICS = (
@@ -83,20 +84,47 @@ def stream_stats(url: str) -> list[StreamStats]:
     return sorted(ask(url, stats_of).streams, key=lambda stream: stream.name)
 
 
-@click.command()
+@click.group(cls=Suggesting, invoke_without_command=True)
 @click.option("--all", "every", is_flag=True, help="With the queues that hold dead letters or archives.")
 @store_options
 @json_option
 @fail_empty_option
-def queues(every: bool, broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
-    """List queues and what is in them.
+@click.pass_context
+def queues(
+    context: click.Context, every: bool, broker: str | None, app: str | None, as_json: bool, fail_empty: bool
+) -> None:
+    """List queues and what is in them; or delete one.
 
     dead: in its dead letters now; buried: ever moved there; oldest: how long the oldest ready message has waited.
     """
+    if context.invoked_subcommand is not None:
+        return
     url = store_url(broker, app)
     rows = [msgspec.structs.asdict(stats) for stats in queue_stats(url, every)]
     show(rows, QUEUES, as_json=as_json, empty=f"no queues in {url}")
     found(rows, fail_empty)
+
+
+async def delete_queue(store: Store, queue: str, yes: bool) -> int:
+    """Forget it; how many messages were dropped."""
+    await known(store, "queue", queue)
+    if not yes:
+        stats = next(each for each in (await store.stats()).queues if each.name == queue)
+        held = stats.ready + stats.delayed + stats.in_flight
+        raise click.UsageError(f"this deletes {queue} and the {count(held)} messages in it; say so with --yes")
+    return await store.delete_queue(queue)
+
+
+@queues.command("delete")
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="Delete what is in it, too.")
+@store_options
+@json_option
+def drop_queue(queue: str, yes: bool, broker: str | None, app: str | None, as_json: bool) -> None:
+    """Delete QUEUE from the store with all that is in it; its dead letters stay."""
+    dropped = ask(store_url(broker, app), lambda store: delete_queue(store, queue, yes))
+    text = f"{queue}: deleted, {count(dropped)} messages dropped"
+    show_one({"queue": queue, "dropped": dropped}, text, as_json=as_json)
 
 
 @click.group(cls=Suggesting, invoke_without_command=True)

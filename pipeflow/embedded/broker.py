@@ -21,8 +21,9 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
 from pipeflow.embedded.archive import Archives
 from pipeflow.embedded.catalogue import StreamCatalogue
+from pipeflow.embedded.deleting import delete_queue
 from pipeflow.embedded.group import Gathering
-from pipeflow.embedded.handout import hand_out
+from pipeflow.embedded.handout import check_want, hand_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
@@ -267,8 +268,8 @@ class EmbeddedBroker:
 
     async def declare(self, topology: Topology) -> None:
         self.check_open()
-        self.nouns.declare(topology)
         now = self.clock.now()
+        self.nouns.declare(topology, now)
         for head in self.nouns.heads():
             # New options may have ended delays or retention; time passes in one place.
             head.tick(now)
@@ -316,6 +317,7 @@ class EmbeddedBroker:
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         self.check_open()
         head = self.nouns.open_head(queue)
+        check_want(head, want)
         until = self.clock.now() + want.wait
         while True:
             taken = await self._take(head, want)
@@ -336,6 +338,7 @@ class EmbeddedBroker:
                 if signal in head.waiters:
                     head.waiters.remove(signal)
             self.check_open()
+            head = self.nouns.open_head(queue)  # or it was deleted meanwhile (SQS: Q106)
             if not fired:
                 # Time came; what became ready in this very moment still counts.
                 return await self._take(head, want)
@@ -346,7 +349,13 @@ class EmbeddedBroker:
             head.tick(now)
             state = head.state
             taken = state.receive(
-                want.limit, want.max_bytes, now, self.boot, want.visibility_timeout, durable=want.durable
+                want.limit,
+                want.max_bytes,
+                now,
+                self.boot,
+                want.visibility_timeout,
+                want.durable,
+                want.attempt_id,
             )
             if state.buried or state.expired:
                 self._bury(head, now)
@@ -402,15 +411,7 @@ class EmbeddedBroker:
         return results
 
     def _bury(self, head: Head, now: float) -> None:
-        """Move what failed for good to the dead letters: one change, so that it is in one place or the other (P13)."""
-        state = head.state
-        if state.expired:
-            head.counters.expired += state.expired
-            state.expired = 0
-        for message in state.buried:
-            self.inlet.bury(head, message, now)
-        state.buried.clear()
-        head.touch()
+        self.inlet.bury_all(head, now)
         if head.dead is not None:
             self.after_intake((head.dead,))
         self.written_behind()
@@ -543,6 +544,10 @@ class EmbeddedBroker:
     async def discard_parked(self, stream: str, ids: Sequence[int]) -> int:
         self.check_open()
         return await self.log.parking.discard(stream, ids)
+
+    async def delete_queue(self, queue: str) -> int:
+        self.check_open()
+        return await delete_queue(self, queue)
 
     async def stats(self) -> StoreStats:
         self.check_open()

@@ -9,7 +9,10 @@ from pipeflow.clock import Clock
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
+from pipeflow.errors import ConfigurationError
 from pipeflow.messages import Delivery, Receipt, Release, Want
+from pipeflow.names import valid_group
+from pipeflow.state.queue import LONGEST_HOLD
 from pipeflow.state.stored import GONE, Stored
 
 
@@ -28,6 +31,20 @@ class Handing(Protocol):
     async def committed(self) -> None: ...
 
     def written_behind(self) -> None: ...
+
+
+def check_want(head: Head, want: Want) -> None:
+    """ConfigurationError for a receive that asks for what its queue cannot give."""
+    timeout = want.visibility_timeout
+    if timeout is not None and not 0 <= timeout <= LONGEST_HOLD:
+        raise ConfigurationError(
+            f"{head.spec.name}: visibility_timeout of a receive is {timeout}; use 0 to {LONGEST_HOLD:g} s (SQS: Q50)"
+        )
+    if want.attempt_id is not None and not (head.spec.fifo and valid_group(want.attempt_id)):
+        raise ConfigurationError(
+            f"{head.spec.name}: attempt_id {want.attempt_id!r} is for FIFO queues, 1 to 128 letters, digits or"
+            " punctuation (SQS: Q57)"
+        )
 
 
 async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:

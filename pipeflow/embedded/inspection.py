@@ -112,7 +112,7 @@ def look(head: Head, message: Stored) -> Peeked:
 def stats(broker: EmbeddedBroker) -> StoreStats:
     """Counts from the counters that are journaled with every group."""
     now = broker.clock.now()
-    queues = [_queue_stats(head, now) for head in broker.nouns.heads()]
+    queues = [_queue_stats(head, now, broker.nouns.sources_of(head.spec.name)) for head in broker.nouns.heads()]
     topics = [
         TopicStats(
             name=topic.spec.name,
@@ -136,7 +136,7 @@ def stats(broker: EmbeddedBroker) -> StoreStats:
     )
 
 
-def _queue_stats(head: Head, now: float) -> QueueStats:
+def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
     state, counters = head.state, head.counters
     dead = head.dead
     oldest = next((message.sent_at for message in state.order.all() if message.state == READY), None)
@@ -158,6 +158,9 @@ def _queue_stats(head: Head, now: float) -> QueueStats:
         oldest_age=max(0.0, now - oldest) if oldest is not None else 0.0,
         holds_dead_letters=head.spec.holds_dead_letters,
         archives=head.spec.archives,
+        dead_letters_of=sources,
+        created_at=counters.created_at,
+        modified_at=counters.modified_at,
     )
 
 

@@ -375,6 +375,17 @@ class Intake:
 
     # -- moves ---------------------------------------------------------------------------------------------------
 
+    def bury_all(self, head: Head, now: float) -> None:
+        """Move what failed for good to the dead letters: one change, so that it is in one place or the other (P13)."""
+        state = head.state
+        if state.expired:
+            head.counters.expired += state.expired
+            state.expired = 0
+        for message in state.buried:
+            self.bury(head, message, now)
+        state.buried.clear()
+        head.touch()
+
     def bury(self, head: Head, message: Stored, now: float) -> None:
         """Move a message that left its queue into the dead letters, as it is (SQS: Q90-Q94)."""
         head.counters.buried += 1

@@ -47,6 +47,9 @@ class Counters(Struct):
     """Rows on disk in the ready region."""
     delayed_rows: int = 0
     """Rows on disk in the delayed region."""
+    created_at: float = 0.0
+    modified_at: float = 0.0
+    """When its options last changed (SQS: Q103)."""
 
 
 class TopicCounters(Struct):
@@ -180,6 +183,8 @@ class Recovered(Struct):
     known_upto: float
     """Ids accepted up to here were too many to bring along; 0 when all of the window are here."""
     sources: dict[str, bytes]
+    gone: list[RecoveredQueue]
+    """Deleted queues of which rows may be left."""
     moves: list[Move]
     """Moves of dead letters, under way or ended."""
     log: Any
@@ -293,6 +298,7 @@ class Forget:
             known=[],
             known_upto=0.0,
             sources={},
+            gone=[],
             moves=[],
             log=None,
         )

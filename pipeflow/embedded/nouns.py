@@ -61,6 +61,8 @@ class Nouns:
         self._hot_messages = hot_messages
         self._heads: dict[str, Head] = {}
         self._by_number: dict[int, Head] = {}
+        self._gone: dict[int, Head] = {}
+        """By number: deleted queues whose rows are being swept."""
         self._topics: dict[str, TopicHead] = {}
         self._streams: dict[str, StreamSpec] = {}
         self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
@@ -70,6 +72,9 @@ class Nouns:
             head = self._make_head(queue.spec, queue.number, queue.counters)
             if not recovered.clean:
                 head.suspect_upto = queue.counters.last_place
+        for queue in recovered.gone:
+            self._gone[queue.number] = Head(queue.spec, queue.number, queue.counters, gathering, journal, hot_messages)
+            self._last_number = max(self._last_number, queue.number)
         for topic in recovered.topics:
             self._topics[topic.spec.name] = TopicHead(topic.spec, topic.number, topic.counters)
             self._last_number = max(self._last_number, topic.number)
@@ -177,14 +182,14 @@ class Nouns:
 
     # -- declaring -----------------------------------------------------------------------------------------------
 
-    def declare(self, topology: Topology) -> None:
+    def declare(self, topology: Topology, now: float) -> None:
         """Check everything, then change everything: a refused declaration changes nothing."""
         queues = self._with_dead_letters(topology)
         self._check(topology, queues)
         for topic in topology.topics:
             self._declare_topic(topic)
         for queue in queues:
-            self._declare_queue(queue)
+            self._declare_queue(queue, now)
         for stream in topology.streams:
             self._log.declare(stream)
             if self._streams.get(stream.name) != stream:
@@ -232,6 +237,42 @@ class Nouns:
         self._remember("topic", name, 0, None)
         return True
 
+    def sources_of(self, dead: str) -> list[str]:
+        """The queues whose dead letters this one holds (SQS: Q104)."""
+        return [head.spec.name for head in self._heads.values() if head.spec.dead_letters == dead]
+
+    def check_unused(self, queue: str) -> None:
+        """RefusedError while another queue's dead letters would have nowhere to go."""
+        sources = self.sources_of(queue)
+        if sources:
+            raise RefusedError(
+                "InUse",
+                f"queue {queue}: it takes the dead letters of {', '.join(sources)}; delete that first, or declare it"
+                " with other dead letters",
+            )
+
+    def remove_queue(self, head: Head) -> None:
+        """Forget a queue and its subscriptions; its number stays taken until `swept`."""
+        name = head.spec.name
+        for key in [key for key, each in self._subscriptions.items() if (each.kind, each.target) == ("queue", name)]:
+            del self._subscriptions[key]
+            self._remember("subscription", "\0".join(key), 0, None)
+        del self._heads[name]
+        self._gone[head.number] = head
+        self._remember("queue", name, head.number, None)
+        self._remember("gone", str(head.number), head.number, head.spec)
+        self._connect()
+
+    def gone(self) -> list[Head]:
+        """Deleted queues whose rows may still lie on disk."""
+        return list(self._gone.values())
+
+    def swept(self, head: Head) -> None:
+        """No row of a purged queue is left; a deleted one is now gone for good."""
+        if self._gone.pop(head.number, None) is not None:
+            self._by_number.pop(head.number, None)
+            self._remember("gone", str(head.number), head.number, None)
+
     def _with_dead_letters(self, topology: Topology) -> list[QueueSpec]:
         """The declared queues, and the dead letters they name that nobody declares."""
         declared = {queue.name for queue in topology.queues}
@@ -264,6 +305,12 @@ class Nouns:
                 kind = "FIFO" if queue.fifo else "standard"
                 raise ConfigurationError(
                     f"{queue.name}: its dead letters {target.name} must be a {kind} queue like itself (SQS: Q87)"
+                )
+            allowed = target.dead_letters_from if target is not None else None
+            if target is not None and allowed is not None and queue.name not in allowed:
+                raise ConfigurationError(
+                    f"{queue.name}: {target.name} takes dead letters of {', '.join(allowed) or 'no queue'} only; name"
+                    f" it in dead_letters_from of {target.name}, or use other dead letters (SQS: Q88)"
                 )
         topics = {topic.spec.name: topic.spec for topic in self._topics.values()}
         for topic in topology.topics:
@@ -314,12 +361,14 @@ class Nouns:
         topic.state = TopicState(spec)
         self._remember("topic", spec.name, topic.number, spec)
 
-    def _declare_queue(self, spec: QueueSpec) -> None:
+    def _declare_queue(self, spec: QueueSpec, now: float) -> None:
         head = self._heads.get(spec.name)
         if head is None:
-            head = self._make_head(spec, self._next_number(), Counters())
+            head = self._make_head(spec, self._next_number(), Counters(created_at=now))
         elif head.spec == spec:
             return
+        head.counters.modified_at = now
+        head.touch()
         # Messages keep what they were sent with; a new retention holds for all of them at once (SQS: Q17, Q18).
         head.respec(spec)
         self._remember("queue", spec.name, head.number, spec)

@@ -185,6 +185,10 @@ class RemoteStore:
         count: int = await self._ask(VERBS["purge"], queue)
         return count
 
+    async def delete_queue(self, queue: str) -> int:
+        count: int = await self._ask(VERBS["delete_queue"], queue)
+        return count
+
     async def redrive(self, request: Redrive) -> Redriven:
         redriven: Redriven = await self._ask(VERBS["redrive"], request)
         return redriven

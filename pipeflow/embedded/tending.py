@@ -74,6 +74,8 @@ class Tending:
                 self.arm(head)
             if head.counters.purged_upto:
                 self.sweep(head)
+        for head in self._broker.nouns.gone():
+            self.sweep(head)
 
     def arm(self, head: Head) -> None:
         """See to it that time reaches this queue when it next changes something there."""
@@ -173,9 +175,14 @@ class Tending:
         swept = await self._broker.journal.sweep(head.number, head.counters.purged_upto, SWEEP_ROWS)
         if not swept and head.number not in self._unswept:
             self._sweeps.pop(head.number, None)
+            self._broker.nouns.swept(head)
+            self._broker.written_behind()
 
     def sweep(self, head: Head) -> None:
         """Delete the rows of a purged queue from the disk, in chunks, when nothing else is to be done."""
+        if self._broker.journal.instant:
+            self._broker.nouns.swept(head)
+            return
         self._sweeps[head.number] = head
         self._unswept.add(head.number)
         self._hunger.fire()

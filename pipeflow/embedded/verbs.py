@@ -253,6 +253,7 @@ VERBS = {
             read_result=_peeked,
         ),
         Verb("purge", _NAME, _decoder(int), effect=True),
+        Verb("delete_queue", _NAME, _decoder(int), effect=True),
         Verb("redrive", _decoder(tuple[Redrive]), _decoder(Redriven), effect=True),
         Verb("start_move", _decoder(tuple[Redrive]), _decoder(Move), effect=True),
         Verb("moves", _decoder(tuple[str | None]), _decoder(list[Move])),

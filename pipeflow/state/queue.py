@@ -25,15 +25,23 @@ from pipeflow.messages import (
     Stale,
 )
 from pipeflow.specs import QueueSpec
+from pipeflow.state.attempts import Attempts
 from pipeflow.state.fair import Fair
 from pipeflow.state.order import Order
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 FAILURES_KEPT = 10
+LONGEST_HOLD = 43_200.0
+"""Seconds for which one receive hides a message, counted from the receive (SQS: Q63)."""
 
 _SETTLED = Settled()
 _SUPERSEDED = Stale("the message was received again; its newest receiver owns it")
 _EXPIRED = Stale("the visibility timeout ran out")
+_TOO_LONG = Refused(
+    "beyond_limit",
+    f"one receive hides a message for {LONGEST_HOLD:g} s at most, extensions included; it is visible again at its"
+    " deadline",
+)
 _GONE = Stale("the message is gone")
 
 
@@ -78,6 +86,7 @@ class QueueState:
         "buried",
         "expired",
         "fair",
+        "attempts",
         "_now",
         "_waiting",
         "_held",
@@ -103,6 +112,7 @@ class QueueState:
         """Expired since the owner last looked."""
         self.fair: Fair | None = None
         """Its order once tenants share it; a queue without groups has none, and pays for none."""
+        self.attempts = Attempts()
         self._now = 0.0
         self._waiting: list[tuple[float, int, Stored]] = []
         self._held: list[tuple[float, int, int, Stored]] = []
@@ -210,7 +220,14 @@ class QueueState:
     # -- out -----------------------------------------------------------------------------------------------------
 
     def receive(
-        self, limit: int, max_bytes: int, now: float, boot: int, timeout: float | None = None, durable: bool = False
+        self,
+        limit: int,
+        max_bytes: int,
+        now: float,
+        boot: int,
+        timeout: float | None = None,
+        durable: bool = False,
+        attempt_id: str | None = None,
     ) -> list[Stored]:
         """Hand out what is ready, each with a new receive number (SQS: Q2 d-f, Q51).
 
@@ -220,6 +237,12 @@ class QueueState:
         spec = self.spec
         if timeout is None:
             timeout = spec.visibility_timeout
+        if attempt_id is not None:
+            again = self.attempts.repeated(attempt_id, now)
+            if again is not None:
+                self._restart(again, now + timeout)
+                self.attempts.note(attempt_id, again, now)
+                return again
         if self._alone is not None and self._alone.state == IN_FLIGHT:
             return []
         limit = min(limit, spec.max_in_flight - self.in_flight)
@@ -254,7 +277,18 @@ class QueueState:
             for message in taken:
                 self._take_back(message)
                 self._make_ready(message, front=False)
+        if attempt_id is not None:
+            self.attempts.note(attempt_id, taken, now)
         return taken
+
+    def _restart(self, messages: list[Stored], until: float) -> None:
+        for message in messages:
+            if until < message.until:
+                message.until = until
+                self._hold(message)
+            message.until = until
+            if message.durable:
+                self.changes.changed(message)
 
     def settle(
         self, settlement: Settlement, now: float, boot: int, superseded_ok: bool = False
@@ -413,7 +447,9 @@ class QueueState:
         self._make_ready(message, front)
         self.changes.changed(message)
 
-    def _extend(self, message: Stored, timeout: float, now: float) -> Settled:
+    def _extend(self, message: Stored, timeout: float, now: float) -> Settled | Refused:
+        if now + timeout - message.received_at > LONGEST_HOLD and timeout > 0:
+            return _TOO_LONG
         durable = message.durable
         if timeout <= 0:
             self._take_back(message)

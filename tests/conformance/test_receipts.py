@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeflow.messages import Ack, Bury, Defer, Extend, Release, Settled, Settlement, Stale
+from pipeflow.errors import ConfigurationError
+from pipeflow.messages import Ack, Bury, Defer, Extend, Refused, Release, Settled, Settlement, Stale, Want
 
 if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
@@ -159,3 +160,26 @@ async def test_Q68_messages_sent_after_a_purge_are_all_there(desk: Desk) -> None
     while bodies := await desk.bodies(3):
         got += bodies
     assert got == new
+
+
+async def test_Q63_one_receive_hides_a_message_for_twelve_hours_at_most_extensions_included(desk: Desk) -> None:
+    await desk.queue(visibility_timeout=40_000)
+    await desk.send("a")
+    delivery = await desk.one()
+    (refused,) = await desk.settle(Extend(delivery.receipt, 43_201))
+    assert isinstance(refused, Refused)
+    assert "43200 s at most" in refused.reason
+    await desk.advance(30_000)
+    assert isinstance((await desk.settle(Extend(delivery.receipt, 13_201)))[0], Refused)
+    assert await desk.settle(Extend(delivery.receipt, 13_200)) == [Settled()]
+    await desk.advance(13_199)
+    assert isinstance((await desk.settle(Extend(delivery.receipt, 10)))[0], Refused)
+    assert await desk.counts() == (0, 0, 1)
+    await desk.advance(1)
+    assert (await desk.one()).attempt == 2, "counted from the new receive again"
+
+
+async def test_Q50_a_receive_cannot_ask_for_more_than_twelve_hours(desk: Desk) -> None:
+    await desk.queue()
+    with pytest.raises(ConfigurationError, match="use 0 to 43200 s"):
+        await desk.store.receive("q", Want(visibility_timeout=43_201))

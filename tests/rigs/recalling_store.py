@@ -108,6 +108,9 @@ class Recalling:
     async def purge(self, queue: str) -> int:
         raise NotFound(f"no queue {queue!r}; declare it first")
 
+    async def delete_queue(self, queue: str) -> int:
+        raise NotFound(f"there is no queue {queue}")
+
     async def redrive(self, request: Redrive) -> Redriven:
         return Redriven(3, 2, 1, [request.queue])
 

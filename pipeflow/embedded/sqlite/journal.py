@@ -236,6 +236,10 @@ class SqliteJournal:
         for noun in group.declared:
             if noun.spec is None:
                 execute(statements.DROP_NOUN, (noun.kind, noun.name))
+                if noun.kind == "gone":
+                    # Its number may be another queue's from now on.
+                    execute(statements.DROP_QUEUE_COUNTERS, (noun.number,))
+                    execute(statements.DROP_KNOWN, (noun.number,))
             else:
                 execute(statements.PUT_NOUN, (noun.kind, noun.name, noun.number, noun.spec, crc32(noun.spec)))
         if group.damaged:

@@ -127,7 +127,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
     put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
     transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
-    queues, topics, subscriptions, stream_specs, moves = _nouns(connection, path)
+    queues, topics, subscriptions, stream_specs, moves, gone = _nouns(connection, path)
     recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
     sources = {}
     for name, position, crc in execute(statements.ALL_SOURCES):
@@ -150,6 +150,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
         known=[Known(*row) for row in reversed(recent)],
         known_upto=recent[-1][2] if len(recent) >= KNOWN_KEPT else 0.0,
         sources=sources,
+        gone=gone,
         moves=moves,
         log=streams.recover(connection),
     )
@@ -157,20 +158,30 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
 
 def _nouns(
     connection: sqlite3.Connection, path: Path
-) -> tuple[list[RecoveredQueue], list[RecoveredTopic], list[Subscription], list[StreamSpec], list[Move]]:
+) -> tuple[
+    list[RecoveredQueue],
+    list[RecoveredTopic],
+    list[Subscription],
+    list[StreamSpec],
+    list[Move],
+    list[RecoveredQueue],
+]:
     queues: list[RecoveredQueue] = []
     topics: list[RecoveredTopic] = []
     subscriptions: list[Subscription] = []
     stream_specs: list[StreamSpec] = []
     moves: list[Move] = []
+    gone: list[RecoveredQueue] = []
     counted = _counters(connection, path, statements.ALL_QUEUE_COUNTERS, Counters)
     published = _counters(connection, path, statements.ALL_TOPIC_COUNTERS, TopicCounters)
     for kind, name, number, spec, crc in connection.execute(statements.ALL_NOUNS).fetchall():
         if crc32(spec) != crc:
             raise _damaged(path, f"the declaration of {kind} {name}")
-        if kind == "queue":
+        if kind in ("queue", "gone"):
             known = counted.get(number) or Counters()
-            queues.append(RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known))
+            (queues if kind == "queue" else gone).append(
+                RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known)
+            )
         elif kind == "topic":
             seen = published.get(number) or TopicCounters()
             topics.append(RecoveredTopic(number, msgspec.msgpack.decode(spec, type=TopicSpec), seen))
@@ -180,7 +191,7 @@ def _nouns(
             moves.append(msgspec.msgpack.decode(spec, type=Move))
         else:
             subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
-    return queues, topics, subscriptions, stream_specs, moves
+    return queues, topics, subscriptions, stream_specs, moves, gone
 
 
 def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: type[T]) -> dict[int, T]:

@@ -78,6 +78,8 @@ SET_ASIDE: Final = """
 """
 PUT_FACT: Final = "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)"
 DROP_NOUN: Final = "DELETE FROM nouns WHERE kind = ? AND name = ?"
+DROP_QUEUE_COUNTERS: Final = "DELETE FROM queue_counters WHERE number = ?"
+DROP_KNOWN: Final = "DELETE FROM known WHERE scope = ?"
 PUT_NOUN: Final = "INSERT OR REPLACE INTO nouns (kind, name, number, spec, crc) VALUES (?, ?, ?, ?, ?)"
 
 _MESSAGE: Final = "SELECT key, head, crc, body, shared FROM messages "

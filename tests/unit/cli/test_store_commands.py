@@ -215,6 +215,15 @@ def test_purging_asks_unless_yes(call: Call, store: str) -> None:
     assert ready(call, "billing") == 0
 
 
+def test_Q105_deleting_a_queue_asks_unless_yes(call: Call, store: str) -> None:
+    asked = call("queues", "delete", "billing")
+    assert asked.exit_code == 2
+    assert "the 2 messages in it; say so with --yes" in asked.stderr
+    deleted = json.loads(call("queues", "delete", "billing", "--yes", "--json").stdout)
+    assert deleted == {"queue": "billing", "dropped": 2}
+    assert "billing" not in [row["name"] for row in rows(call("queues", "--json"))]
+
+
 def test_nothing_found_ends_with_three_where_that_was_asked_for(call: Call, store: str) -> None:
     assert call("peek", "lenient").exit_code == 0
     assert call("peek", "lenient", "--fail-empty").exit_code == 3

@@ -110,6 +110,8 @@ async def test_every_verb_gives_its_arguments_and_its_answer_unchanged(store: Re
         assert await client.start_move(slowly) == await store.start_move(slowly)
         assert await client.moves() == await store.moves()
         assert await client.moves("q") == await store.moves("q")
+        with pytest.raises(NotFound, match="there is no queue q"):
+            await client.delete_queue("q")
         with pytest.raises(NotFound, match="there is no move m"):
             await client.cancel_move("m")
         assert (await client.stats()).owner == os.getpid()
