@@ -127,7 +127,7 @@ async def test_Q86_dead_letters_take_a_number_of_receives_from_one_to_a_thousand
     await desk.queue(max_receives=1000, dead_letters="dead")
 
 
-async def test_Q105_deleting_a_queue_drops_what_is_in_it(desk: Desk) -> None:
+async def test_Q105_Q15_Q22_deleting_a_queue_drops_what_is_in_it_and_its_name_is_free_at_once(desk: Desk) -> None:
     await desk.queue()
     await desk.send(*(str(n) for n in range(10)))
     await desk.send("later", delay=100)

@@ -33,6 +33,8 @@ STREAMS = (
     "tests/unit/engine/test_delivery.py",
     "tests/unit/sinks",
 )
+MOVES = ("tests/unit/embedded/test_dead_letter_moves.py",)
+FAIR = ("tests/unit/embedded/test_tail.py",)
 KILLS = ("tests/faults/test_sink_kills.py",)
 
 
@@ -96,7 +98,19 @@ MUTANTS = (
         "                continue\n            yield message",
     ),
     Mutant("counters_not_journaled", GROUP, "frozen.queues.append((head.number, _encode(head.counters)))", "pass"),
-    Mutant("max_receives_off_by_one", QUEUE, ">= spec.max_receives:", "> spec.max_receives:"),
+    Mutant("max_receives_off_by_one", QUEUE, ">= limit_of_receives:", "> limit_of_receives:"),
+    Mutant("move_forgotten_at_restart", "pipeflow/embedded/moving.py", "if move.under_way:", "if False:", MOVES),
+    Mutant("letter_moved_twice", "pipeflow/embedded/moving.py", " or dead.has_left(message.place)", "", MOVES),
+    Mutant(
+        "noisy_tenant_hides_the_others",
+        "pipeflow/state/fair.py",
+        "if self.elsewhere or not waiting",
+        "if not waiting",
+        FAIR,
+    ),
+    Mutant(
+        "read_from_behind_twice", HEAD, "if self.ahead and message.place in self.ahead", "if False and self.ahead", FAIR
+    ),
     Mutant("expiry_ignored", QUEUE, "if message.kept_from + retention <= now:", "if False:"),
     Mutant("held_deadline_forgotten", GROUP, "held = message.until if", "held = None if"),
     Mutant("release_is_an_attempt", QUEUE, "message.releases += 1", "pass"),
