@@ -121,7 +121,7 @@ async def test_a_client_publishes_and_runs_no_handler() -> None:
 
 @pytest.mark.parametrize(
     "sink",
-    ["s3://bucket/lake?secret_access_key=CANARY", "https://CANARY@host/lake", "nowhere://host/CANARY?key=CANARY"],
+    ["s3://bucket/lake?shape=CANARY", "https://CANARY@host/lake", "nowhere://host/CANARY?key=CANARY"],
 )
 async def test_a_sink_that_is_refused_is_written_nowhere(sink: str, tmp_path: Path) -> None:
     app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
