@@ -8,9 +8,9 @@ and every later call `Unavailable`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -21,8 +21,8 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
 from pipeflow.embedded.archive import Archives
 from pipeflow.embedded.catalogue import StreamCatalogue
+from pipeflow.embedded.commits import Commits
 from pipeflow.embedded.deleting import delete_queue
-from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.handout import check_want, hand_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
@@ -88,14 +88,11 @@ class EmbeddedBroker:
         self.boot = 0
         self.store_id = ""
         self.receipt_key = b""
-        self.gathering = Gathering()
+        self.commits = Commits(journal, clock, url, self._stop)
+        self.gathering = self.commits.gathering
         self._hot_messages = hot_messages
         self._ids = IdPool(seed)
-        self._failed: PipeflowError | None = None
         self._closing = False
-        self._ended = False
-        """Nobody commits any more."""
-        self._work = Signal()
         self.tending = Tending(self)
         self.moving = Moving(self)
         self.archives = Archives(self)
@@ -115,16 +112,16 @@ class EmbeddedBroker:
             await self.tending.take_held(recovered)
             async with anyio.create_task_group() as committing:
                 if not self.journal.instant:
-                    self._start(committing, self._commit_groups)
+                    self._start(committing, partial(self.commits.run, self._idle))
                 await self._tend(ready)
-                if self._failed is None:
+                if self.commits.failure is None:
                     # What changed behind the last caller's back goes with a last group; only then commits may stop.
                     await self.committed()
                 committing.cancel_scope.cancel()
-            clean = self._failed is None
+            clean = self.commits.failure is None
         finally:
-            self._closing = self._ended = True
-            self._let_go(Indeterminate(f"{self.url}: the store was closed before this was committed"))
+            self._closing = True
+            self.commits.end()
             with anyio.CancelScope(shield=True):
                 await self.journal.close(clean)
 
@@ -175,22 +172,18 @@ class EmbeddedBroker:
             return
         # First nobody comes in any more, then those who are in get their answer.
         self._closing = True
-        if self._failed is None and not self.journal.instant:
+        if self.commits.failure is None and not self.journal.instant:
             with anyio.CancelScope(shield=True):
                 try:
                     await self.committed()
                 except PipeflowError:
                     pass  # the group's own callers were told; closing goes on
-        self.log.fail(Unavailable(f"{self.url}: the store is closed; open it again"))
-        for head in self.nouns.heads():
-            for signal in [*head.waiters, *head.fed]:
-                signal.fire()
-        self._stopped.fire()
+        self._stop(Unavailable(f"{self.url}: the store is closed; open it again"))
 
     def check_open(self) -> None:
         """Unavailable when the store failed or is closed."""
-        if self._failed is not None:
-            raise self._failed
+        if self.commits.failure is not None:
+            raise self.commits.failure
         if self._closing:
             raise Unavailable(f"{self.url}: the store is closed; open it again")
 
@@ -198,61 +191,25 @@ class EmbeddedBroker:
 
     async def committed(self) -> None:
         """Return when everything done until now survives a crash."""
-        if self.journal.instant:
-            return
-        if self._ended:
-            raise self._failed or Unavailable(f"{self.url}: the store is closed; open it again")
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.gathering.waiters.append(waiter)
-        self._work.fire()
-        await waiter
+        await self.commits.done()
 
     def written_behind(self) -> None:
         """Let what changed go with the next group; nobody waits for it."""
-        if not self.journal.instant:
-            self._work.fire()
+        self.commits.behind()
 
-    async def _commit_groups(self) -> None:
-        gathering = self.gathering
-        while True:
-            if not await self.clock.wait(self._work, until=self.journal.idle_at):
-                await self.tending.guarded(self.journal.idle())
-                continue
-            while not gathering.empty:
-                frozen, waiters = gathering.freeze(self.clock.now())
-                try:
-                    await self.journal.commit(frozen)
-                except PipeflowError as error:
-                    self.fail(error, waiters)
-                    return
-                except BaseException as error:
-                    # A bug of ours, or the end of the store: nobody may be left waiting for this group.
-                    self.fail(Indeterminate(f"{self.url}: the commit was cut off ({error!r})"), waiters)
-                    raise
-                for waiter in waiters:
-                    if not waiter.done():
-                        waiter.set_result(None)
-                # Callers just woken may add to the group that is gathered next; do not race ahead of them.
-                await asyncio.sleep(0)
+    async def _idle(self) -> None:
+        await self.tending.guarded(self.journal.idle())
 
-    def fail(self, error: PipeflowError, waiters: Sequence[asyncio.Future[None]] = ()) -> None:
-        """A commit failed: memory is ahead of the disk, so nothing may be acknowledged any more."""
-        if not isinstance(error, Indeterminate):
-            error = Indeterminate(str(error))
-        self._failed = Unavailable(f"{self.url}: the store failed and is closed ({error}); start again to recover")
-        self._failed.__cause__ = error
-        self.log.fail(self._failed)
-        self._let_go(error, waiters)
+    def fail(self, error: PipeflowError) -> None:
+        """Memory may be ahead of the disk: nothing is acknowledged any more."""
+        self.commits.fail(error)
+
+    def _stop(self, failure: Unavailable) -> None:
+        self.log.fail(failure)
         for head in self.nouns.heads():
             for signal in [*head.waiters, *head.fed]:
                 signal.fire()
         self._stopped.fire()
-
-    def _let_go(self, error: PipeflowError, waiters: Sequence[asyncio.Future[None]] = ()) -> None:
-        for waiter in [*waiters, *self.gathering.waiters]:
-            if not waiter.done():
-                waiter.set_exception(error)
-        self.gathering.waiters.clear()
 
     def new_id(self) -> str:
         """An id that orders by time."""
