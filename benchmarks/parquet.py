@@ -129,7 +129,7 @@ async def straight(batch: list[Flight]) -> float:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeflow.formats.arrow import arrow_schema
+    from pipeflow.formats.arrow_schema import arrow_schema
 
     schema = arrow_schema(columns_for(Flight, "parquet"))
     began = time.perf_counter()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
-from pipeflow.specs import TABULAR
+from pipeflow.formats.columns import flat
+from pipeflow.messages import Column
+from pipeflow.specs import COLUMNAR
 
 LEAST: Final = 2
 """Segments that are compressed at once on any machine. With one, a compressor that ends waits for the loop, which is
@@ -15,9 +18,10 @@ MOST: Final = 8
 """And on machines with more cores: each holds its content twice, and threads are shared by all streams."""
 
 
-def ahead(format: str, cores: int) -> int:
-    """Segments in hand on so many cores. Rows are made by the interpreter, which does one thing at a time."""
-    return 1 + (1 if format in TABULAR else min(max(cores, LEAST), MOST))
+def ahead(format: str, columns: Sequence[Column], cores: int) -> int:
+    """Segments in hand on so many cores. Rows that the interpreter makes are made one at a time."""
+    alone = format == "csv" or (format in COLUMNAR and not flat(columns))
+    return 1 + (1 if alone else min(max(cores, LEAST), MOST))
 
 
 def cores() -> int:

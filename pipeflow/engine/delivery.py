@@ -99,7 +99,7 @@ class Delivery:
         self._started_at = 0.0
         self._ripe = Signal()
         self._aged = Signal()
-        self._ahead = ahead(plan.spec.format, cores())
+        self._ahead = ahead(plan.spec.format, plan.spec.columns, cores())
         self._line: deque[_Slot] = deque()
         """Segments in the order of their sealing, which is the order of their writing."""
         self._tasks: TaskGroup

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, Final
 
 from msgspec import Raw
 
-from pipeflow.errors import MissingExtra
+from pipeflow.formats.arrow_json import quick_batch
+from pipeflow.formats.columns import flat
 from pipeflow.formats.rows import NULL, Reading, Slice
 from pipeflow.messages import Column
 
-try:
-    import pyarrow as pa
-except ImportError as error:
-    raise MissingExtra("a columnar format", "parquet") from error
+# Behind the module that says what is missing.
+import pyarrow as pa  # isort: skip
 
 MILLISECONDS_FROM = 1e11
 """Numbers from here on are milliseconds since 1970, smaller ones seconds: the year 5138, or March 1973."""
@@ -24,8 +22,10 @@ MILLISECONDS_FROM = 1e11
 
 def batches(columns: tuple[Column, ...], schema: Any, reading: Reading) -> Iterator[Any]:
     """The rows as record batches, slice by slice: never all of them in memory as Python objects or as columns."""
-    for part in reading.slices():
-        yield _batch(columns, schema, part, reading)
+    quick = flat(columns)
+    for start, bodies in reading.pieces():
+        batch = quick_batch(columns, schema, bodies) if quick else None
+        yield _batch(columns, schema, reading.slice(start, bodies), reading) if batch is None else batch
 
 
 def _batch(columns: tuple[Column, ...], schema: Any, part: Slice, reading: Reading) -> Any:
@@ -60,36 +60,6 @@ def _misfits(column: Column, kind: Any, values: Sequence[object]) -> dict[int, s
         except _FAILURES as error:
             bad[row] = f"{error} - at `$.{column.name}`"
     return bad
-
-
-@cache
-def arrow_schema(columns: tuple[Column, ...], unit: str = "us") -> Any:
-    """The columns as Arrow knows them, with times in this unit."""
-    return pa.schema([_field(column, unit) for column in columns])
-
-
-def _field(column: Column, unit: str) -> Any:
-    return pa.field(column.name, _type(column, unit), nullable=not column.required)
-
-
-def _type(column: Column, unit: str) -> Any:
-    if column.type == "list":
-        return pa.list_(_field(column.fields[0], unit))
-    if column.type == "map":
-        return pa.map_(pa.string(), _field(column.fields[0], unit))
-    if column.type == "struct":
-        return pa.struct([_field(field, unit) for field in column.fields])
-    if column.type.startswith("decimal("):
-        precision, scale = column.type[8:-1].split(",")
-        return pa.decimal128(int(precision), int(scale))
-    if column.type == "timestamp":
-        return pa.timestamp(unit, "UTC")
-    if column.type == "date":
-        return pa.date32()
-    return pa.string() if column.type == "json" else getattr(pa, _ARROW_NAMES.get(column.type, column.type))()
-
-
-_ARROW_NAMES: Final = {"bool": "bool_"}
 
 
 def _converter(column: Column) -> Callable[[object], object] | None:

@@ -45,6 +45,10 @@ _SIMPLE: Final[dict[type[inspect.Type], str]] = {
     inspect.DecimalType: "string",
 }
 
+_FLAT: Final = frozenset(
+    {*_SIMPLE.values(), "int8", "int16", "int32", "uint8", "uint16", "uint32", "uint64"} - {"binary"}
+)
+
 _COLLECTIONS: Final = (inspect.ListType, inspect.SetType, inspect.FrozenSetType, inspect.VarTupleType)
 
 
@@ -71,6 +75,11 @@ def columns_for(
     if columns is None:
         return tuple(map(_flat, _of_type(kind, "columns=['name', ...]", place)))
     return _named(columns, kind, place)
+
+
+def flat(columns: Sequence[Column]) -> bool:
+    """Whether Arrow's own reader of JSON takes such columns, without the interpreter: see `arrow_json`."""
+    return all(column.type in _FLAT for column in columns)
 
 
 def _signed(columns: tuple[Column, ...], place: str) -> tuple[Column, ...]:

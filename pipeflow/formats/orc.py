@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeflow.formats.arrow import arrow_schema, batches
+from pipeflow.formats.arrow import batches
+from pipeflow.formats.arrow_schema import arrow_schema
 from pipeflow.formats.rows import Reading
 from pipeflow.messages import Column
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pipeflow.errors import ObjectDamaged, ObjectRefused
-from pipeflow.formats.arrow import arrow_schema, batches
+from pipeflow.formats.arrow import batches
+from pipeflow.formats.arrow_schema import arrow_schema
 from pipeflow.formats.compress import GZIP_LEVEL
 from pipeflow.formats.rows import Reading
 from pipeflow.messages import Column

@@ -56,11 +56,16 @@ class Reading:
 
     def slices(self) -> Iterator[Slice]:
         """Rows in order of acceptance."""
+        for start, bodies in self.pieces():
+            yield self.slice(start, bodies)
+
+    def pieces(self) -> Iterator[tuple[int, Sequence[bytes]]]:
+        """(index of the first, records of one slice), in order of acceptance."""
         bodies = self._bodies
         average = sum(map(len, bodies)) // (len(bodies) or 1) + 1
         step = max(1, min(SLICE, SLICE_BYTES // average))
         for start in range(0, len(bodies), step):
-            yield self._slice(start, bodies[start : start + step])
+            yield start, bodies[start : start + step]
 
     def refuse(self, part: Slice, bad: Mapping[int, str]) -> Slice:
         """The slice without the records of these rows; the reasons are kept."""
@@ -81,7 +86,8 @@ class Reading:
             block = self._blocks[place]
             yield block.first + index - starts[place], block.at, self._bodies[index], misfit
 
-    def _slice(self, start: int, bodies: Sequence[bytes]) -> Slice:
+    def slice(self, start: int, bodies: Sequence[bytes]) -> Slice:
+        """The rows of these records; those that are none are set aside."""
         decode = self._decoder.decode
         try:
             return Slice([decode(body) for body in bodies], range(start, start + len(bodies)))

@@ -408,7 +408,7 @@ async def test_a_columnar_format_without_its_package_is_refused_when_the_app_ope
     format: Format, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    for module in ("arrow", format):
+    for module in ("arrow", "arrow_json", "arrow_schema", format):
         monkeypatch.delitem(sys.modules, f"pipeflow.formats.{module}", raising=False)
     app = App("shop", broker="memory://")
     app.stream("lake", Order, sink="memory://lake", format=format)
