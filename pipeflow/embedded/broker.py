@@ -207,7 +207,7 @@ class EmbeddedBroker:
     def _stop(self, failure: Unavailable) -> None:
         self.log.fail(failure)
         for head in self.nouns.heads():
-            for signal in [*head.waiters, *head.fed]:
+            for signal in [*head.waiters, *head.tail.fed]:
                 signal.fire()
         self._stopped.fire()
 
@@ -267,7 +267,7 @@ class EmbeddedBroker:
             self.tending.arm(head)
             if head.waiters:
                 head.wake()
-            if head.cold:
+            if head.tail.ready:
                 # Memory may hold only what is in flight: who waits for a message waits for the tail.
                 self.tending.feed(head)
 
@@ -323,14 +323,14 @@ class EmbeddedBroker:
                 if deliveries:
                     return deliveries
                 continue
-            if not head.cold or state.order.available():
+            if not head.tail.ready or state.order.available():
                 # Nothing more is there, or what is there must wait: for room in flight, or to run alone.
                 return []
             if head.state.in_flight >= head.spec.max_in_flight:
                 return []
-            before = head.progress
+            before = head.tail.progress
             await self.tending.fed(head)
-            if head.progress == before and not head.state.order.available():
+            if head.tail.progress == before and not head.state.order.available():
                 return []
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
@@ -360,7 +360,7 @@ class EmbeddedBroker:
                     self.inlet.emit(emit, now, touched)
             results.append(result)
         head.touch()
-        head.shed()
+        head.tail.shed()
         if state.buried:
             self._bury(head, now)
         self.after_intake(touched)
@@ -459,7 +459,7 @@ class EmbeddedBroker:
     ) -> list[Peeked]:
         self.check_open()
         head = self.nouns.dead_of(queue) if dead else self.nouns.head(queue)
-        if head.hungry:
+        if head.tail.hungry:
             await self.tending.fed(head)
         head.tick(self.clock.now())
         return await inspection.peek(head, limit, where, self.journal, self.clock.now())
@@ -467,7 +467,7 @@ class EmbeddedBroker:
     async def purge(self, queue: str) -> int:
         self.check_open()
         head = self.nouns.head(queue)
-        cold = head.cold + head.cold_delayed
+        cold = head.tail.count
         count = head.purge()
         if cold:
             self.tending.sweep(head)

@@ -21,7 +21,7 @@ async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     nouns.remove_queue(head)
     broker.moving.forget_queue(name)
     broker.tending.sweep(head)
-    for signal in [*head.waiters, *head.fed]:
+    for signal in [*head.waiters, *head.tail.fed]:
         signal.fire()
     head.waiters.clear()
     await broker.committed()

@@ -115,7 +115,7 @@ async def reload(head: Head, taken: list[Stored], journal: Journal) -> list[Stor
             message.body = body
             head.bytes += message.size
         else:
-            head.lose(message)
+            head.tail.lose(message)
     return [
         message
         for message, receive in zip(taken, receives, strict=True)

@@ -54,7 +54,7 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator
     hot = list(head.state.all())
     seen = {message.place for message in hot}
     # As it is now: what a load brings into memory from here on is met where it lay.
-    tail, delayed = bool(head.cold), bool(head.cold_delayed)
+    tail, delayed = bool(head.tail.ready), bool(head.tail.delayed)
     for start in range(0, len(hot), size):
         chunk = [message for message in hot[start : start + size] if message.place]
         absent = [message for message in chunk if message.body is None]
@@ -83,10 +83,10 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator
 def _as_it_is(head: Head, read: list[Stored], seen: set[int]) -> list[Stored]:
     """What was read of the tail, as it is now: a load may have brought some of it into memory meanwhile."""
     unseen = [message for message in read if message.place not in seen]
-    if all(head.is_cold(message) for message in unseen):
+    if all(head.tail.has(message) for message in unseen):
         return unseen
     hot = {message.place: message for message in head.state.all() if message.body is not None}
-    now = (message if head.is_cold(message) else hot.get(message.place) for message in unseen)
+    now = (message if head.tail.has(message) else hot.get(message.place) for message in unseen)
     return [message for message in now if message is not None]
 
 
@@ -143,9 +143,9 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
     return QueueStats(
         name=head.spec.name,
         fifo=head.spec.fifo,
-        ready=state.ready + head.cold,
-        delayed=state.delayed + head.cold_delayed,
-        retrying=state.retrying + head.cold_retrying,
+        ready=state.ready + head.tail.ready,
+        delayed=state.delayed + head.tail.delayed,
+        retrying=state.retrying + head.tail.retrying,
         in_flight=state.in_flight,
         dead=length(dead) if dead is not None else 0,
         sent=counters.sent,
@@ -167,7 +167,7 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
 def length(head: Head) -> int:
     """How many messages a queue has, in whatever state."""
     state = head.state
-    return state.ready + state.delayed + state.in_flight + head.cold + head.cold_delayed
+    return state.ready + state.delayed + state.in_flight + head.tail.count
 
 
 async def watch(observers: Observers) -> AsyncIterator[Event]:

@@ -196,14 +196,14 @@ class Moving:
         broker = self._broker
         dead = broker.nouns.head(move.source)
         matches = matcher(move.where, broker.clock.now())
-        dead.watch()
+        dead.tail.watch()
         try:
             # What is read must be what this process did until now; what leaves meanwhile is noted.
             await broker.committed()
             async for chunk in scan(dead, broker.journal, size):
                 letters: list[Stored] = []
                 for message in chunk:
-                    if message.place > move.upto or dead.has_left(message.place):
+                    if message.place > move.upto or dead.tail.has_left(message.place):
                         continue
                     tally.examined += 1
                     if message.state == IN_FLIGHT or not matches(look(dead, message)):
@@ -215,11 +215,11 @@ class Moving:
                 yield letters
                 if tally.matched == move.limit:
                     return
-                dead.unwatch()
-                dead.watch()
+                dead.tail.unwatch()
+                dead.tail.watch()
                 await broker.committed()
         finally:
-            dead.unwatch()
+            dead.tail.unwatch()
 
     def _take_along(self, move: Move, letters: list[Stored]) -> int:
         """Move letters, each as a new message (SQS: Q99), into the open group; how many."""
@@ -229,10 +229,10 @@ class Moving:
         to = nouns.head(move.to) if move.to is not None else None
         for message in letters:
             target = to or nouns.find_head(message.source or "") or nouns.head(move.queue)
-            if message.place in dead.state.known or not dead.is_cold(message):
+            if message.place in dead.state.known or not dead.tail.has(message):
                 dead.state.move_out(message)
             else:
-                dead.take_cold(message)
+                dead.tail.take(message)
             broker.inlet.redrive(dead, target, message, now)
         if letters:
             broker.after_intake(nouns.heads() if to is None else [to])

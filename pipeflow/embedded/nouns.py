@@ -71,7 +71,7 @@ class Nouns:
         for queue in recovered.queues:
             head = self._make_head(queue.spec, queue.number, queue.counters)
             if not recovered.clean:
-                head.suspect_upto = queue.counters.last_place
+                head.tail.suspect_upto = queue.counters.last_place
         for queue in recovered.gone:
             self._gone[queue.number] = Head(queue.spec, queue.number, queue.counters, gathering, journal, hot_messages)
             self._last_number = max(self._last_number, queue.number)
@@ -156,7 +156,7 @@ class Nouns:
 
     def requests_to_confirm(self, now: float) -> list[tuple[Head, Outgoing]]:
         """(queue, request) for each endpoint that is to be asked to confirm now."""
-        idle = {name: not (head.cold or head.cold_delayed or head.state.known) for name, head in self._heads.items()}
+        idle = {name: not (head.tail.count or head.state.known) for name, head in self._heads.items()}
         found = self.confirmations.requests(self._subscriptions.values(), now, idle)
         return [(self._heads[name], request) for name, request in found]
 

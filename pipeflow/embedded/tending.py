@@ -64,13 +64,13 @@ class Tending:
             if head is None:
                 continue
             if head.spec.fifo:
-                await head.load_group_upto(message.group or "", message.place, self._broker.clock.now())
+                await head.tail.load_group_upto(message.group or "", message.place, self._broker.clock.now())
             else:
                 head.hold(message)
             self.arm(head)
         for head in self._broker.nouns.heads():
             self.feed(head)
-            if head.cold_delayed:
+            if head.tail.delayed:
                 self.arm(head)
             if head.counters.purged_upto:
                 self.sweep(head)
@@ -108,7 +108,7 @@ class Tending:
                     continue
                 head.armed = inf
                 head.tick(now)
-                if head.delayed_due(now):
+                if head.tail.delayed_due(now):
                     self.feed(head, force=True)
                 else:
                     self.arm(head)
@@ -118,14 +118,14 @@ class Tending:
 
     def feed(self, head: Head, force: bool = False) -> None:
         """Ask for more of the cold tail when memory has room for it."""
-        if (force or head.hungry) and head.number not in self._hungry and not self._broker.journal.instant:
+        if (force or head.tail.hungry) and head.number not in self._hungry and not self._broker.journal.instant:
             self._hungry[head.number] = head
             self._hunger.fire()
 
     async def fed(self, head: Head) -> None:
         """Return when a load of this queue's tail has ended."""
         signal = Signal()
-        head.fed.append(signal)
+        head.tail.fed.append(signal)
         self.feed(head, force=True)
         await self._broker.clock.wait(signal)
         self._broker.check_open()
@@ -145,25 +145,25 @@ class Tending:
 
     async def _load(self, head: Head) -> None:
         # Who asks from now on may have sent what this load does not see: the next load is theirs.
-        fed, head.fed = head.fed, []
-        before, found = head.progress, 0
-        head.begin_load()
+        fed, head.tail.fed = head.tail.fed, []
+        before, found = head.tail.progress, 0
+        head.tail.begin_load()
         try:
             # What is on disk must be what this process did until now: rows deleted in the open group are gone.
             await self._broker.committed()
             now = self._broker.clock.now()
-            if head.delayed_due(now):
-                await head.load_delayed(now)
-            if head.cold:
-                found = await head.load(now)
+            if head.tail.delayed_due(now):
+                await head.tail.load_delayed(now)
+            if head.tail.ready:
+                found = await head.tail.load(now)
         finally:
-            head.end_load()
+            head.tail.end_load()
             for signal in fed:
                 signal.fire()
         self.arm(head)
         head.wake()
         self._broker.written_behind()
-        if found or head.progress != before:
+        if found or head.tail.progress != before:
             # A load that met nothing will meet nothing: whoever changes that asks again.
             self.feed(head)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Protocol
 
 from pipeflow.messages import (
     Bury,
@@ -26,6 +25,7 @@ from pipeflow.messages import (
 )
 from pipeflow.specs import QueueSpec
 from pipeflow.state.attempts import Attempts
+from pipeflow.state.changes import Changes
 from pipeflow.state.fair import Fair
 from pipeflow.state.order import Order
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
@@ -43,32 +43,6 @@ _TOO_LONG = Refused(
     " deadline",
 )
 _GONE = Stale("the message is gone")
-
-
-class Changes(Protocol):
-    """Where a state machine tells what it changed."""
-
-    def changed(self, message: Stored) -> None:
-        """It is new, or one of its fields is: remember it as it is now."""
-
-    def gone(self, message: Stored) -> None:
-        """It is deleted."""
-
-    def moved(self, message: Stored) -> None:
-        """It left this queue for another, which will tell the rest."""
-
-
-class NoChanges:
-    """Where a queue without a memory beyond memory tells its changes."""
-
-    def changed(self, message: Stored) -> None:
-        return
-
-    def gone(self, message: Stored) -> None:
-        return
-
-    def moved(self, message: Stored) -> None:
-        return
 
 
 class QueueState:

@@ -52,6 +52,7 @@ class Mutant:
 QUEUE, GROUPS = "pipeflow/state/queue.py", "pipeflow/state/groups.py"
 OUTLET, FILE = "pipeflow/embedded/outlet.py", "pipeflow/sinks/file.py"
 BROKER, GROUP, HEAD = "pipeflow/embedded/broker.py", "pipeflow/embedded/group.py", "pipeflow/embedded/head.py"
+TAIL = "pipeflow/embedded/tail.py"
 INTAKE, TENDING = "pipeflow/embedded/intake.py", "pipeflow/embedded/tending.py"
 RECOVERY = "pipeflow/embedded/sqlite/recovery.py"
 
@@ -109,7 +110,7 @@ MUTANTS = (
         FAIR,
     ),
     Mutant(
-        "read_from_behind_twice", HEAD, "if self.ahead and message.place in self.ahead", "if False and self.ahead", FAIR
+        "read_from_behind_twice", TAIL, "if self.ahead and message.place in self.ahead", "if False and self.ahead", FAIR
     ),
     Mutant("expiry_ignored", QUEUE, "if message.kept_from + retention <= now:", "if False:"),
     Mutant("held_deadline_forgotten", GROUP, "held = message.until if", "held = None if"),

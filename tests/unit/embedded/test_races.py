@@ -73,7 +73,7 @@ async def test_a_delayed_message_sent_while_a_load_waits_for_its_commit_comes_du
     head = store.nouns.head("work")
     head.limit = 1
     await store.send("work", messages("a", "b", "c", "d", delay=10.0))
-    assert head.cold_delayed
+    assert head.tail.delayed
     head.limit = 100  # the next load reads to the end
     gate = Gate(store, "commit", monkeypatch)
     gate.close()
@@ -218,7 +218,7 @@ async def test_p7_a_damaged_row_is_counted_once_however_often_the_store_is_opene
         store = await opened(path, clock, "?hot_messages=100")
         assert len(await take(store, "work", visibility_timeout=0)) == 2
         stats = await counted(store, "work")
-        assert (stats.ready, stats.quarantined, store.nouns.head("work").cold) == (2, 1, 0)
+        assert (stats.ready, stats.quarantined, store.nouns.head("work").tail.ready) == (2, 1, 0)
         assert await rows_of(store, "work") == (2, 2, 0)
         await store.close()
     assert b"bad orple" in path.read_bytes(), "set aside, not thrown away"
@@ -282,7 +282,7 @@ async def test_Q68_nothing_is_swept_before_the_purge_itself_is_on_disk(
     again = await opened(killed(path, "killed.db"), clock)
     assert len(await drain(again, "work")) == 20, "nobody was told that the queue was purged"
     stats = await counted(again, "work")
-    assert (stats.ready, again.nouns.head("work").cold) == (0, 0)
+    assert (stats.ready, again.nouns.head("work").tail.ready) == (0, 0)
     await again.close()
     gate.open()
     await burying
@@ -306,7 +306,7 @@ async def test_Q68_a_dead_letter_purged_in_the_commit_that_moved_it_does_not_com
     gate.close()
     burying = asyncio.create_task(store.settle("work", [Bury(each.receipt) for each in deliveries]))
     await turns(store)
-    assert store.nouns.head("dead").cold
+    assert store.nouns.head("dead").tail.ready
     purging = asyncio.create_task(store.purge("dead"))
     await turns(store)
     gate.open()
@@ -447,6 +447,6 @@ async def test_closing_answers_the_calls_that_are_in_flight_and_ends_clean(
     assert accepted == [0, 1]
     assert isinstance(answers[2], Unavailable)
     store = await opened(path, clock)
-    assert store.nouns.head("work").suspect_upto == 0, "it was closed clean"
+    assert store.nouns.head("work").tail.suspect_upto == 0, "it was closed clean"
     assert len(await drain(store, "work")) == len(accepted), "a refusal has no effect"
     await store.close()

@@ -81,7 +81,7 @@ async def test_a_queue_is_hot_again_when_its_tail_was_read_to_the_end(store: Sto
     assert isinstance(store, Kept)
     await store.send("line", [Outgoing(b"old") for _ in range(20)])
     await drain(store, "line")
-    assert store.nouns.head("line").cold == 0
+    assert store.nouns.head("line").tail.ready == 0
     await store.send("line", [Outgoing(b"new")])
     assert store.nouns.head("line").state.ready == 1
 
