@@ -28,11 +28,12 @@ from pipeflow.names import chance_source
 from pipeflow.protocols import Middleware, Sink, Store
 from pipeflow.queue import Queue
 from pipeflow.router import Router, Source
-from pipeflow.specs import DAY, QueueSpec, Subscription, Topology, archive_of, archive_queue, check_backups
+from pipeflow.specs import Topology
 from pipeflow.topic import Topic
 from pipeflow.wiring.calls import Job, batch_call, checked, single_call
 from pipeflow.wiring.providers import Provisions, planned, provisions
 from pipeflow.wiring.sources import checked_source, source_plan
+from pipeflow.wiring.topology import topology_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -49,8 +50,6 @@ GRACE = 30.0
 
 CLOSING = 10.0
 """Seconds that closing the store may take when the app is cancelled."""
-
-DEAD_LETTER_RETENTION = 14 * DAY
 
 ASYNC_CONCURRENCY = 10
 THREADS = 4
@@ -76,32 +75,7 @@ class App(Router):
 
     def topology(self) -> Topology:
         """Everything declared, as the broker is told it; opens nothing. ConfigurationError when it cannot be."""
-        routers = list(self.walk())
-        _distinct("topic", (topic for router in routers for topic in router.topics))
-        _distinct("stream", (stream for router in routers for stream in router.streams))
-        _distinct_sources(routers)
-        _distinct("queue", (each for router in routers for each in (*router.queues, *router.webhooks)))
-        queues = {queue.name: queue.spec for router in routers for queue in router.queues}
-        queues |= {webhook.name: webhook.spec for router in routers for webhook in router.webhooks}
-        archived = [topic.spec for router in routers for topic in router.topics if topic.spec.archive]
-        for topic in archived:
-            if archive_of(topic.name) in queues:
-                raise ConfigurationError(
-                    f"queue {archive_of(topic.name)} has the name of the archive of topic {topic.name}; choose another"
-                )
-        topology = Topology(
-            topics=tuple(topic.spec for router in routers for topic in router.topics),
-            queues=(*_with_dead_letters(queues), *map(archive_queue, archived)),
-            streams=tuple(stream.spec for router in routers for stream in router.streams),
-            subscriptions=(
-                *(subscription for router in routers for subscription in router.subscriptions),
-                *(Subscription(topic.name, "queue", archive_of(topic.name)) for topic in archived),
-            ),
-        )
-        check_backups({stream.name: stream for stream in topology.streams})
-        _check_origins(topology)
-        _check_targets(routers)
-        return topology
+        return topology_of(list(self.walk()))
 
     # -- running it
 
@@ -402,85 +376,3 @@ async def _heed_signals(runtime: Runtime, *, task_status: TaskStatus[None]) -> N
 
 def _has_uvloop() -> bool:
     return find_spec("uvloop") is not None
-
-
-def _with_dead_letters(queues: Mapping[str, QueueSpec]) -> Iterator[QueueSpec]:
-    """Every queue, and the dead letters that nobody declared."""
-    made: set[str] = set()
-    for spec in queues.values():
-        yield spec
-        name = spec.dead_letters
-        if name is None or name in made:
-            continue
-        declared = queues.get(name)
-        if declared is None:
-            made.add(name)
-            yield QueueSpec(
-                name,
-                fifo=spec.fifo,
-                max_receives=None,
-                retention=DEAD_LETTER_RETENTION,
-                max_body=spec.max_body,
-                holds_dead_letters=True,
-            )
-        elif declared.fifo != spec.fifo:
-            raise ConfigurationError(
-                f"queue {spec.name}: its dead letters {name} must be {'FIFO' if spec.fifo else 'standard'} like it "
-                "(SQS: Q87); declare them with the same fifo="
-            )
-
-
-def _distinct(kind: str, nouns: Iterator[Any]) -> None:
-    places: dict[str, str] = {}
-    for noun in nouns:
-        if noun.name in places:
-            raise ConfigurationError(
-                f"{kind} {noun.name} is declared at {places[noun.name]} and again at {noun.binding.place}; import the "
-                "first one, or give one router a prefix"
-            )
-        places[noun.name] = noun.binding.place
-
-
-def _distinct_sources(routers: list[Router]) -> None:
-    names: dict[str, str] = {}
-    for source in (source for router in routers for source in router.sources):
-        if source.name in names:
-            raise ConfigurationError(
-                f"source {source.name} is both {names[source.name]} and {source.function.name}; positions are kept by "
-                'name, so give one another: @app.source(topic, name="...")'
-            )
-        names[source.name] = source.function.name
-
-
-def _check_targets(routers: list[Router]) -> None:
-    own = {id(noun) for router in routers for nouns in (router.topics, router.streams) for noun in nouns}
-    targets: list[tuple[str, Topic[Any] | Stream[Any]]] = [
-        (f"the handler {queue.registration.function.name} emits to", queue.registration.emit)
-        for router in routers
-        for queue in router.queues
-        if queue.registration is not None and queue.registration.emit is not None
-    ]
-    targets += [(f"source {source.name} feeds", source.target) for router in routers for source in router.sources]
-    for who, target in targets:
-        if id(target) not in own:
-            raise ConfigurationError(
-                f"{who} {target.binding.noun} ({target.binding.place}), which is on a router that this app does not "
-                "include; add app.include(router)"
-            )
-
-
-def _check_origins(topology: Topology) -> None:
-    topics = {topic.name: topic for topic in topology.topics}
-    queues = {queue.name: queue for queue in topology.queues}
-    for subscription in topology.subscriptions:
-        topic = topics.get(subscription.topic)
-        if topic is None:
-            raise ConfigurationError(
-                f"{subscription.kind} {subscription.target} subscribes to topic {subscription.topic}, which is on a "
-                "router that this app does not include; add app.include(router)"
-            )
-        if subscription.kind == "queue" and queues[subscription.target].fifo and not topic.fifo:
-            raise ConfigurationError(
-                f"queue {subscription.target} is FIFO and topic {topic.name} is not: the order is lost before it comes "
-                f"in; declare the topic with fifo=True, or the queue without"
-            )

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct, field
 
+from pipeflow.webhooks import TOPIC
+
 T = TypeVar("T")
 
 if TYPE_CHECKING:
@@ -188,6 +190,11 @@ class Message(Struct, Generic[T], frozen=True, gc=False):
     sequence: int
     queue: str
     deadline: float
+
+    @property
+    def topic(self) -> str | None:
+        """The topic it came by, where its queue has several; None where there is one only, or it was sent."""
+        return self.headers.get(TOPIC)
 
 
 class Batch(Generic[T]):

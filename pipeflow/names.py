@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from fnmatch import fnmatchcase
 from struct import Struct as Packing
 from struct import error as PackingError
 from typing import Final
@@ -45,6 +46,45 @@ def topic_name(name: str, /) -> str:
         return name
     hint = "; leave `.fifo` off and pass fifo=True" if name.endswith(".fifo") else ""
     raise InvalidName(f"topic {name!r}: use 1 to 256 letters, digits, hyphens or underscores{hint}")
+
+
+def topic_pattern(pattern: str, /) -> str:
+    """The pattern itself, or InvalidName: the name of a topic with `*` in it, for any run of characters."""
+    if "*" in pattern and "**" not in pattern and _TOPIC.match(pattern.replace("*", "x")):
+        return pattern
+    raise InvalidName(
+        f"topics {pattern!r}: use 1 to 256 letters, digits, hyphens or underscores, and `*` for any run of them"
+    )
+
+
+def is_pattern(topic: str, /) -> bool:
+    """Whether this names many topics."""
+    return "*" in topic
+
+
+def is_meant(topic: str, pattern: str, /) -> bool:
+    """Whether a topic of this name is one of those that a pattern names."""
+    return fnmatchcase(topic, pattern)
+
+
+def may_meet(one: str, other: str, /) -> bool:
+    """Whether some topic can be named by both patterns."""
+    seen = {(0, 0)}
+    todo = [(0, 0)]
+    while todo:
+        i, j = todo.pop()
+        a, b = one[i : i + 1], other[j : j + 1]
+        if not a and not b:
+            return True
+        if a == "*" or b == "*":
+            # The star ends here, or takes one more of the other.
+            steps = [(i + 1, j)] * bool(a) + [(i, j + 1)] * bool(b)
+        else:
+            steps = [(i + 1, j + 1)] if a == b else []
+        new = [step for step in steps if step not in seen]
+        seen.update(new)
+        todo += new
+    return False
 
 
 def stream_name(name: str, /) -> str:

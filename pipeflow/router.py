@@ -31,7 +31,7 @@ from pipeflow.specs import (
     Subscription,
     TopicSpec,
 )
-from pipeflow.topic import Selection, Topic
+from pipeflow.topic import Selection, Topic, TopicPattern
 from pipeflow.wiring.functions import Function, inspected
 from pipeflow.wiring.providers import Provider, Scope
 
@@ -47,7 +47,7 @@ F = TypeVar("F", bound=Callable[..., object])
 M = TypeVar("M", bound=Middleware)
 Q = ParamSpec("Q")
 
-Origin: TypeAlias = Topic[T] | Selection[T]
+Origin: TypeAlias = Topic[T] | TopicPattern[T] | Selection[T]
 """What a queue or a stream subscribes to."""
 
 DEFAULT_BACKOFF = Backoff()
@@ -78,6 +78,7 @@ class Router:
     def __init__(self, *, prefix: str = "") -> None:
         self.prefix = prefix
         self.topics: list[Topic[Any]] = []
+        self.patterns: list[TopicPattern[Any]] = []
         self.queues: list[Queue[Any]] = []
         self.streams: list[Stream[Any]] = []
         self.webhooks: list[Webhook] = []
@@ -129,6 +130,21 @@ class Router:
         self.topics.append(topic)
         return topic
 
+    def topics_named(self, pattern: str, type: type[T], /, *, codec: str = "json") -> TopicPattern[T]:
+        """Every topic whose name matches, `*` being any run of characters: for queues and streams to subscribe to.
+
+        Also those that are declared later, here or by another program on the same store. Topics of this app must be of
+        this type, or of one of a union; `bytes` takes them all. What else does not decode is a dead letter.
+        """
+        place = declared_at()
+        self._check_open(f"topics {self.prefix + pattern}")
+        try:
+            named = TopicPattern(self.prefix + pattern, type, place=place, codec=codec)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{place}: {error}") from error
+        self.patterns.append(named)
+        return named
+
     def queue(
         self,
         name: str,
@@ -150,7 +166,7 @@ class Router:
         dead_letters_from: Sequence[str] | None = None,
         codec: str | None = None,
     ) -> Queue[T]:
-        """A queue of one payload type, fed by topics, by `topic.where(...)` and by `send`.
+        """A queue of one payload type, fed by topics, `topic.where(...)`, `app.topics_named(...)` and `send`.
 
         After `max_receives` failed attempts a message goes to the dead letters: the queue `<name>-dlq`, or another by
         name. `max_receives=None`: only what is rejected or does not decode goes there. `dead_letters=False`: there are
@@ -333,7 +349,7 @@ class Router:
         self,
         name: str,
         /,
-        *origins: Origin[Any],
+        *origins: Topic[Any] | Selection[Any],
         url: str,
         raw: bool = False,
         handshake: bool = True,
@@ -371,8 +387,14 @@ class Router:
                 f"{place}: webhook {full}: timeout is {timeout} and concurrency {concurrency}; use more than 0 s, at "
                 "most 3600, and at least 1"
             )
-        topics = [origin.topic if isinstance(origin, Selection) else origin for origin in origins]
-        for topic in topics:
+        topics: list[Topic[Any]] = []
+        for origin in origins:
+            topic = origin.topic if isinstance(origin, Selection) else origin
+            if isinstance(topic, TopicPattern):
+                raise ConfigurationError(
+                    f"{place}: webhook {full}: {topic.name} names many topics, and an endpoint confirms each; name them"
+                )
+            topics.append(topic)
             if topic.spec.fifo:
                 raise ConfigurationError(
                     f"{place}: webhook {full}: topic {topic.name} is FIFO, and requests keep no order; subscribe a "
@@ -517,9 +539,11 @@ class Router:
     def _subscribe(
         self, kind: Literal["queue", "stream"], target: str, origins: tuple[Origin[T], ...], raw: bool = True
     ) -> None:
+        several = len(origins) > 1
         for origin in origins:
             topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
-            self.subscriptions.append(Subscription(topic.name, kind, target, policy, raw))
+            named = kind == "queue" and (several or isinstance(topic, TopicPattern))
+            self.subscriptions.append(Subscription(topic.name, kind, target, policy, raw, named=named))
 
 
 def usual_compression(sink: str, format: str) -> Compression:

@@ -512,6 +512,7 @@ class Subscription(Struct, frozen=True):
     """One target of a topic. `raw` delivers the body as published, else an SNS envelope made at receive (SNS: T50)."""
 
     topic: str
+    """Its name; or a pattern with `*`, for every topic that it names, whenever that was or will be declared."""
     kind: Literal["queue", "stream"]
     target: str
     filter: FilterPolicy | None = None
@@ -520,6 +521,8 @@ class Subscription(Struct, frozen=True):
     """Webhooks only: the URL that what lies in the target queue is posted to."""
     handshake: bool = False
     """It gets nothing before its endpoint has confirmed (SNS: T11)."""
+    named: bool = False
+    """Its messages say which topic they came by: the target has several."""
 
 
 class Topology(Struct, frozen=True):

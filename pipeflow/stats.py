@@ -47,6 +47,14 @@ class TopicStats(Struct, frozen=True):
     subscriptions: list[str]
 
 
+class PatternStats(Struct, frozen=True):
+    """One subscription to every topic that a pattern names."""
+
+    pattern: str
+    target: str
+    """As in the subscriptions of topics: "queue:audit"."""
+
+
 class StreamStats(Struct, frozen=True):
     """Counts of one stream."""
 
@@ -123,3 +131,4 @@ class StoreStats(Struct, frozen=True):
     topics: list[TopicStats]
     streams: list[StreamStats]
     quarantined: int = 0
+    patterns: list[PatternStats] = []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 import msgspec
 
 from pipeflow.binding import Binding, causes
-from pipeflow.codecs import Codec, attributes_of, codec_for
+from pipeflow.codecs import Codec, attributes_of, codec_for, type_name
 from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.messages import At, AttributeValue, Emit, Outgoing, Refused, Sent
+from pipeflow.names import is_meant, topic_pattern
 from pipeflow.specs import FilterPolicy, TopicSpec
 from pipeflow.webhooks import TEXTS, Protocols
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Selection", "Topic", "outgoing"]
+__all__ = ["Selection", "Topic", "TopicPattern", "outgoing"]
 
 
 class Topic(Generic[T]):
@@ -178,12 +179,53 @@ class Topic(Generic[T]):
         return f"<topic {self.spec.name}>"
 
 
+class TopicPattern(Generic[T]):
+    """Every topic of one payload type whose name matches, declared before or after, for queues and streams.
+
+    Made by `app.topics_named("orders-*", Order)`.
+    """
+
+    __slots__ = ("name", "type", "place", "codec")
+
+    def __init__(self, pattern: str, type: type[T], *, place: str = "", codec: str = "json") -> None:
+        self.name = topic_pattern(pattern)
+        """The pattern, with its router's prefix."""
+        self.type = type
+        self.place = place
+        self.codec: Codec[T] = codec_for(type, codec)
+
+    def where(self, **attributes: Alternatives) -> Selection[T]:
+        """Of their messages those whose attributes match, as with `topic.where`."""
+        from pipeflow.filters import where
+
+        return Selection(self, where(**attributes))
+
+    def where_body(self, fields: Mapping[str, object], /) -> Selection[T]:
+        """Of their messages those whose body matches, as with `topic.where_body`."""
+        from pipeflow.filters import where_body
+
+        return Selection(self, where_body(fields))
+
+    def misfit(self, topic: Topic[Any]) -> str | None:
+        """Why what this topic publishes cannot be what is taken here; None when it can."""
+        if not is_meant(topic.name, self.name) or self.type is bytes:
+            return None
+        if topic.type != self.type and topic.type not in get_args(self.type):
+            return f"is of {type_name(topic.type)}"
+        if topic.codec.name != self.codec.name:
+            return f"has codec={topic.codec.name!r}"
+        return None
+
+    def __repr__(self) -> str:
+        return f"<topics {self.name}>"
+
+
 class Selection(Generic[T]):
     """Some of a topic's messages: what `topic.where` gives, for a queue or stream to subscribe to."""
 
     __slots__ = ("topic", "filter")
 
-    def __init__(self, topic: Topic[T], filter: FilterPolicy) -> None:
+    def __init__(self, topic: Topic[T] | TopicPattern[T], filter: FilterPolicy) -> None:
         self.topic = topic
         self.filter = filter
 

@@ -25,7 +25,7 @@ TOKEN_LIFE: Final = 3 * 86_400.0
 """Seconds in which a subscription is to be confirmed (SNS: T11)."""
 
 TOPIC: Final = "pipeflow-topic"
-"""The header in which a webhook's copy names the topic it was published to."""
+"""The header that names the topic a message came by: of webhooks, and of queues that have several."""
 TOKEN: Final = "pipeflow-confirmation-token"
 """The header of a message that asks its endpoint to confirm: the token to confirm with."""
 SIGNED: Final = "pipeflow-signed"

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from pipeflow.app import App
 from pipeflow.cli import units
-from pipeflow.specs import FilterPolicy, QueueSpec, StreamSpec
+from pipeflow.names import is_meant
+from pipeflow.specs import FilterPolicy, QueueSpec, StreamSpec, Topology
 from pipeflow.topic import Topic
 
 Kind = Literal["source", "topic", "queue", "handler", "stream", "sink", "dead letters"]
@@ -51,10 +52,7 @@ def graph_of(app: App) -> Graph:
         (Node(f"topic:{topic.name}", "topic", topic.name, "fifo" if topic.fifo else "") for topic in topology.topics),
         _queues(topology.queues),
         _streams(topology.streams),
-        (
-            Edge(f"topic:{taken.topic}", f"{taken.kind}:{taken.target}", policy_text(taken.filter))
-            for taken in topology.subscriptions
-        ),
+        _subscriptions(topology),
         _handlers(app),
         _webhooks(app),
     ):
@@ -93,6 +91,16 @@ def _streams(streams: tuple[StreamSpec, ...]) -> Iterator[Node | Edge]:
         yield Edge(f"stream:{spec.name}", f"sink:{spec.name}", "by partition" if spec.partitioned else "")
         if spec.backup is not None:
             yield Edge(f"stream:{spec.name}", f"stream:{spec.backup}", "as they came")
+
+
+def _subscriptions(topology: Topology) -> Iterator[Edge]:
+    named = {(taken.topic, taken.kind, taken.target) for taken in topology.subscriptions}
+    for taken in topology.subscriptions:
+        for topic in topology.topics:
+            if topic.name == taken.topic or (
+                is_meant(topic.name, taken.topic) and (topic.name, taken.kind, taken.target) not in named
+            ):
+                yield Edge(f"topic:{topic.name}", f"{taken.kind}:{taken.target}", policy_text(taken.filter))
 
 
 def _handlers(app: App) -> Iterator[Node | Edge]:

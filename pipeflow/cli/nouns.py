@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 import msgspec
 
@@ -11,7 +13,8 @@ from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, count, fail_empty_option, found, json_option, number, show, show_one
 from pipeflow.cli.webhooks import certificate, confirm, webhooks
-from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats, TopicStats
+from pipeflow.names import is_meant
+from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats
 
 AGE = Column("oldest_age", "oldest", lambda age: units.seconds(age) if age else "-", right=True)
 
@@ -74,9 +77,15 @@ def queue_stats(url: str, every: bool) -> list[QueueStats]:
     )
 
 
-def topic_stats(url: str) -> list[TopicStats]:
-    """The topics by name."""
-    return sorted(ask(url, stats_of).topics, key=lambda topic: topic.name)
+def topic_rows(url: str) -> list[dict[str, Any]]:
+    """The topics by name, then who takes all topics of a name; those count nothing themselves."""
+    stats = ask(url, stats_of)
+    rows = [msgspec.structs.asdict(topic) for topic in sorted(stats.topics, key=lambda topic: topic.name)]
+    for pattern in sorted({each.pattern for each in stats.patterns}):
+        takers = [each.target for each in stats.patterns if each.pattern == pattern]
+        meant = [topic["name"] for topic in rows if "topics" not in topic and is_meant(topic["name"], pattern)]
+        rows.append({"name": pattern, "subscriptions": takers, "topics": meant})
+    return rows
 
 
 def stream_stats(url: str) -> list[StreamStats]:
@@ -133,11 +142,14 @@ def drop_queue(queue: str, yes: bool, broker: str | None, app: str | None, as_js
 @fail_empty_option
 @click.pass_context
 def topics(context: click.Context, broker: str | None, app: str | None, as_json: bool, fail_empty: bool) -> None:
-    """List topics and who takes from them; or look after their webhooks and archives."""
+    """List topics and who takes from them; or look after their webhooks and archives.
+
+    A line for `orders-*` says who takes all topics of such a name.
+    """
     if context.invoked_subcommand is not None:
         return
     url = store_url(broker, app)
-    rows = [msgspec.structs.asdict(stats) for stats in topic_stats(url)]
+    rows = topic_rows(url)
     show(rows, TOPICS, as_json=as_json, empty=f"no topics in {url}")
     found(rows, fail_empty)
 

@@ -17,6 +17,7 @@ from pipeflow.filters import compile_filter, view
 from pipeflow.protocols import Peeked, QueueStats, StoreStats, TopicStats
 from pipeflow.specs import FilterPolicy
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
+from pipeflow.stats import PatternStats
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
@@ -119,7 +120,7 @@ def stats(broker: EmbeddedBroker) -> StoreStats:
             fifo=topic.spec.fifo,
             published=topic.counters.published,
             delivered=topic.counters.delivered,
-            subscriptions=[f"{each.kind}:{each.target}" for each in broker.nouns.subscriptions_of(topic.spec.name)],
+            subscriptions=[f"{each.kind}:{each.target}" for each in topic.state.subscriptions],
         )
         for topic in broker.nouns.topics()
     ]
@@ -132,6 +133,7 @@ def stats(broker: EmbeddedBroker) -> StoreStats:
         queues=queues,
         topics=topics,
         streams=broker.log.stats(),
+        patterns=[PatternStats(each.topic, f"{each.kind}:{each.target}") for each in broker.nouns.patterns()],
         quarantined=sum(queue.quarantined for queue in queues),
     )
 

@@ -226,7 +226,7 @@ class Intake:
         if key is not None and head.dedup.find(key, now) is not None:
             return
         headers, envelope = mine.headers, None
-        if target.endpoint:
+        if target.endpoint or target.named:
             headers = {**(headers or {}), TOPIC: topic.spec.name}
         if not target.raw:
             envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), (headers or {}).get(SUBJECT, ""))
@@ -283,7 +283,7 @@ class Intake:
         if refused is not None:
             return refused
         marked = mine.headers or {}
-        if target.endpoint:
+        if target.endpoint or target.named:
             marked = {**marked, TOPIC: topic.spec.name}
         message = Stored(
             0, archived.id, mine.body, size, archived.sent_at, now, mine.attributes, marked, mine.group,

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pipeflow.embedded.confirmations import Confirmations
 from pipeflow.embedded.group import Gathering
@@ -21,6 +22,7 @@ from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
 from pipeflow.filters import compile_filter
 from pipeflow.messages import Emit, Outgoing
+from pipeflow.names import is_meant, is_pattern
 from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_of, check_backups
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.topic import TopicState
@@ -150,9 +152,9 @@ class Nouns:
                 if topic is not None:
                     yield from topic.streams
 
-    def subscriptions_of(self, topic: str) -> list[Subscription]:
-        """What a topic feeds."""
-        return [each for each in self._subscriptions.values() if each.topic == topic]
+    def patterns(self) -> list[Subscription]:
+        """Subscriptions to every topic that a pattern names."""
+        return [each for each in self._subscriptions.values() if is_pattern(each.topic)]
 
     def requests_to_confirm(self, now: float) -> list[tuple[Head, Outgoing]]:
         """(queue, request) for each endpoint that is to be asked to confirm now."""
@@ -335,17 +337,18 @@ class Nouns:
     ) -> None:
         if subscription.filter is not None:
             compile_filter(subscription.filter)
-        topic = topics.get(subscription.topic)
-        if topic is None:
-            raise ConfigurationError(f"{subscription.target}: there is no topic {subscription.topic}; declare it first")
+        name = subscription.topic
+        topic = topics.get(name)
+        if topic is None and not is_pattern(name):
+            raise ConfigurationError(f"{subscription.target}: there is no topic {name}; declare it first")
         if subscription.kind == "stream":
             if subscription.target not in streams:
-                raise ConfigurationError(f"{topic.name}: there is no stream {subscription.target}; declare it first")
+                raise ConfigurationError(f"{name}: there is no stream {subscription.target}; declare it first")
             return
         queue = queues.get(subscription.target)
         if queue is None:
-            raise ConfigurationError(f"{topic.name}: there is no queue {subscription.target}; declare it first")
-        if queue.fifo and not topic.fifo:
+            raise ConfigurationError(f"{name}: there is no queue {subscription.target}; declare it first")
+        if queue.fifo and topic is not None and not topic.fifo:
             raise ConfigurationError(
                 f"{queue.name}: a FIFO queue cannot subscribe to the standard topic {topic.name}; make the topic FIFO"
                 " (SNS: T20)"
@@ -392,18 +395,35 @@ class Nouns:
             topic.heads.clear()
             topic.streams.clear()
         for subscription in self._subscriptions.values():
-            topic = self._topics[subscription.topic]
-            if subscription.target == archive_of(topic.spec.name) and not topic.spec.archive:
-                continue  # it archives no more; what it has kept so far grows old
-            fifo = subscription.kind == "queue" and self._heads[subscription.target].spec.fifo
-            topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
-            if subscription.kind == "queue":
-                topic.heads[subscription.target] = self._heads[subscription.target]
-            else:
-                topic.streams.append(subscription.target)
+            if not is_pattern(subscription.topic):
+                self._lay(self._topics[subscription.topic], subscription)
+        for pattern in self.patterns():
+            for topic in self._topics.values():
+                if is_meant(topic.spec.name, pattern.topic) and self._may_join(topic, pattern):
+                    self._lay(topic, replace(pattern, topic=topic.spec.name))
         for head in self._heads.values():
             name = head.spec.dead_letters
             head.dead = self._heads.get(name) if name is not None else None
+
+    def _lay(self, topic: TopicHead, subscription: Subscription) -> None:
+        if subscription.target == archive_of(topic.spec.name) and not topic.spec.archive:
+            return  # it archives no more; what it has kept so far grows old
+        fifo = subscription.kind == "queue" and self._heads[subscription.target].spec.fifo
+        topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
+        if subscription.kind == "queue":
+            topic.heads[subscription.target] = self._heads[subscription.target]
+        else:
+            topic.streams.append(subscription.target)
+
+    def _may_join(self, topic: TopicHead, pattern: Subscription) -> bool:
+        """Whether a topic that a pattern names feeds its target.
+
+        A subscription that names the topic itself goes before. A FIFO queue takes no standard topic (SNS: T20): whoever
+        declares that topic need not know of the queue.
+        """
+        if pattern.kind == "stream":
+            return pattern.target not in topic.streams
+        return pattern.target not in topic.heads and (topic.spec.fifo or not self._heads[pattern.target].spec.fifo)
 
     def _make_head(self, spec: QueueSpec, number: int, counters: Counters) -> Head:
         # An archive is read in order and by chunks, and needs nothing of it in memory.

@@ -44,6 +44,15 @@ def test_every_rule_of_a_field_is_on_the_page() -> None:
         assert rule in PAGE
 
 
+async def test_the_example_of_many_topics_notes_which_it_was() -> None:
+    program = program_of("Many topics by name")
+    async with harness(program["app"]) as h:
+        await program["europe"].publish(program["Order"]("1"))
+        await program["america"].publish(program["Order"]("2"))
+        await h.settle()
+    assert program["noted"] == ["orders-eu: 1", "orders-us: 2"]
+
+
 async def test_the_example_of_a_webhook_is_tested_as_the_page_says() -> None:
     program = program_of("Webhooks")
     await program_of("Testing them", **program)["test_a_refused_order_is_a_dead_letter"]()

@@ -39,6 +39,19 @@ def test_S31_the_way_of_originals_into_a_backup_is_drawn(call: Call, here: Path)
     assert {"source": "stream:lake", "target": "stream:kept", "label": "as they came", "aside": False} in drawn["edges"]
 
 
+def test_topics_of_a_name_are_joined_to_who_takes_them_unless_that_takes_one_itself(call: Call, here: Path) -> None:
+    (here / "app.py").write_text(
+        'from pipeflow import App\n\napp = App("shop")\neu = app.topic("orders-eu", bytes)\n'
+        'app.topic("orders-us", bytes)\napp.topic("returns", bytes)\n'
+        'app.queue("audit", bytes, app.topics_named("orders-*", bytes), eu.where(kind="paid"))\n'
+    )
+    drawn = json.loads(call("graph", "--format", "json").stdout)
+    assert sorted((each["source"], each["label"]) for each in drawn["edges"] if each["target"] == "queue:audit") == [
+        ("topic:orders-eu", "kind: paid"),
+        ("topic:orders-us", ""),
+    ]
+
+
 def test_json_is_the_graph_itself(call: Call, shop: Path) -> None:
     drawn = json.loads(call("graph", "app:app", "--format", "json").stdout)
     assert {"source": "queue:billing", "target": "handler:billing", "label": "", "aside": False} in drawn["edges"]

@@ -24,7 +24,7 @@ from pipeflow.errors import Unavailable
 from pipeflow.messages import Outgoing, Sent
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
-from pipeflow.specs import QueueSpec, StreamSpec, Topology
+from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
 
 Call = Callable[..., Result]
 Python = Callable[..., Popen[str]]
@@ -115,6 +115,34 @@ def test_where_no_table_fits_nothing_is_cut(terminal: Callable[..., str]) -> Non
 
 def test_queues_of_dead_letters_are_shown_when_asked_for(call: Call, store: str) -> None:
     assert [row["name"] for row in rows(call("queues", "--all", "--json"))] == ["billing", "billing-dlq", "lenient"]
+
+
+def test_who_takes_all_topics_of_a_name_is_listed_below_them(call: Call, here: Path) -> None:
+    async def make() -> None:
+        store = await open_store("sqlite:///shop.db")
+        await store.declare(
+            Topology(
+                (TopicSpec("orders-eu"), TopicSpec("returns")),
+                (QueueSpec("audit"),),
+                subscriptions=(Subscription("orders-*", "queue", "audit"),),
+            )
+        )
+        await store.publish("orders-eu", [Outgoing(b"x")])
+        await store.close()
+
+    anyio.run(make)
+    broker = ("--broker", "sqlite:///shop.db")
+    assert rows(call("topics", "--json", *broker))[2] == {
+        "name": "orders-*",
+        "subscriptions": ["queue:audit"],
+        "topics": ["orders-eu"],
+    }
+    lines = call("topics", *broker).stdout.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["orders-eu", "-", "1", "1", "queue:audit"],
+        ["returns", "-", "0", "0"],
+        ["orders-*", "queue:audit"],
+    ]
 
 
 def test_topics_and_streams_are_listed(call: Call, store: str) -> None:
