@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from pipeflow.errors import ConfigurationError
+
 Kind: TypeAlias = Literal["rows", "errors"]
 """Whether an object holds what the stream was given, or what failed on the way."""
 
@@ -68,6 +70,19 @@ class FileQuery(Struct, frozen=True, array_like=True):
     after: tuple[int, str] | None = None
     """The cursor of the last file of the page before."""
     limit: int = PAGE
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ConfigurationError(f"files: limit is {self.limit}; use at least 1")
+        check_span(self.first, self.last, self.since, self.until, "files")
+
+
+def check_span(first: int, last: int | None, since: float | None, until: float | None, place: str) -> None:
+    """ConfigurationError when no record can be of these sequences, or have arrived in this time."""
+    if first < 0 or (last is not None and last < first):
+        raise ConfigurationError(f"{place}: the sequences are {first} to {last}; give first=, and last= from there on")
+    if since is not None and until is not None and until < since:
+        raise ConfigurationError(f"{place}: the times are {since} to {until}; give since=, and until= from there on")
 
 
 class ManifestFacts(Struct, frozen=True, array_like=True):

@@ -30,7 +30,7 @@ from pipeflow.errors import (
     SinkUnavailable,
     SpecConflict,
 )
-from pipeflow.files import FileFacts, FileQuery
+from pipeflow.files import FileFacts, FileQuery, check_span
 from pipeflow.filters import compile_filter
 from pipeflow.formats.reading_back import Shape, checked, count, records, unreadable
 from pipeflow.messages import AttributeValue, Outgoing, Position, Refused, Sent
@@ -93,6 +93,9 @@ class Replay(Struct, frozen=True):
     """Records a second, at most."""
     skip_damaged: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check_span(self.first, self.last, self.since, self.until, f"replay of {self.stream}")
 
     @property
     def source(self) -> str:

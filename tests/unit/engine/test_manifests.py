@@ -198,3 +198,28 @@ def test_merging_needs_manifests_and_a_format_that_can_be_merged() -> None:
         app.stream("lake", bytes, sink="memory://lake", target_bytes=1 << 20, manifest=True, compression="zip")
     with pytest.raises(ConfigurationError, match="target_bytes is 0; use at least 1"):
         app.stream("lake", bytes, sink="memory://lake", target_bytes=0, manifest=True)
+
+
+class Counted(Refusing):
+    """Knows how often it was given data."""
+
+    writes = 0
+
+    async def write(self, obj: Object) -> None:
+        self.writes += not obj.name.startswith(FOLDER)
+        await super().write(obj)
+
+
+async def test_objects_that_only_their_manifest_waits_for_are_not_written_again_by_the_next_process() -> None:
+    owner, sink = Owner(at=0.0), Counted()
+    sink.error = SinkUnavailable("down")
+    async with rig(PLAN, owner=owner, sink=sink) as r:
+        await r.store.append("lake", [Outgoing(b"one")])
+        r.store.demand("lake")
+        await r.clock.advance(30)
+        snapshot = owner.snapshot
+    sink.error = None
+    async with rig(PLAN, owner=Owner(snapshot, at=200.0), sink=sink) as r:
+        await r.deliver()
+    assert seen(sink.objects) == {"one": 1}
+    assert sink.writes == 1

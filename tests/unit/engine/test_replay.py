@@ -536,3 +536,25 @@ def test_a_replay_is_named_by_what_is_asked_and_not_by_how_fast() -> None:
     assert one.source.startswith("replay/lake/queue:work/")
     assert replace(one, name="x").source == "replay/x"
     assert msgspec.json.encode(one)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "since", "until", "said"),
+    [
+        (3, 1, None, None, "replay of lake: the sequences are 3 to 1"),
+        (-1, None, None, None, "replay of lake: the sequences are -1 to None"),
+        (0, None, 20.0, 10.0, "replay of lake: the times are 20.0 to 10.0"),
+    ],
+)
+def test_a_span_that_holds_nothing_is_refused(
+    first: int, last: int | None, since: float | None, until: float | None, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        Replay("lake", Target("topic", "again"), first, last, since, until)
+    with pytest.raises(ConfigurationError, match=said.replace("replay of lake", "files")):
+        FileQuery(first, last, since, until)
+
+
+def test_a_page_of_no_files_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="files: limit is 0; use at least 1"):
+        FileQuery(limit=0)
