@@ -234,7 +234,8 @@ class QueueState:
             if limit_of_receives is not None and message.receives - message.releases >= limit_of_receives:
                 self._bury(message)
                 continue
-            stops = message.stops + (message.held_by not in (0, boot))
+            # Only what was here at a stop that was not clean can have caused it.
+            stops = message.stops + (message.suspect and message.held_by not in (0, boot))
             if stops >= 2 and (taken or self.in_flight):
                 break
             if taken and size + message.size > max_bytes:

@@ -47,6 +47,7 @@ class Stored(Struct, gc=False):
     stops: int = 0
     """Unclean stops during which it was in flight."""
     suspect: bool = False
+    """It was here at the last stop, and that was not a clean one."""
     failures: list[Failure] | None = None
     source: str | None = None
     """The queue whose dead letter it is."""

@@ -137,6 +137,38 @@ async def test_what_was_in_flight_at_two_kills_runs_alone(tmp_path: Path, clock:
         await each.close()
 
 
+async def test_what_was_in_flight_when_the_store_was_closed_runs_beside_others(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
+    """Only a stop that was not clean may be the message's own doing."""
+    path = tmp_path / "a.db"
+    store = await opened(path, clock)
+    await store.send("line", [Outgoing(b"first", group="a"), Outgoing(b"second", group="b")])
+    for _ in range(3):
+        assert len(await take(store, "line", 1)) == 1
+        await store.close()
+        store = await opened(path, clock)
+    (first, second) = await take(store, "line")
+    assert not first.alone
+    assert second.body == b"second"
+    await store.close()
+
+
+async def test_a_long_hold_of_an_outside_consumer_over_restarts_is_no_suspicion(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
+    path = tmp_path / "a.db"
+    store = await opened(path, clock)
+    await store.send("line", [Outgoing(b"first", group="a"), Outgoing(b"second", group="b")])
+    for _ in range(3):
+        assert len(await store.receive("line", Want(1, durable=True, visibility_timeout=1000.0))) == 1
+        await store.close()
+        store = await opened(path, clock)
+        await clock.advance(1000.0)
+    assert [each.alone for each in await take(store, "line")] == [False, False]
+    await store.close()
+
+
 async def test_an_old_receipt_of_an_earlier_boot_settles_nothing(tmp_path: Path, clock: VirtualClock) -> None:
     store = await opened(tmp_path / "a.db", clock)
     await store.send("work", [Outgoing(b"one")])

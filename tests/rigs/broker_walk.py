@@ -1,0 +1,241 @@
+"""A random walk of every verb of a broker beside the naive model of a queue.
+
+What the rules leave open the model takes over from the broker after checking that it was allowed: which of several
+messages that are ready comes first, and, where a cold tail is read, when an expired one is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+
+from naive_queue import Model
+
+from pipeflow.clock import VirtualClock
+from pipeflow.messages import Ack, Bury, Defer, Delivery, Extend, Outgoing, Receipt, Release, Settlement, Want
+from pipeflow.protocols import QueueStats, Redrive, Store
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
+
+TIMEOUT = 10.0
+RETENTION = 120.0
+MAX_RECEIVES = 4
+CAP = 12
+OPTIONS = {"sqlite": "durability=normal", "cold": "durability=normal&hot_messages=3"}
+
+
+class Walk:
+    """One random walk of broker and model side by side."""
+
+    def __init__(self, kind: str, fifo: bool, folder: Path, seed: int) -> None:
+        self.kind = kind
+        self.url = "memory://" if kind == "memory" else f"sqlite:///{folder}/store.db?{OPTIONS[kind]}"
+        self.spec = QueueSpec(
+            "q",
+            fifo=fifo,
+            visibility_timeout=TIMEOUT,
+            retention=RETENTION,
+            max_receives=MAX_RECEIVES,
+            max_in_flight=CAP,
+            dead_letters="dead",
+        )
+        self.store: Store
+        self.clock = VirtualClock(1_000_000.0)
+        self.model = Model(self.spec)
+        self.dead: set[str] = set()
+        self.random = Random(seed)
+        self.hot = kind != "cold"
+        self.receipts: list[tuple[str, Receipt]] = []
+        self.names = 0
+        self.redriven = 0
+
+    async def walk(self, steps: int) -> None:
+        await self.open()
+        try:
+            for _ in range(steps):
+                await self.step()
+            await self.drain()
+        finally:
+            await self.store.close()
+
+    async def open(self) -> None:
+        self.store = await open_store(self.url, clock=self.clock, seed=1)
+        await self.store.declare(Topology(queues=(self.spec,)))
+
+    async def step(self) -> None:
+        weights = {
+            self.send: 30,
+            self.receive: 30,
+            self.settle: 35,
+            self.advance: 20,
+            self.redrive: 2,
+            self.purge: 0.3,
+            self.restart: 0.7 if self.kind == "cold" else 0.0,
+        }
+        (action,) = self.random.choices(list(weights), list(weights.values()))
+        await action()
+        await self.compare()
+
+    async def send(self) -> None:
+        batch: list[Outgoing] = []
+        for _ in range(self.random.choice([1, 1, 1, 2, 5, 12])):
+            self.names += 1
+            body, group = f"m{self.names}", (self.random.choice("abcd") if self.spec.fifo else None)
+            delay = 0.0 if self.spec.fifo else self.random.choice([0, 0, 0, 0, 3, 15, 40])
+            batch.append(Outgoing(body.encode(), group=group, delay=delay or None))
+            self.model.send(body, group, delay, self.clock.now())
+        await self.store.send("q", batch)
+
+    async def receive(self) -> None:
+        timeout = self.random.choice([TIMEOUT, TIMEOUT, 3.0, 25.0])
+        limit = self.random.choice([1, 1, 3, 10])
+        durable = self.random.random() < 0.3
+        taken = await self.store.receive("q", Want(limit=limit, visibility_timeout=timeout, durable=durable))
+        self.model.pass_time(self.clock.now())
+        room = min(limit, CAP - self.model.count("in_flight"))
+        assert len(taken) <= max(0, room)
+        await self.look_at_the_dead()
+        since = {body: item.visible_since for body, item in self.model.live.items()}
+        self.take(taken, timeout)
+        for delivery in taken:
+            self.model.live[delivery.body.decode()].durable = durable
+        if room > 0 and (self.hot or not taken) and len(taken) < room:
+            left = [item.body for item in self.model.receivable()]
+            assert not left, f"{left} were ready, a receive of {limit} brought {len(taken)}"
+        if self.hot and not self.spec.fifo:
+            order = [since[delivery.body.decode()] for delivery in taken]
+            assert order == sorted(order), "the oldest visible comes first"
+
+    def take(self, taken: Sequence[Delivery], timeout: float) -> None:
+        together: list[str] = []
+        for delivery in taken:
+            body = delivery.body.decode()
+            item = self.model.received(body, timeout, self.clock.now(), together)
+            together.append(body)
+            assert delivery.receives == item.receives
+            assert delivery.attempt == item.attempts
+            assert delivery.deadline == item.until
+            assert delivery.group == item.group
+            self.receipts.append((body, delivery.receipt))
+
+    async def look_at_the_dead(self) -> None:
+        """A receive moves messages that were seen often enough; which of them it met is the broker's choice."""
+        for body in await self.peek_at_the_dead() - self.dead:
+            item = self.model.live[body]
+            assert item.state == "ready", f"{body} was buried while it was {item.state}"
+            assert item.attempts >= MAX_RECEIVES, f"{body} was buried after {item.attempts} attempts"
+            self.model.bury(item)
+        self.take_letters()
+
+    def take_letters(self) -> None:
+        self.dead.update(item.body for item in self.model.letters)
+        self.model.letters.clear()
+
+    async def peek_at_the_dead(self) -> set[str]:
+        return {peeked.body.decode() for peeked in await self.store.peek("q", limit=100_000, dead=True)}
+
+    async def settle(self) -> None:
+        if not self.receipts:
+            return
+        self.model.pass_time(self.clock.now())
+        chosen = self.random.sample(self.receipts, min(len(self.receipts), self.random.choice([1, 1, 2, 5])))
+        settlements = [self.settlement(receipt) for _, receipt in chosen]
+        results = await self.store.settle("q", settlements)
+        expected = [
+            self.model.settle(settlement, body, self.clock.now())
+            for settlement, (body, _) in zip(settlements, chosen, strict=True)
+        ]
+        self.take_letters()
+        assert [type(result) for result in results] == expected, list(zip(settlements, chosen, strict=True))
+        # Some used receipts stay, to be refused later.
+        self.receipts = [entry for entry in self.receipts if entry not in chosen or self.random.random() < 0.3][-60:]
+
+    def settlement(self, receipt: Receipt) -> Settlement:
+        ways: list[Settlement] = [
+            Ack(receipt),
+            Ack(receipt),
+            Ack(receipt),
+            # An old receipt may not find a message that left memory; a newest one always does.
+            Ack(receipt, superseded_ok=self.hot),
+            Defer(receipt, self.random.choice([0.0, 5.0, 30.0])),
+            Extend(receipt, self.random.choice([0.0, 1.0, 20.0, 60.0])),
+            Release(receipt),
+            Bury(receipt),
+        ]
+        return self.random.choice(ways)
+
+    async def advance(self) -> None:
+        seconds = self.random.choice([0.5, 1.0, 3.0, 10.0, 10.0, 45.0])
+        await self.clock.advance(seconds)
+        self.model.pass_time(self.clock.now())
+
+    async def redrive(self) -> None:
+        done = await self.store.redrive(Redrive("q"))
+        assert done.moved == len(self.dead)
+        for peeked in sorted(await self.store.peek("q", limit=100_000), key=lambda peeked: peeked.sequence):
+            body = peeked.body.decode()
+            if body in self.dead:
+                assert (peeked.attempt, peeked.state) == (0, "ready")
+                self.model.send(body, peeked.group, 0.0, self.clock.now())
+                self.dead.discard(body)
+        assert not self.dead
+        self.redriven += done.moved
+        # A redriven message has a new place; receipts of the old one name nothing.
+        self.receipts.clear()
+
+    async def purge(self) -> None:
+        unnoticed = await self.unnoticed()
+        self.model.expired -= unnoticed
+        self.model.purged += unnoticed
+        assert await self.store.purge("q") == self.model.purge() + unnoticed
+
+    async def restart(self) -> None:
+        """The store is closed and opened: outside consumers hold what they hold, all else is ready (SQS: Q55)."""
+        await self.store.close()
+        await self.open()
+        self.model.restart(self.clock.now())
+        # An old receipt may not find a message that is not in memory; one that is held is.
+        held = {item.body for item in self.model.live.values() if item.state == "in_flight"}
+        newest = {item.body: item.receives for item in self.model.live.values()}
+        self.receipts = [each for each in self.receipts if each[0] in held and each[1].receive == newest[each[0]]]
+
+    async def unnoticed(self) -> int:
+        """How many expired messages of the cold tail have not been met yet; without a tail, none."""
+        self.model.pass_time(self.clock.now())
+        unnoticed = self.model.expired - (await self.stats()).expired
+        assert unnoticed == 0 if self.hot else unnoticed >= 0
+        return unnoticed
+
+    async def stats(self) -> QueueStats:
+        return next(stats for stats in (await self.store.stats()).queues if stats.name == "q")
+
+    async def compare(self) -> None:
+        model, stats, unnoticed = self.model, await self.stats(), await self.unnoticed()
+        if self.hot:
+            assert (stats.ready, stats.delayed) == (model.count("ready"), model.count("delayed"))
+        waiting = model.count("ready") + model.count("delayed")
+        assert (stats.ready + stats.delayed, stats.in_flight) == (waiting + unnoticed, model.count("in_flight"))
+        totals = (stats.dead, stats.sent, stats.acked, stats.buried, stats.purged, stats.redriven)
+        assert totals == (len(self.dead), model.sent, model.acked, model.buried, model.purged, self.redriven)
+
+    async def drain(self) -> None:
+        """At the end everything that is there comes out, and nothing else."""
+        await self.clock.advance(TIMEOUT)
+        expected = {item.body for item in self.model.live.values()}
+        while self.model.live:
+            self.model.pass_time(self.clock.now())
+            taken = await self.store.receive("q", Want(limit=10, visibility_timeout=TIMEOUT))
+            await self.look_at_the_dead()
+            self.take(taken, TIMEOUT)
+            await self.acknowledge(taken)
+            if not taken:
+                await self.clock.advance(5.0)
+        await self.compare()
+        assert await self.store.receive("q", Want()) == [], expected
+
+    async def acknowledge(self, taken: Iterable[Delivery]) -> None:
+        for delivery in taken:
+            ack = Ack(delivery.receipt)
+            (answer,) = await self.store.settle("q", [ack])
+            assert type(answer) is self.model.settle(ack, delivery.body.decode(), self.clock.now())
