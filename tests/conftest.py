@@ -1,8 +1,9 @@
-"""What tests of several folders share: one S3 for the whole session."""
+"""What tests of several folders share: one S3 and one Azure for the whole session."""
 
 from collections.abc import Iterator
 
 import pytest
+from azure_server import KEY, AzureServer, azure_server, missing
 from s3_server import ENVIRONMENT, S3Server, s3_server
 
 
@@ -20,3 +21,18 @@ def s3(_running_s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     return _running_s3
+
+
+@pytest.fixture(scope="session")
+def _running_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    if reason := missing():
+        pytest.skip(reason)
+    with azure_server(tmp_path_factory.mktemp("azure")) as server:
+        yield server
+
+
+@pytest.fixture
+def azure(_running_azure: AzureServer, monkeypatch: pytest.MonkeyPatch) -> AzureServer:
+    """Azure Blob Storage on the loopback, with its key in the environment."""
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
+    return _running_azure

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from azure_server import ACCOUNT
 from obstore.store import LocalStore, MemoryStore
 
 from pipeflow.protocols import Object, ReadableSink, Sink, SweepingSink
@@ -18,7 +19,7 @@ from pipeflow.testing.sinks import CHECKS, Check, Place
 from pipeflow_connectors.object_store import ObjectStoreSink
 from pipeflow_connectors.object_urls import Place as Bucket
 
-KINDS = ["file", "memory", "library-memory", "library-files", "s3", "s3-prefix"]
+KINDS = ["file", "memory", "library-memory", "library-files", "s3", "s3-prefix", "azure", "azure-prefix"]
 
 
 def _name(check: Check) -> str:
@@ -39,8 +40,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             return Place(lambda: ObjectStoreSink(objects, Bucket("s3", "memory")))
         case "library-files":
             return Place(lambda: ObjectStoreSink(LocalStore(tmp_path), Bucket("s3", "files")))
+    prefix = "/deep/pre%20fix/x=1" if request.param.endswith("-prefix") else ""
+    if request.param.startswith("azure"):
+        azure = request.getfixturevalue("azure")
+        options = f"account={ACCOUNT}&endpoint={azure.endpoint}&allow_http=true"
+        return Place(partial(open_sink, f"az://{azure.container()}{prefix}?{options}"))
     s3 = request.getfixturevalue("s3")
-    prefix = "/deep/pre%20fix/x=1" if request.param == "s3-prefix" else ""
     return Place(partial(open_sink, f"s3://{s3.bucket()}{prefix}?endpoint={s3.endpoint}"))
 
 
