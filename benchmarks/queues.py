@@ -18,12 +18,12 @@ import json
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Sequence
 from itertools import product
 from math import inf
 from pathlib import Path
 
+from _distance import Distance
 from _queueing import STORES, Queueing, open_queue
 from _rounds import alone, median, quantile, table
 
@@ -37,65 +37,6 @@ TARGETS = {("normal", 64, 1): 5.0, ("full", 64, 1): 12.0}
 """What a store must reach in the backlog form, in times of plain aiosqlite at the same setting."""
 P99_TARGET = 25.0
 """Milliseconds, of a full send at 64 callers in the backlog form."""
-
-
-class Distance:
-    """Keeps consumers between two distances behind the producers, counting what is under way as the worst of both."""
-
-    def __init__(self, start: int, low: float, high: float) -> None:
-        self.sent = self.acked = 0
-        self._ahead = self._behind = start
-        self._low, self._high = low, high
-        self._senders: deque[asyncio.Future[None]] = deque()
-        self._takers: deque[asyncio.Future[None]] = deque()
-        self.over = False
-
-    def may_send(self, count: int) -> bool:
-        """Whether it may, and then it has to; else it waits for its turn."""
-        if self._ahead + count > self._high:
-            return False
-        self._ahead += count
-        return True
-
-    def may_take(self, count: int) -> bool:
-        if self._behind - count < self._low:
-            return False
-        self._behind -= count
-        return True
-
-    def has_sent(self, count: int) -> None:
-        self.sent += count
-        self._behind += count
-        _wake(self._takers)
-
-    def has_acked(self, count: int, wanted: int) -> None:
-        self.acked += count
-        self._ahead -= count
-        self._behind += wanted - count
-        _wake(self._senders)
-
-    def end(self) -> None:
-        self.over = True
-        while self._senders or self._takers:
-            _wake(self._senders)
-            _wake(self._takers)
-
-    def sender(self) -> asyncio.Future[None]:
-        return _turn(self._senders)
-
-    def taker(self) -> asyncio.Future[None]:
-        return _turn(self._takers)
-
-
-def _turn(waiting: deque[asyncio.Future[None]]) -> asyncio.Future[None]:
-    turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiting.append(turn)
-    return turn
-
-
-def _wake(waiting: deque[asyncio.Future[None]]) -> None:
-    if waiting:
-        waiting.popleft().set_result(None)
 
 
 class Figures:

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KEYS = {
     "batching": {"sink", "way", "records_per_second"},
+    "brokers": {"system", "kind", "callers", "batch", "messages_per_second"},
     "compression": {"records", "compression", "level", "mib_per_second", "ratio"},
     "durable_intake": {"producers", "way", "records_per_second"},
     "handlers": {"case", "messages_per_second"},

@@ -1,0 +1,64 @@
+"""A system in its own process, seen from the benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from _brokers.driving import PATIENCE
+from _brokers.peer import Wrong
+from _brokers.systems import System
+
+BENCHMARKS = Path(__file__).resolve().parent.parent
+
+
+class Running:
+    """Starts at once and makes itself ready while others do; rests between cells."""
+
+    def __init__(self, system: System, folder: Path, behind: int) -> None:
+        self.system = system
+        folder.mkdir()
+        # Servers that run as a user of their own have to get at their files.
+        folder.parent.chmod(0o755)
+        paths = [str(BENCHMARKS.parent), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "_brokers", system.name, str(folder), str(behind)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+    @cached_property
+    def missing(self) -> str | None:
+        """Why it cannot be measured here; None when it is ready."""
+        answer = self._answer()
+        return str(answer["absent"]) if "absent" in answer else None
+
+    def drive(self, callers: int, batch: int, seconds: float) -> dict[str, float]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"callers": callers, "batch": batch, "seconds": seconds}) + "\n")
+        self._process.stdin.flush()
+        return {name: float(str(value)) for name, value in self._answer().items()}
+
+    def _answer(self) -> dict[str, object]:
+        assert self._process.stdout is not None
+        answer: dict[str, object] = json.loads(self._process.stdout.readline() or '{"failed": "its process ended"}')
+        if "failed" in answer:
+            raise Wrong(f"{self.system.name}: {answer['failed']}")
+        return answer
+
+    def close(self) -> None:
+        """Let it end its server and itself."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            self._process.wait()
