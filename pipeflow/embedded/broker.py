@@ -226,14 +226,15 @@ class EmbeddedBroker:
     async def declare(self, topology: Topology) -> None:
         self.check_open()
         now = self.clock.now()
-        self.nouns.declare(topology, now)
-        for head in self.nouns.heads():
+        declared = self.nouns.declare(topology, now)
+        for head in declared:
             # New options may have ended delays or retention; time passes in one place.
             head.tick(now)
         for head, request in self.nouns.requests_to_confirm(now):
             self.inlet.send(head, request, now)
+            declared.append(head)
         self.archives.changed.fire()
-        self.after_intake(self.nouns.heads())
+        self.after_intake(dict.fromkeys(declared))
         await self.committed()
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
@@ -244,8 +245,9 @@ class EmbeddedBroker:
         if topic_head.dedup.shed_upto:
             await self.inlet.recall(topic_head, batch, self.clock.now())
         self.check_open()
-        results = self.inlet.publish_all(topic_head, batch, self.clock.now())
-        self.after_intake(topic_head.heads.values())
+        touched: list[Head] = []
+        results = self.inlet.publish_all(topic_head, batch, self.clock.now(), touched)
+        self.after_intake(touched if len(batch) == 1 else dict.fromkeys(touched))
         await self.committed()
         return results
 
@@ -363,7 +365,7 @@ class EmbeddedBroker:
         head.tail.shed()
         if state.buried:
             self._bury(head, now)
-        self.after_intake(touched)
+        self.after_intake(touched if len(touched) == 1 else dict.fromkeys(touched))
         await self.committed()
         return results
 

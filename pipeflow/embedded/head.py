@@ -5,7 +5,6 @@ A new message comes into memory while the queue is hot and has room there; else 
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 
 from pipeflow.clock import Signal
@@ -63,7 +62,7 @@ class Head:
         self.touched = False
         self.bytes = 0
         self.armed = inf
-        self.waiters: deque[Signal] = deque()
+        self.waiters: list[Signal] = []
         self.dead: Head | None = None
         self.dedup = Dedup()
         self._gathering = gathering
@@ -231,5 +230,5 @@ class Head:
             return
         count = self.state.ready if self.state.order.available() else 0
         while waiters and count > 0:
-            waiters.popleft().fire()
+            waiters.pop(0).fire()
             count -= 1

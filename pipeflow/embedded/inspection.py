@@ -113,7 +113,8 @@ def look(head: Head, message: Stored) -> Peeked:
 def stats(broker: EmbeddedBroker) -> StoreStats:
     """Counts from the counters that are journaled with every group."""
     now = broker.clock.now()
-    queues = [_queue_stats(head, now, broker.nouns.sources_of(head.spec.name)) for head in broker.nouns.heads()]
+    sources = broker.nouns.sources()
+    queues = [_queue_stats(head, now, sources.get(head.spec.name, [])) for head in broker.nouns.heads()]
     topics = [
         TopicStats(
             name=topic.spec.name,

@@ -64,11 +64,16 @@ class Intake:
 
     # A position behind a refusal would pass over it, so the batch ends there.
 
-    def publish_all(self, topic: TopicHead, batch: Sequence[Outgoing], now: float) -> list[Sent | Refused]:
-        """Take a batch into a topic, in order; nothing behind the refusal of what carries a position."""
+    def publish_all(
+        self, topic: TopicHead, batch: Sequence[Outgoing], now: float, touched: list[Head]
+    ) -> list[Sent | Refused]:
+        """Take a batch into a topic, in order; nothing behind the refusal of what carries a position.
+
+        The queues that got something are added to `touched`, one as often as it did.
+        """
         results: list[Sent | Refused] = []
         for outgoing in batch:
-            results.append(self.publish(topic, outgoing, now))
+            results.append(self.publish(topic, outgoing, now, touched))
             if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
                 break
         return results + [BEHIND] * (len(batch) - len(results))
@@ -160,7 +165,7 @@ class Intake:
 
     # -- topics --------------------------------------------------------------------------------------------------
 
-    def publish(self, topic: TopicHead, outgoing: Outgoing, now: float) -> Sent | Refused:
+    def publish(self, topic: TopicHead, outgoing: Outgoing, now: float, touched: list[Head]) -> Sent | Refused:
         """Take one message for every subscription that matches it, or for none when one cannot take it."""
         spec = topic.spec
         state = topic.state
@@ -202,6 +207,7 @@ class Intake:
         shared = self._share(outgoing.body) if one_body and len(queues) > 1 else 0
         for head, target, mine, own in queues:
             self._deliver(topic, head, target, mine, id, shared, own, now)
+            touched.append(head)
         for stream, record in streams:
             self._log.append_in_group(stream, [record])
         if not self._journal.instant:
@@ -370,8 +376,7 @@ class Intake:
             touched.append(head)
         else:
             topic = self._nouns.topic(emit.target)
-            self.publish(topic, emit.message, now)
-            touched.extend(topic.heads.values())
+            self.publish(topic, emit.message, now, touched)
 
     # -- moves ---------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ program declares have exactly the subscriptions it declares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from itertools import islice
 
 import msgspec
 from msgspec import Struct
@@ -20,7 +21,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
-from pipeflow.filters import compile_filter
+from pipeflow.filters import check_filter
 from pipeflow.messages import Emit, Outgoing
 from pipeflow.names import is_meant, is_pattern
 from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_of, check_backups
@@ -31,6 +32,9 @@ from pipeflow.webhooks import SubscriptionFacts
 DEAD_LETTER_RETENTION = 14 * DAY
 FIXED = {"fifo", "dedup_scope"}
 """Properties of a queue or topic that its messages depend on: never changed in place (SQS: Q7)."""
+
+COMPARED = 1_000
+"""Names that one nobody knows is compared with, for the error to say what was meant."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -68,6 +72,8 @@ class Nouns:
         self._topics: dict[str, TopicHead] = {}
         self._streams: dict[str, StreamSpec] = {}
         self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
+        self._patterns: list[Subscription] | None = None
+        """Those of the subscriptions that name many topics, once somebody asked."""
         self._last_number = 0
         self.confirmations = Confirmations(recovered.sources, gathering, journal)
         for queue in recovered.queues:
@@ -85,7 +91,9 @@ class Nouns:
             log.declare(stream)
         for subscription in recovered.subscriptions:
             self._subscriptions[_key(subscription)] = subscription
-        self._connect()
+        for subscription in [*self._subscriptions.values()]:
+            self._connect(subscription)
+        self._lead_to_dead_letters(self._heads.values())
 
     # -- finding -------------------------------------------------------------------------------------------------
 
@@ -154,19 +162,23 @@ class Nouns:
 
     def patterns(self) -> list[Subscription]:
         """Subscriptions to every topic that a pattern names."""
-        return [each for each in self._subscriptions.values() if is_pattern(each.topic)]
+        if self._patterns is None:
+            self._patterns = [each for each in self._subscriptions.values() if is_pattern(each.topic)]
+        return self._patterns
 
     def requests_to_confirm(self, now: float) -> list[tuple[Head, Outgoing]]:
         """(queue, request) for each endpoint that is to be asked to confirm now."""
-        idle = {name: not (head.tail.count or head.state.known) for name, head in self._heads.items()}
-        found = self.confirmations.requests(self._subscriptions.values(), now, idle)
+        asking = [each for each in self._subscriptions.values() if each.handshake]
+        heads = [self._heads[each.target] for each in asking]
+        idle = {head.spec.name: not (head.tail.count or head.state.known) for head in heads}
+        found = self.confirmations.requests(asking, now, idle)
         return [(self._heads[name], request) for name, request in found]
 
     def confirm(self, topic: str, token: str, now: float) -> Subscription:
         """Deliver to the subscription that this token is for, from now on. RefusedError, or NotFound for the topic."""
         self.topic(topic)
         confirmed = self.confirmations.confirm(topic, token, self._subscriptions.values(), now)
-        self._connect()
+        self._connect(confirmed)
         return confirmed
 
     def webhooks(self, now: float) -> list[SubscriptionFacts]:
@@ -184,8 +196,11 @@ class Nouns:
 
     # -- declaring -----------------------------------------------------------------------------------------------
 
-    def declare(self, topology: Topology, now: float) -> None:
-        """Check everything, then change everything: a refused declaration changes nothing."""
+    def declare(self, topology: Topology, now: float) -> list[Head]:
+        """Check everything, then change everything: a refused declaration changes nothing. The queues it speaks of.
+
+        What is there already and as declared is not looked at, so that one more tenant costs what one costs.
+        """
         queues = self._with_dead_letters(topology)
         self._check(topology, queues)
         for topic in topology.topics:
@@ -198,7 +213,9 @@ class Nouns:
                 self._streams[stream.name] = stream
                 self._remember("stream", stream.name, 0, stream)
         self._subscribe(topology)
-        self._connect()
+        heads = [self._heads[queue.name] for queue in queues]
+        self._lead_to_dead_letters(heads)
+        return heads
 
     def delete_stream(self, stream: str, drop: bool) -> int:
         """Forget a stream; how many records were dropped. RefusedError while something feeds or uses it."""
@@ -239,13 +256,17 @@ class Nouns:
         self._remember("topic", name, 0, None)
         return True
 
-    def sources_of(self, dead: str) -> list[str]:
-        """The queues whose dead letters this one holds (SQS: Q104)."""
-        return [head.spec.name for head in self._heads.values() if head.spec.dead_letters == dead]
+    def sources(self) -> dict[str, list[str]]:
+        """By queue that holds dead letters: the queues they come from (SQS: Q104)."""
+        found: dict[str, list[str]] = {}
+        for head in self._heads.values():
+            if head.spec.dead_letters is not None:
+                found.setdefault(head.spec.dead_letters, []).append(head.spec.name)
+        return found
 
     def check_unused(self, queue: str) -> None:
         """RefusedError while another queue's dead letters would have nowhere to go."""
-        sources = self.sources_of(queue)
+        sources = self.sources().get(queue)
         if sources:
             raise RefusedError(
                 "InUse",
@@ -256,14 +277,12 @@ class Nouns:
     def remove_queue(self, head: Head) -> None:
         """Forget a queue and its subscriptions; its number stays taken until `swept`."""
         name = head.spec.name
-        for key in [key for key, each in self._subscriptions.items() if (each.kind, each.target) == ("queue", name)]:
-            del self._subscriptions[key]
-            self._remember("subscription", "\0".join(key), 0, None)
+        for key in [key for key in self._subscriptions if key[1:] == ("queue", name)]:
+            self._unsubscribe(key)
         del self._heads[name]
         self._gone[head.number] = head
         self._remember("queue", name, head.number, None)
         self._remember("gone", str(head.number), head.number, head.spec)
-        self._connect()
 
     def gone(self) -> list[Head]:
         """Deleted queues whose rows may still lie on disk."""
@@ -297,12 +316,17 @@ class Nouns:
         return queues
 
     def _check(self, topology: Topology, queues: Sequence[QueueSpec]) -> None:
-        specs = {head.spec.name: head.spec for head in self._heads.values()} | {queue.name: queue for queue in queues}
+        declared = {queue.name: queue for queue in queues}
+
+        def queue_of(name: str) -> QueueSpec | None:
+            known = self._heads.get(name)
+            return declared.get(name) or (known.spec if known is not None else None)
+
         for queue in queues:
             known = self._heads.get(queue.name)
             if known is not None:
                 _refuse_changes("queue", known.spec, queue, FIXED)
-            target = specs.get(queue.dead_letters) if queue.dead_letters is not None else None
+            target = queue_of(queue.dead_letters) if queue.dead_letters is not None else None
             if target is not None and target.fifo != queue.fifo:
                 kind = "FIFO" if queue.fifo else "standard"
                 raise ConfigurationError(
@@ -326,17 +350,17 @@ class Nouns:
         streams = self._streams | {stream.name: stream for stream in topology.streams}
         check_backups(streams)
         for subscription in topology.subscriptions:
-            self._check_subscription(subscription, topics, specs, streams)
+            if subscription.filter is not None and self._subscriptions.get(_key(subscription)) != subscription:
+                check_filter(subscription.filter)
+            self._check_subscription(subscription, topics, queue_of, streams)
 
     @staticmethod
     def _check_subscription(
         subscription: Subscription,
         topics: dict[str, TopicSpec],
-        queues: dict[str, QueueSpec],
+        queue_of: Callable[[str], QueueSpec | None],
         streams: dict[str, StreamSpec],
     ) -> None:
-        if subscription.filter is not None:
-            compile_filter(subscription.filter)
         name = subscription.topic
         topic = topics.get(name)
         if topic is None and not is_pattern(name):
@@ -345,7 +369,7 @@ class Nouns:
             if subscription.target not in streams:
                 raise ConfigurationError(f"{name}: there is no stream {subscription.target}; declare it first")
             return
-        queue = queues.get(subscription.target)
+        queue = queue_of(subscription.target)
         if queue is None:
             raise ConfigurationError(f"{name}: there is no queue {subscription.target}; declare it first")
         if queue.fifo and topic is not None and not topic.fifo:
@@ -358,10 +382,15 @@ class Nouns:
         topic = self._topics.get(spec.name)
         if topic is None:
             topic = self._topics[spec.name] = TopicHead(spec, self._next_number(), TopicCounters())
+            for pattern in self.patterns():
+                if is_meant(spec.name, pattern.topic):
+                    self._lay(topic, pattern)
         elif topic.spec == spec:
             return
-        topic.spec = spec
-        topic.state = TopicState(spec)
+        topic.spec = topic.state.spec = spec
+        archive = self._subscriptions.get((spec.name, "queue", archive_of(spec.name)))
+        if archive is not None:
+            self._lay(topic, archive)
         self._remember("topic", spec.name, topic.number, spec)
 
     def _declare_queue(self, spec: QueueSpec, now: float) -> None:
@@ -379,51 +408,69 @@ class Nouns:
     def _subscribe(self, topology: Topology) -> None:
         owned = {("queue", queue.name) for queue in topology.queues} | {("stream", s.name) for s in topology.streams}
         wanted = {_key(subscription): subscription for subscription in topology.subscriptions}
-        for key, known in list(self._subscriptions.items()):
-            if (known.kind, known.target) in owned and key not in wanted:
-                del self._subscriptions[key]
-                self._remember("subscription", "\0".join(key), 0, None)
+        for key in [key for key in self._subscriptions if key[1:] in owned and key not in wanted]:
+            self._unsubscribe(key)
         for key, subscription in wanted.items():
             if self._subscriptions.get(key) != subscription:
                 self._subscriptions[key] = subscription
                 self._remember("subscription", "\0".join(key), 0, subscription)
+                self._connect(subscription)
 
-    def _connect(self) -> None:
-        """Lay the ways from topics to targets and from queues to dead letters anew."""
+    def _unsubscribe(self, key: tuple[str, str, str]) -> None:
+        subscription = self._subscriptions.pop(key)
+        self._remember("subscription", "\0".join(key), 0, None)
+        self._connect(subscription)
+
+    def _connect(self, changed: Subscription) -> None:
+        """Lay the way from its topic to its target anew, or from every topic that a pattern names."""
+        if not is_pattern(changed.topic):
+            self._lay(self._topics[changed.topic], changed)
+            return
+        self._patterns = None
         for topic in self._topics.values():
-            topic.state = TopicState(topic.spec)
-            topic.heads.clear()
-            topic.streams.clear()
-        for subscription in self._subscriptions.values():
-            if not is_pattern(subscription.topic):
-                self._lay(self._topics[subscription.topic], subscription)
+            if is_meant(topic.spec.name, changed.topic):
+                self._lay(topic, changed)
+
+    def _lay(self, topic: TopicHead, changed: Subscription) -> None:
+        """Lay the way from one topic to one target as the subscriptions now have it."""
+        kind, target = changed.kind, changed.target
+        subscription = self._subscription(topic, kind, target)
+        if subscription is None:
+            topic.state.unsubscribe(changed)
+            if kind == "queue":
+                topic.heads.pop(target, None)
+            elif target in topic.streams:
+                topic.streams.remove(target)
+            return
+        fifo = kind == "queue" and self._heads[target].spec.fifo
+        topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
+        if kind == "queue":
+            topic.heads[target] = self._heads[target]
+        elif target not in topic.streams:
+            topic.streams.append(target)
+
+    def _subscription(self, topic: TopicHead, kind: str, target: str) -> Subscription | None:
+        """What a topic gives to a target: by the subscription that names it, else by the first pattern that means it.
+
+        A FIFO queue takes no standard topic that a pattern names (SNS: T20): whoever declares that topic need not know
+        of the queue.
+        """
+        name = topic.spec.name
+        named = self._subscriptions.get((name, kind, target))
+        if named is not None:
+            # A topic that archives no more: what it has kept so far grows old.
+            return None if target == archive_of(name) and not topic.spec.archive else named
         for pattern in self.patterns():
-            for topic in self._topics.values():
-                if is_meant(topic.spec.name, pattern.topic) and self._may_join(topic, pattern):
-                    self._lay(topic, replace(pattern, topic=topic.spec.name))
-        for head in self._heads.values():
+            if (pattern.kind, pattern.target) == (kind, target) and is_meant(name, pattern.topic):
+                if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:
+                    return None
+                return replace(pattern, topic=name)
+        return None
+
+    def _lead_to_dead_letters(self, heads: Iterable[Head]) -> None:
+        for head in heads:
             name = head.spec.dead_letters
             head.dead = self._heads.get(name) if name is not None else None
-
-    def _lay(self, topic: TopicHead, subscription: Subscription) -> None:
-        if subscription.target == archive_of(topic.spec.name) and not topic.spec.archive:
-            return  # it archives no more; what it has kept so far grows old
-        fifo = subscription.kind == "queue" and self._heads[subscription.target].spec.fifo
-        topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
-        if subscription.kind == "queue":
-            topic.heads[subscription.target] = self._heads[subscription.target]
-        else:
-            topic.streams.append(subscription.target)
-
-    def _may_join(self, topic: TopicHead, pattern: Subscription) -> bool:
-        """Whether a topic that a pattern names feeds its target.
-
-        A subscription that names the topic itself goes before. A FIFO queue takes no standard topic (SNS: T20): whoever
-        declares that topic need not know of the queue.
-        """
-        if pattern.kind == "stream":
-            return pattern.target not in topic.streams
-        return pattern.target not in topic.heads and (topic.spec.fifo or not self._heads[pattern.target].spec.fifo)
 
     def _make_head(self, spec: QueueSpec, number: int, counters: Counters) -> Head:
         # An archive is read in order and by chunks, and needs nothing of it in memory.
@@ -462,6 +509,7 @@ def _refuse_changes(kind: str, known: Struct, wanted: Struct, fixed: set[str]) -
 
 
 def _not_found(kind: str, name: str, known: Iterable[str]) -> NotFound:
-    near = get_close_matches(name, known, n=1)
+    # Against all names of a store of a hundred thousand queues it would take seconds.
+    near = get_close_matches(name, islice(known, COMPARED), n=1)
     hint = f"; did you mean {near[0]}?" if near else "; declare it in the app and start the app once"
     return NotFound(f"there is no {kind} {name}{hint}")

@@ -74,7 +74,7 @@ class Tail:
         """Delayed messages accepted while a load of delayed ones runs: it may not have seen them."""
         self.left: set[int] | None = None
         """Places that left the queue since before the commit a reader waits for: what it reads of them is outdated."""
-        self.damaged: set[int] = set()
+        self.damaged: dict[int, None] = {}
         """Keys of rows that were found damaged: each is counted once, however often it is met until it is set aside."""
         self.suspect_upto = 0
         self._head = head
@@ -327,7 +327,7 @@ class Tail:
         return new
 
     def _count_damage(self, key: int) -> None:
-        self.damaged.add(key)
+        self.damaged[key] = None
         self._counters.quarantined += 1
         self._gathering.damaged.append(key)
         self._gathering.uncount(key)

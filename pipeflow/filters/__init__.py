@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pipeflow.filters.asking import Viewable, parse_where, view
 from pipeflow.filters.grammar import EVALUATION_BUDGET
-from pipeflow.filters.matching import Filter, Subject, compile_filter
+from pipeflow.filters.matching import Filter, Subject, check_filter, compile_filter
 from pipeflow.filters.writing import (
     Rule,
     anything_but,
@@ -25,6 +25,7 @@ from pipeflow.filters.writing import (
 )
 
 __all__ = [
+    "check_filter",
     "compile_filter",
     "Filter",
     "Subject",

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import msgspec
 
 from pipeflow.errors import InvalidFilter
-from pipeflow.filters.matching import compile_filter
+from pipeflow.filters.matching import check_filter
 from pipeflow.filters.rules import Json
 from pipeflow.messages import AttributeValue, Failure
 from pipeflow.specs import FilterPolicy
@@ -96,7 +96,7 @@ def parse_where(text: str, now: float) -> FilterPolicy:
     if not policy:
         raise InvalidFilter(f"where {text!r}: no condition; {_HOW}")
     made = FilterPolicy(msgspec.json.encode(policy).decode(), "body")
-    compile_filter(made)
+    check_filter(made)
     return made
 
 

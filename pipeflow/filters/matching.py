@@ -86,6 +86,11 @@ def compile_filter(policy: FilterPolicy, *, aws_limits: bool = False) -> Filter:
     return Filter(policy, _any_of(compiled))
 
 
+def check_filter(policy: FilterPolicy) -> None:
+    """InvalidFilter when this policy does not compile; less work than compiling it."""
+    parse_policy(policy, aws_limits=False)
+
+
 def _any_of(compiled: list[Callable[[Subject], bool]]) -> Callable[[Subject], bool]:
     if len(compiled) == 1:
         return compiled[0]
@@ -240,7 +245,7 @@ def _value(node: _Node) -> Test:
         if isinstance(value, dict):
             return below(value)
         if isinstance(value, list):
-            return any(below(each) for each in _elements(value) if isinstance(each, dict))
+            return any(below(each) for each in elements(value) if isinstance(each, dict))
         return False
 
     if not node.leaves:
@@ -254,13 +259,13 @@ def _scalar(node: _Node) -> Test:
 
     def leaf(value: object) -> bool:
         if isinstance(value, list):
-            return any(test(each) for each in _elements(value) if not isinstance(each, dict))
+            return any(test(each) for each in elements(value) if not isinstance(each, dict))
         return not isinstance(value, dict) and test(value)
 
     return leaf
 
 
-def _elements(values: list[Json]) -> Iterator[Json]:
+def elements(values: list[Json]) -> Iterator[Json]:
     """Every element, of arrays within arrays too, without recursion: a body may nest deeper than the stack."""
     open_arrays = [iter(values)]
     while open_arrays:
@@ -277,8 +282,8 @@ def _is_there(tree: dict[str, Json], path: Path) -> bool:
     """Whether some value that is no object lies at `path`; an empty array is nothing (SNS: T45)."""
     found: list[Json] = [tree]
     for name in path:
-        found = [each[name] for each in _elements(found) if isinstance(each, dict) and name in each]
-    return any(not isinstance(each, dict) for each in _elements(found))
+        found = [each[name] for each in elements(found) if isinstance(each, dict) and name in each]
+    return any(not isinstance(each, dict) for each in elements(found))
 
 
 def _spelled_out(node: _Node, found: dict[str, Json]) -> dict[str, Json]:
@@ -311,7 +316,7 @@ def _spelled_value(node: _Node, value: Json) -> Json:
     if isinstance(value, dict):
         return _spelled_out(node, value)
     if isinstance(value, list):
-        return [_spelled_out(node, each) if isinstance(each, dict) else each for each in _elements(value)]
+        return [_spelled_out(node, each) if isinstance(each, dict) else each for each in elements(value)]
     return value
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from pipeflow.errors import InvalidFilter
 from pipeflow.filters.grammar import OPERATORS
-from pipeflow.filters.matching import compile_filter
+from pipeflow.filters.matching import check_filter
 from pipeflow.filters.rules import Scalar
 from pipeflow.specs import FilterPolicy, FilterScope
 
@@ -99,7 +99,7 @@ def _checked(policy: Mapping[str, object], scope: FilterScope) -> FilterPolicy:
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFilter(f"FilterPolicy: not JSON: {error}\n at {policy!r}") from error
     written = FilterPolicy(text, scope)
-    compile_filter(written)
+    check_filter(written)
     return written
 
 

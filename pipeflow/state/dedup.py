@@ -6,8 +6,6 @@ does not extend the window. Digests are kept in buckets of 30 seconds, so that f
 
 from __future__ import annotations
 
-from collections import deque
-
 from pipeflow.names import digest
 
 WINDOW = 300.0
@@ -22,7 +20,7 @@ class Dedup:
     def __init__(self) -> None:
         self.shed_upto = 0.0
         """Up to here memory let ids go; only a journal knows them."""
-        self._buckets: deque[tuple[float, dict[bytes, tuple[float, str, int]]]] = deque()
+        self._buckets: list[tuple[float, dict[bytes, tuple[float, str, int]]]] = []
         self._count = 0
 
     def find(self, key: bytes, now: float) -> tuple[str, int] | None:
@@ -48,11 +46,11 @@ class Dedup:
 
     def _forget(self, now: float) -> None:
         while self._buckets and now - self._buckets[0][0] >= WINDOW + BUCKET:
-            self._count -= len(self._buckets.popleft()[1])
+            self._count -= len(self._buckets.pop(0)[1])
 
     def shed(self) -> None:
         """Drop the oldest bucket from memory."""
-        start, bucket = self._buckets.popleft()
+        start, bucket = self._buckets.pop(0)
         self._count -= len(bucket)
         self.shed_upto = start + BUCKET
 

@@ -86,7 +86,7 @@ class QueueState:
         """Expired since the owner last looked."""
         self.fair: Fair | None = None
         """Its order once tenants share it; a queue without groups has none, and pays for none."""
-        self.attempts = Attempts()
+        self.attempts: Attempts | None = None
         self._now = 0.0
         self._waiting: list[tuple[float, int, Stored]] = []
         self._held: list[tuple[float, int, int, Stored]] = []
@@ -211,7 +211,7 @@ class QueueState:
         spec = self.spec
         if timeout is None:
             timeout = spec.visibility_timeout
-        if attempt_id is not None:
+        if attempt_id is not None and self.attempts is not None:
             again = self.attempts.repeated(attempt_id, now)
             if again is not None:
                 self._restart(again, now + timeout)
@@ -253,6 +253,7 @@ class QueueState:
                 self._take_back(message)
                 self._make_ready(message, front=False)
         if attempt_id is not None:
+            self.attempts = self.attempts or Attempts()
             self.attempts.note(attempt_id, taken, now)
         return taken
 

@@ -7,24 +7,33 @@ one is the business of the window of its owner: here is only the id it goes by (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from operator import attrgetter
 
 import msgspec
 
 from pipeflow.errors import ConfigurationError
-from pipeflow.filters import Subject, compile_filter
+from pipeflow.filters import Subject
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.names import valid_group
 from pipeflow.specs import Subscription, TopicSpec, archive_of
+from pipeflow.state.sieve import Entry, Sieve
 from pipeflow.webhooks import TEXTS
 
 
 def text_for(message: Outgoing, subscription: Subscription) -> bytes:
     """What a publish with one text per protocol says to this subscriber: its protocol's, else the body (SNS: T25)."""
+    return _texts(message).get(_protocol(subscription), message.body)
+
+
+def _texts(message: Outgoing) -> dict[str, bytes]:
     texts = msgspec.json.decode((message.headers or {})[TEXTS], type=dict[str, str])
-    text = texts.get("webhook" if subscription.endpoint else subscription.kind)
-    return message.body if text is None else text.encode("latin-1")
+    return {protocol: text.encode("latin-1") for protocol, text in texts.items()}
+
+
+def _protocol(subscription: Subscription) -> str:
+    return "webhook" if subscription.endpoint else subscription.kind
 
 
 def _own_text(message: Outgoing, subscription: Subscription, spec: TopicSpec) -> Outgoing:
@@ -34,25 +43,38 @@ def _own_text(message: Outgoing, subscription: Subscription, spec: TopicSpec) ->
     return msgspec.structs.replace(message, body=text_for(message, subscription), headers=headers or None)
 
 
-_Target = tuple[Subscription, bool, Callable[[Subject], bool] | None]
+class _Target:
+    """One subscription, its place in the order they were made, and the policy it is filed under."""
+
+    __slots__ = ("subscription", "fifo", "place", "entry")
+
+    def __init__(self, subscription: Subscription, fifo: bool, place: int) -> None:
+        self.subscription = subscription
+        self.fifo = fifo
+        self.place = place
+        self.entry: Entry[_Target] | None = None
 
 
 class TopicState:
-    """The subscriptions of one topic, with their filters compiled."""
+    """The subscriptions of one topic, with their filters in a sieve."""
 
-    __slots__ = ("spec", "_targets", "_filtered", "_pending", "_routed")
+    __slots__ = ("spec", "_targets", "_last_place", "_open", "_sieve", "_pending", "_everybody")
 
     def __init__(self, spec: TopicSpec) -> None:
         self.spec = spec
         self._targets: dict[tuple[str, str], _Target] = {}
-        self._filtered = False
+        self._last_place = 0
+        self._open: dict[_Target, None] = {}
+        """Those without a filter."""
+        self._sieve: Sieve[_Target] = Sieve()
         self._pending: set[tuple[str, str]] = set()
-        self._routed: list[_Target] = []
+        self._everybody: list[Subscription] | None = None
+        """Those without a filter in order, once somebody asked."""
 
     @property
     def subscriptions(self) -> list[Subscription]:
         """In the order they were made."""
-        return [subscription for subscription, _, _ in self._targets.values()]
+        return [target.subscription for target in self._targets.values()]
 
     def subscribe(self, subscription: Subscription, *, fifo: bool = False, pending: bool = False) -> None:
         """Deliver to this target from now on; `fifo` says whether the target is a FIFO queue.
@@ -69,13 +91,18 @@ class TopicState:
                 f"{subscription.target}: a FIFO queue cannot subscribe to the standard topic {self.spec.name}; "
                 f"make the topic fifo=True or the queue a standard one"
             )
-        matches = None if subscription.filter is None else compile_filter(subscription.filter).matches
         key = subscription.kind, subscription.target
-        self._targets[key] = (subscription, fifo, matches)
+        known = self._targets.get(key)
+        self._last_place += 1
+        target = _Target(subscription, fifo, self._last_place if known is None else known.place)
+        if not pending:
+            self._let_in(target)
+        if known is not None:
+            self._leave_out(known)
+        self._targets[key] = target
         self._pending.discard(key)
         if pending:
             self._pending.add(key)
-        self._look()
 
     def is_pending(self, subscription: Subscription) -> bool:
         """Whether it gets nothing yet."""
@@ -83,13 +110,25 @@ class TopicState:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Deliver nothing more to this target; no error when it was not subscribed (SNS: T18)."""
-        self._targets.pop((subscription.kind, subscription.target), None)
+        known = self._targets.pop((subscription.kind, subscription.target), None)
+        if known is not None:
+            self._leave_out(known)
         self._pending.discard((subscription.kind, subscription.target))
-        self._look()
 
-    def _look(self) -> None:
-        self._routed = [target for key, target in self._targets.items() if key not in self._pending]
-        self._filtered = any(matches is not None for _, _, matches in self._routed)
+    def _let_in(self, target: _Target) -> None:
+        policy = target.subscription.filter
+        if policy is None:
+            self._open[target] = None
+            self._everybody = None
+        else:
+            target.entry = self._sieve.add(policy, target)
+
+    def _leave_out(self, target: _Target) -> None:
+        if target.entry is not None:
+            self._sieve.discard(target.entry, target)
+        elif target in self._open:
+            del self._open[target]
+            self._everybody = None
 
     def refusal(self, message: Outgoing) -> Refused | None:
         """Why this publish is not accepted; None when it is (SNS: T28, T69)."""
@@ -126,19 +165,32 @@ class TopicState:
             return sha256(message.body).hexdigest()
         return message.dedup_id
 
-    def route(self, message: Outgoing) -> list[Subscription]:
+    def route(self, message: Outgoing) -> Sequence[Subscription]:
         """The subscriptions whose filters let this message through, in the order they were made."""
-        if not self._filtered:
-            return [subscription for subscription, _, _ in self._routed]
-        if message.headers is not None and TEXTS in message.headers:
-            return [
-                subscription
-                for subscription, _, matches in self._routed
-                if matches is None or matches(Subject(text_for(message, subscription), message.attributes))
-            ]
+        everybody = self._everybody
+        if everybody is None:
+            everybody = self._everybody = [target.subscription for target in _in_order(self._open)]
+        if not self._sieve:
+            return everybody
         # One subject for all: however many policies look at the body, it is parsed once.
-        subject = Subject(message.body, message.attributes)
-        return [subscription for subscription, _, matches in self._routed if matches is None or matches(subject)]
+        if message.headers is not None and TEXTS in message.headers:
+            passing = self._passing_by_text(message)
+        else:
+            passing = self._sieve.passing(Subject(message.body, message.attributes))
+        if not passing:
+            return everybody
+        if self._open:
+            passing += self._open
+        return [target.subscription for target in _in_order(passing)]
+
+    def _passing_by_text(self, message: Outgoing) -> list[_Target]:
+        texts = _texts(message)
+        passing: list[_Target] = []
+        for protocol in ("queue", "stream", "webhook"):
+            subject = Subject(texts.get(protocol, message.body), message.attributes)
+            found = self._sieve.passing(subject)
+            passing += [target for target in found if _protocol(target.subscription) == protocol]
+        return passing
 
     def addressed(self, message: Outgoing, subscription: Subscription, dedup_id: str | None = None) -> Outgoing:
         """The publish as one target is sent it; `dedup_id` is that of the publish (SNS: T28, T71).
@@ -150,7 +202,7 @@ class TopicState:
             message = _own_text(message, subscription, self.spec)
         known = self._targets.get((subscription.kind, subscription.target))
         group = message.group
-        if subscription.kind == "stream" or (self.spec.fifo and not (known is not None and known[1])):
+        if subscription.kind == "stream" or (self.spec.fifo and not (known is not None and known.fifo)):
             group, dedup_id = None, None
         elif not self.spec.fifo:
             dedup_id = None
@@ -167,3 +219,7 @@ class TopicState:
             None,  # the position of a source belongs to the publish, not to its copies
             message.id,
         )
+
+
+def _in_order(targets: Iterable[_Target]) -> list[_Target]:
+    return sorted(targets, key=attrgetter("place"))

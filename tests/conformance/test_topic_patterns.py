@@ -84,6 +84,18 @@ async def test_a_subscription_to_the_topic_itself_goes_before_one_to_its_name(de
     assert [body for body, _ in await came(desk)] == ["orders-us", "placed"], "once each, by the one filter"
 
 
+async def test_a_subscription_by_name_that_came_between_stays_and_its_pattern_goes_on_when_it_ends(desk: Desk) -> None:
+    await topics(desk, "orders-eu", "orders-us")
+    await audit(desk)
+    await audit(desk, pattern(), Subscription("orders-eu", "queue", "audit", where(kind="placed")))
+    await publish(desk, "orders-eu", "lost")
+    await publish(desk, "orders-us", "us")
+    assert [body for body, _ in await came(desk)] == ["us"]
+    await audit(desk)
+    await publish(desk, "orders-eu", "eu")
+    assert [body for body, _ in await came(desk)] == ["eu"]
+
+
 async def test_T20_a_fifo_queue_takes_the_fifo_topics_of_a_name_and_holds_up_no_standard_one(desk: Desk) -> None:
     await audit(desk, fifo=True)
     await topics(desk, "orders-standard")

@@ -1,0 +1,240 @@
+"""Many policies, one message: which of them let it through, asking only those that may.
+
+A policy is filed by something that a message must have for it: one of some values at a path, the beginning or the end
+of one, or at least anything there. A message is looked up by what it has. So a publish costs what its attributes, its
+body and the policies that may match cost, however many others there are (SNS: T47). A policy that needs nothing, such
+as {"kind": [{"exists": false}]}, is asked about every message. What is filed only leaves out what cannot match: whether
+a message passes is said by its policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from pipeflow.filters import Subject, compile_filter
+from pipeflow.filters.grammar import parse_policy
+from pipeflow.filters.matching import elements
+from pipeflow.filters.needs import SOMETHING, Key, needs_of
+from pipeflow.filters.rules import Alternative, Json, Path
+from pipeflow.specs import FilterPolicy
+
+T = TypeVar("T")
+
+FEW = 8
+"""Policies up to which asking them all costs no more than looking them up: 0.2 us each, and a look-up 2 us."""
+
+
+class Entry(Generic[T]):
+    """One policy, whoever has it; compiled when it is first asked, so that ones that never match cost little memory."""
+
+    __slots__ = ("policy", "owners", "filed", "matches")
+
+    def __init__(self, policy: FilterPolicy) -> None:
+        self.policy = policy
+        self.owners: dict[T, None] = {}
+        self.filed: tuple[tuple[Path, Key], ...] = ()
+        self.matches: Callable[[Subject], bool] | None = None
+
+    def compiled(self) -> Callable[[Subject], bool]:
+        """What says whether this policy lets a message through."""
+        self.matches = matches = compile_filter(self.policy).matches
+        return matches
+
+
+class Sieve(Generic[T]):
+    """Policies and their owners. Equal policies are one."""
+
+    __slots__ = ("_entries", "_always", "_attributes", "_bodies")
+
+    def __init__(self) -> None:
+        self._entries: dict[FilterPolicy, Entry[T]] = {}
+        self._always: dict[Entry[T], None] = {}
+        self._attributes: _Place[T] = _Place()
+        self._bodies: _Place[T] = _Place()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, policy: FilterPolicy, owner: T) -> Entry[T]:
+        """From now on this owner's messages are those that `policy` lets through; InvalidFilter."""
+        entry = self._entries.get(policy)
+        if entry is None:
+            entry = Entry(policy)
+            self._file(entry, parse_policy(policy, aws_limits=False))
+            self._entries[policy] = entry
+        entry.owners[owner] = None
+        return entry
+
+    def discard(self, entry: Entry[T], owner: T) -> None:
+        """Take an owner from its policy; one that nobody has is forgotten."""
+        entry.owners.pop(owner, None)
+        if entry.owners or self._entries.get(entry.policy) is not entry:
+            return
+        del self._entries[entry.policy]
+        self._always.pop(entry, None)
+        for path, key in entry.filed:
+            self._root(entry).remove(path, key, entry)
+
+    def passing(self, subject: Subject) -> list[T]:
+        """The owners of every policy that lets this message through, in no particular order."""
+        passing: list[T] = []
+        for entry in self.candidates(subject):
+            if (entry.matches or entry.compiled())(subject):
+                passing += entry.owners
+        return passing
+
+    def candidates(self, subject: Subject) -> Iterable[Entry[T]]:
+        """The policies that have to be asked about this message, each once."""
+        if len(self._entries) <= FEW:
+            return self._entries.values()
+        found = dict(self._always)
+        if self._attributes.below:
+            _look_up_attributes(self._attributes, subject, found)
+        if self._bodies.below:
+            tree = subject.tree()
+            if tree is not None:
+                self._bodies.look_up_object(tree, found)
+        return found
+
+    def _root(self, entry: Entry[T]) -> _Place[T]:
+        return self._attributes if entry.policy.scope == "attributes" else self._bodies
+
+    def _file(self, entry: Entry[T], alternatives: Iterable[Alternative]) -> None:
+        root = self._root(entry)
+        filed: list[tuple[Path, Key]] = []
+        for alternative in alternatives:
+            needs = needs_of(alternative)
+            if not needs:
+                self._always[entry] = None
+                continue
+            # Of several values the one that the fewest have: of {"kind": ["placed"], "tenant": ["t7"]} the tenant.
+            path, keys = needs[0] if len(needs) == 1 else min(needs, key=lambda need: root.crowd(*need))
+            place = root.under(path)
+            for key in keys:
+                place.put(key, entry)
+            filed += [(path, key) for key in keys]
+        entry.filed = tuple(filed)
+
+
+class _Place(Generic[T]):
+    """The policies filed at one path, and the paths below it."""
+
+    __slots__ = ("below", "drawers", "lengths")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Place[T]] = {}
+        self.drawers: dict[Key, dict[Entry[T], None]] = {}
+        self.lengths: dict[str, dict[int, int]] = {}
+        """By kind of key that a value is not looked up by as it is: how long those filed are, and how many are."""
+
+    # -- filing --------------------------------------------------------------------------------------------------
+
+    def under(self, path: Path) -> _Place[T]:
+        place = self
+        for name in path:
+            place = place.below.setdefault(name, _Place())
+        return place
+
+    def crowd(self, path: Path, keys: Iterable[Key]) -> int:
+        """How many policies lie where the most do of those filed by these keys."""
+        place: _Place[T] | None = self
+        for name in path:
+            place = place.below.get(name) if place is not None else None
+        return max(len(place.drawers.get(key, ())) for key in keys) if place is not None else 0
+
+    def put(self, key: Key, entry: Entry[T]) -> None:
+        drawer = self.drawers.get(key)
+        if drawer is None:
+            drawer = self.drawers[key] = {}
+            self._count(key, 1)
+        drawer[entry] = None
+
+    def remove(self, path: Path, key: Key, entry: Entry[T]) -> None:
+        """Forget a policy, and the places that nothing is left in."""
+        if path:
+            place = self.below.get(path[0])
+            if place is not None:
+                place.remove(path[1:], key, entry)
+                if not place.drawers and not place.below:
+                    del self.below[path[0]]
+            return
+        drawer = self.drawers.get(key)
+        if drawer is not None:
+            drawer.pop(entry, None)
+            if not drawer:
+                del self.drawers[key]
+                self._count(key, -1)
+
+    def _count(self, key: Key, by: int) -> None:
+        kind, operand = key
+        if isinstance(operand, str) and kind in ("start", "end", "folded"):
+            lengths = self.lengths.setdefault(kind, {})
+            lengths[len(operand)] = lengths.get(len(operand), 0) + by
+            if not lengths[len(operand)]:
+                del lengths[len(operand)]
+
+    # -- looking up ----------------------------------------------------------------------------------------------
+
+    def look_up_object(self, found: dict[str, Json], into: dict[Entry[T], None]) -> None:
+        below = self.below
+        for name, value in found.items():
+            place = below.get(name)
+            if place is None and "." in name:
+                place = self._spelled(name)
+            if place is None:
+                continue
+            if isinstance(value, dict):
+                place.look_up_object(value, into)
+            elif isinstance(value, list):
+                for each in elements(value):
+                    if isinstance(each, dict):
+                        place.look_up_object(each, into)
+                    else:
+                        place.look_up(each, into)
+            else:
+                place.look_up(value, into)
+
+    def _spelled(self, name: str) -> _Place[T] | None:
+        """The place of a key with dots in it, which spells a path (SNS: T44)."""
+        place: _Place[T] | None = self
+        for segment in name.split("."):
+            if place is None:
+                return None
+            place = place.below.get(segment)
+        return place
+
+    def look_up(self, value: object, into: dict[Entry[T], None]) -> None:
+        """Add the policies that this value may satisfy."""
+        drawers = self.drawers
+        for key in self._keys(value):
+            drawer = drawers.get(key)
+            if drawer is not None:
+                into.update(drawer)
+
+    def _keys(self, value: object) -> Iterator[Key]:
+        yield SOMETHING
+        if isinstance(value, str):
+            yield "value", value
+            if self.lengths.get("folded"):
+                yield "folded", value.lower()
+            for length in self.lengths.get("start", ()):
+                yield "start", value[:length]
+            for length in self.lengths.get("end", ()):
+                yield "end", value[max(0, len(value) - length) :]
+        elif value is None or isinstance(value, bool):
+            yield "literal", value
+        elif isinstance(value, int | float):
+            yield "value", value
+
+
+def _look_up_attributes(root: _Place[T], subject: Subject, into: dict[Entry[T], None]) -> None:
+    for name, value in subject.attributes.items():
+        place = root.below.get(name)
+        if place is None or isinstance(value, bytes | bytearray | memoryview):
+            continue  # binary attributes are not looked at (SNS: T39)
+        if isinstance(value, list | tuple):
+            for each in value:
+                place.look_up(each, into)
+        else:
+            place.look_up(value, into)
