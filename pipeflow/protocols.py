@@ -409,6 +409,14 @@ class Admin(Protocol):
         """Deliver to the subscription that this token was sent for (SNS: T19). RefusedError: there is none."""
         ...
 
+    async def unsubscribe(self, arn: str, undo: bool = False) -> SubscriptionFacts | None:
+        """Deliver nothing more by this subscription of a webhook, and tell its endpoint (SNS: T18); None: no such.
+
+        The endpoint is sent a token that brings it back within three days; `undo` asks it to confirm anew. What was
+        published before still arrives. RefusedError: that is no ARN.
+        """
+        ...
+
     async def stats(self) -> StoreStats:
         """Counts from the store's own durable counters."""
         ...

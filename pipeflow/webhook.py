@@ -83,8 +83,16 @@ class Webhook:
                 return
         await store.confirm(self.topics[-1].name, token)
 
+    async def unsubscribe(self) -> None:
+        """End its subscription to each of its topics, and tell the endpoint so; restarts of the app begin none anew.
+
+        The endpoint is sent a token that brings it back, by `confirm`, within three days (SNS: T54).
+        """
+        for each in await self.subscriptions():
+            await self.binding.runtime.store.unsubscribe(each.arn)
+
     async def subscriptions(self) -> list[SubscriptionFacts]:
-        """What each of its topics knows of it: confirmed, pending or expired."""
+        """What each of its topics knows of it: confirmed, pending, expired or unsubscribed."""
         return [each for each in await self.binding.runtime.store.webhooks() if each.webhook == self.name]
 
     def plan(self) -> WebhookPlan:

@@ -17,7 +17,7 @@ from pipeflow.errors import ConfigurationError
 BackoffFunction: TypeAlias = Literal["linear", "arithmetic", "geometric", "exponential"]
 Protocols: TypeAlias = Literal["queue", "webhook", "stream"]
 """Ways a topic delivers."""
-Kind: TypeAlias = Literal["Notification", "SubscriptionConfirmation"]
+Kind: TypeAlias = Literal["Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"]
 
 LONGEST: Final = 3600.0
 """Seconds that one delay, and all delays of a message together, may take (SNS: T61)."""
@@ -28,6 +28,8 @@ TOPIC: Final = "pipeflow-topic"
 """The header that names the topic a message came by: of webhooks, and of queues that have several."""
 TOKEN: Final = "pipeflow-confirmation-token"
 """The header of a message that asks its endpoint to confirm: the token to confirm with."""
+LEFT: Final = "pipeflow-unsubscribed"
+"""The header of such a message that says that its endpoint gets nothing from now on, unless it confirms (SNS: T54)."""
 SIGNED: Final = "pipeflow-signed"
 """The header of a dead letter that keeps, as JSON, what its envelope was signed with (SNS: T65)."""
 TEXTS: Final = "pipeflow-texts"
@@ -212,6 +214,6 @@ class SubscriptionFacts(Struct, frozen=True, array_like=True):
     webhook: str
     arn: str
     endpoint: str
-    state: Literal["confirmed", "pending", "expired"]
-    """expired: its token was not used in time; the next start of the app asks anew."""
+    state: Literal["confirmed", "pending", "expired", "unsubscribed"]
+    """expired: its token was not used in time; the next start of the app asks anew. unsubscribed: nobody asks anew."""
     confirmed_at: float | None = None

@@ -12,7 +12,7 @@ from pipeflow.cli.archives import replay
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import Column, count, fail_empty_option, found, json_option, number, show, show_one
-from pipeflow.cli.webhooks import certificate, confirm, webhooks
+from pipeflow.cli.webhooks import certificate, confirm, unsubscribe, webhooks
 from pipeflow.names import is_meant
 from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats
 
@@ -207,4 +207,5 @@ def delete_topic(topic: str, broker: str | None, app: str | None, as_json: bool)
 topics.add_command(replay)
 topics.add_command(webhooks)
 topics.add_command(confirm)
+topics.add_command(unsubscribe)
 topics.add_command(certificate)

@@ -1,4 +1,4 @@
-"""`pipeflow topics webhooks|confirm|certificate`: endpoints that subscribe to topics, and what they verify with."""
+"""`pipeflow topics webhooks|confirm|unsubscribe|certificate`: endpoints that subscribe to topics, and their keys."""
 
 from __future__ import annotations
 
@@ -58,6 +58,37 @@ def confirm(topic: str, token: str, broker: str | None, app: str | None, as_json
     confirmed = ask(store_url(broker, app), lambda store: store.confirm(topic, token))
     said = {"topic": topic, "webhook": confirmed.webhook, "arn": confirmed.arn}
     show_one(said, f"{confirmed.webhook}: gets what {topic} publishes from now on", as_json=as_json)
+
+
+@click.command()
+@click.argument("webhook")
+@click.option("--topic", help="Of this topic alone; otherwise of all it subscribes to.")
+@click.option("--undo", is_flag=True, help="Have an endpoint that was unsubscribed asked to confirm anew.")
+@store_options
+@json_option
+@fail_empty_option
+def unsubscribe(
+    webhook: str, topic: str | None, undo: bool, broker: str | None, app: str | None, as_json: bool, fail_empty: bool
+) -> None:
+    """End the subscription of WEBHOOK, given by its name or as an ARN, and tell its endpoint so.
+
+    The endpoint is sent a token that brings it back within three days. Starting the app again does not.
+    """
+    url = store_url(broker, app)
+    left = ask(url, lambda store: leave(store, webhook, topic, undo))
+    rows = [msgspec.structs.asdict(each) for each in left]
+    show(rows, COLUMNS, as_json=as_json, empty=f"{webhook} subscribes to no topic in {url}")
+    found(rows, fail_empty)
+
+
+async def leave(store: Store, webhook: str, topic: str | None, undo: bool) -> list[SubscriptionFacts]:
+    """What became of each subscription that is meant."""
+    if webhook.startswith("arn:"):
+        arns = [webhook]
+    else:
+        arns = [each.arn for each in await store.webhooks() if each.webhook == webhook and topic in (None, each.topic)]
+    left = [await store.unsubscribe(arn, undo) for arn in arns]
+    return [msgspec.structs.replace(each, endpoint=origin(each.endpoint)) for each in left if each is not None]
 
 
 @click.command()

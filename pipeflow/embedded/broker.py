@@ -544,7 +544,18 @@ class EmbeddedBroker:
         self.check_open()
         confirmed = self.nouns.confirm(topic, token, self.clock.now())
         await self.committed()
-        return next(each for each in self.nouns.webhooks(self.clock.now()) if each.webhook == confirmed.target)
+        which = (topic, confirmed.target)
+        return next(each for each in self.nouns.webhooks(self.clock.now()) if (each.topic, each.webhook) == which)
+
+    async def unsubscribe(self, arn: str, undo: bool = False) -> SubscriptionFacts | None:
+        self.check_open()
+        now = self.clock.now()
+        told = self.nouns.unsubscribe(arn, undo, now)
+        if told is not None:
+            self.inlet.send(*told, now)
+            self.after_intake((told[0],))
+        await self.committed()
+        return next((each for each in self.nouns.webhooks(now) if each.arn == arn), None)
 
     async def delete_topic(self, topic: str) -> bool:
         self.check_open()

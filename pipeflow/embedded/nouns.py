@@ -26,6 +26,7 @@ from pipeflow.messages import Emit, Outgoing
 from pipeflow.names import is_meant, is_pattern
 from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_of, check_backups
 from pipeflow.state.dedup import Dedup
+from pipeflow.state.envelope import subscription_arn
 from pipeflow.state.topic import TopicState
 from pipeflow.webhooks import SubscriptionFacts
 
@@ -180,6 +181,18 @@ class Nouns:
         confirmed = self.confirmations.confirm(topic, token, self._subscriptions.values(), now)
         self._connect(confirmed)
         return confirmed
+
+    def unsubscribe(self, arn: str, undo: bool, now: float) -> tuple[Head, Outgoing] | None:
+        """End the subscription of an endpoint, or begin it anew; (queue, what the endpoint is to be told)."""
+        if arn.count(":") < 5:
+            raise RefusedError("InvalidArn", f"{arn!r}: an ARN has at least 6 elements, not {arn.count(':') + 1}")
+        for each in self._subscriptions.values():
+            if each.endpoint and subscription_arn(each.topic, each.target) == arn:
+                say = self.confirmations.come_back if undo else self.confirmations.leave
+                told = say(each, now)
+                self._connect()
+                return None if told is None else (self._heads[each.target], told)
+        return None
 
     def webhooks(self, now: float) -> list[SubscriptionFacts]:
         """Every subscription of an endpoint."""

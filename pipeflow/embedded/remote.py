@@ -237,6 +237,10 @@ class RemoteStore:
         confirmed: SubscriptionFacts = await self._ask(VERBS["confirm"], topic, token)
         return confirmed
 
+    async def unsubscribe(self, arn: str, undo: bool = False) -> SubscriptionFacts | None:
+        left: SubscriptionFacts | None = await self._ask(VERBS["unsubscribe"], arn, undo)
+        return left
+
     async def stats(self) -> StoreStats:
         stats: StoreStats = await self._ask(VERBS["stats"])
         return stats

@@ -266,6 +266,7 @@ VERBS = {
         Verb("archived", _decoder(tuple[ArchiveRequest]), _decoder(ArchiveReport), effect=True),
         Verb("webhooks", _NOTHING, _decoder(list[SubscriptionFacts])),
         Verb("confirm", _decoder(tuple[str, str]), _decoder(SubscriptionFacts), effect=True),
+        Verb("unsubscribe", _decoder(tuple[str, bool]), _decoder(SubscriptionFacts | None), effect=True),
         Verb("stats", _NOTHING, _decoder(StoreStats)),
         Verb("files", _decoder(tuple[str, FileQuery]), _decoder(list[FileFacts])),
         Verb("compact", _decoder(tuple[str, CompactRequest]), _decoder(CompactReport), effect=True, waits=True),

@@ -21,7 +21,7 @@ from pipeflow.errors import Reject, Retry
 from pipeflow.messages import Delivery
 from pipeflow.names import Chance
 from pipeflow.state.envelope import subscription_arn, timestamp, topic_arn, with_signature
-from pipeflow.webhooks import SIGNED, TOKEN, TOPIC, Notice, Poster, Retries, Verdict
+from pipeflow.webhooks import LEFT, SIGNED, TOKEN, TOPIC, Kind, Notice, Poster, Retries, Verdict
 
 logger = logging.getLogger("pipeflow")
 
@@ -33,6 +33,14 @@ _CONFIRM = (
     "You have chosen to subscribe to the topic {arn}.\n"
     "To confirm the subscription, visit the SubscribeURL included in this message."
 )
+_LEFT = (
+    "You have chosen to deactivate subscription {arn}.\n"
+    "To cancel this operation and restore the subscription, visit the SubscribeURL included in this message."
+)
+_UNTOLD: dict[str, str] = {
+    "SubscriptionConfirmation": "%s: could not ask the endpoint to confirm: %s; it is asked again when the app starts",
+    "UnsubscribeConfirmation": "%s: could not tell the endpoint that it is unsubscribed: %s; it is, all the same",
+}
 
 
 class WebhookPlan(Struct, frozen=True):
@@ -101,11 +109,8 @@ class Webhook:
         retries = self._retries(delivery)
         if not verdict.permanent and delivery.attempt <= retries.retries:
             raise Retry(retries.delay(delivery.attempt, self._chance.roll()), verdict.reason)
-        if notice.kind == "SubscriptionConfirmation":
-            logger.error(
-                "%s: could not ask the endpoint to confirm: %s; it is asked again when the app starts",
-                self._plan.queue, verdict.reason,
-            )  # fmt: skip
+        if notice.kind != "Notification":
+            logger.error(_UNTOLD[notice.kind], self._plan.queue, verdict.reason)
             return
         raise Undeliverable(verdict.reason, headers)
 
@@ -118,8 +123,11 @@ class Webhook:
         arn, subscription = topic_arn(topic), subscription_arn(topic, delivery.queue)
         content_type = self._retries(delivery).content_type
         token = delivery.headers.get(TOKEN)
+        if token is not None and LEFT in delivery.headers:
+            body = self._confirmation("UnsubscribeConfirmation", delivery, arn, token, _LEFT.format(arn=subscription))
+            return Notice("UnsubscribeConfirmation", delivery.id, arn, body, subscription, False, content_type), {}
         if token is not None:
-            body = self._confirmation(delivery, arn, token)
+            body = self._confirmation("SubscriptionConfirmation", delivery, arn, token, _CONFIRM.format(arn=arn))
             return Notice("SubscriptionConfirmation", delivery.id, arn, body, content_type=content_type), {}
         body, headers = delivery.body, dict[str, str]()
         if not self._plan.raw:
@@ -129,15 +137,9 @@ class Webhook:
                 headers = {SIGNED: msgspec.json.encode(signed).decode()}
         return Notice("Notification", delivery.id, arn, body, subscription, self._plan.raw, content_type), headers
 
-    def _confirmation(self, delivery: Delivery, arn: str, token: str) -> bytes:
-        """The body of a request to confirm (SNS: T54)."""
-        document = {
-            "Type": "SubscriptionConfirmation",
-            "MessageId": delivery.id,
-            "Token": token,
-            "TopicArn": arn,
-            "Message": _CONFIRM.format(arn=arn),
-        }
+    def _confirmation(self, kind: Kind, delivery: Delivery, arn: str, token: str, said: str) -> bytes:
+        """The body of a message with a token (SNS: T54)."""
+        document = {"Type": kind, "MessageId": delivery.id, "Token": token, "TopicArn": arn, "Message": said}
         if self._plan.public_url is not None:
             query = f"Action=ConfirmSubscription&TopicArn={arn}&Token={token}"
             document["SubscribeURL"] = f"{self._plan.public_url}?{query}"

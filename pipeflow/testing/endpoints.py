@@ -24,8 +24,8 @@ class MemoryPoster:
 
     @property
     def token(self) -> str:
-        """The token of the last request to confirm."""
-        asked = [notice for notice in self.notices if notice.kind == "SubscriptionConfirmation"]
+        """The token of the last message that had one."""
+        asked = [notice for notice in self.notices if notice.kind != "Notification"]
         return msgspec.json.decode(asked[-1].body, type=dict[str, str])["Token"]
 
     def prepare(self) -> None:

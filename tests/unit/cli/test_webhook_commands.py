@@ -47,6 +47,22 @@ def test_T19_a_token_confirms_and_the_list_says_so_without_the_path_of_the_url(t
     assert wrong.exit_code != 0
 
 
+def test_T18_a_webhook_is_unsubscribed_by_its_name_or_its_arn_and_asked_anew(tmp_path: Path) -> None:
+    import anyio
+
+    token = anyio.run(started, tmp_path / "shop.db")
+    store = ("--broker", f"sqlite:///{tmp_path}/shop.db")
+    said("topics", "confirm", "orders", token, *store)
+    assert "canary" not in said("topics", "unsubscribe", "hook", *store)
+    (row,) = json.loads(said("topics", "webhooks", "--json", *store))
+    assert row["state"] == "unsubscribed"
+    (row,) = json.loads(said("topics", "unsubscribe", row["arn"], "--undo", "--json", *store))
+    assert row["state"] == "pending"
+    assert json.loads(said("topics", "unsubscribe", "hook", "--topic", "other", "--json", *store)) == []
+    absent = CliRunner().invoke(cli, ["topics", "unsubscribe", "other", "--fail-empty", *store])
+    assert absent.exit_code == 3
+
+
 def test_a_certificate_is_made_once_and_its_key_is_for_its_owner_alone(tmp_path: Path) -> None:
     pytest.importorskip("pipeflow_connectors.signing", reason="pip install 'pipeflow[sign]'")
     made = json.loads(said("topics", "certificate", str(tmp_path / "keys"), "--json"))

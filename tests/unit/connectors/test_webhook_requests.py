@@ -224,6 +224,30 @@ async def test_T11_T19_an_endpoint_that_asks_the_subscribe_url_is_confirmed() ->
     assert [json.loads(request.body).get("Message") for request in endpoint.requests[1:]] == ['"late"']
 
 
+async def test_T54_T57_an_endpoint_is_told_over_http_that_it_is_unsubscribed_signed_like_all_else(
+    tmp_path: Path,
+) -> None:
+    signing = pytest.importorskip("pipeflow_connectors.signing", reason="pip install 'pipeflow[sign]'")
+    key, certificate = made(tmp_path, signing)
+    async with http_endpoint() as endpoint:
+        endpoint.behaviour = ok
+        signed = Signing(f"file:{key}", "https://shop.example/c.pem")
+        app, hook = shop(endpoint.url, signing=signed, public_url="https://shop.example/sns")
+        clock = VirtualClock(1_578_090_903.6)
+        async with app.running(clock=clock):
+            await hook.unsubscribe()
+            await clock.settle()
+            (request,) = endpoint.requests
+            said = json.loads(request.body)
+            (facts,) = await hook.subscriptions()
+            assert request.headers["x-amz-sns-message-type"] == "UnsubscribeConfirmation"
+            assert request.headers["x-amz-sns-subscription-arn"] == facts.arn
+            assert signing.verify(said, certificate)
+            assert not signing.verify({**said, "Token": "0"}, certificate)
+            assert (await asked(app, urlsplit(said["SubscribeURL"]).query))[0] == 200
+            assert [each.state for each in await hook.subscriptions()] == ["confirmed"]
+
+
 async def test_T19_a_request_that_confirms_nothing_is_told_so() -> None:
     app, _ = shop("https://example.org/in", handshake=True)
     assert (await asked(app, "Action=Unsubscribe"))[0] == 400
