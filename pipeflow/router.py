@@ -105,12 +105,13 @@ class Router:
         retry_override: bool = True,
         archive: float | None = None,
         tags: Mapping[str, str] | None = None,
+        dedup_scope: Literal["topic", "group"] = "topic",
     ) -> Topic[T]:
         """A topic of one payload type. `fifo`: in order per group, to FIFO queues only.
 
         `retry`: how its webhooks are tried again where they say nothing themselves; with `retry_override=False` also
         where they do (SNS: T62). `archive`: keep what is published for so many days, to be replayed (SNS: T74). `tags`:
-        words for operators, at most 50.
+        words for operators, at most 50. `dedup_scope="group"`: equal ids in two groups are no duplicates (SNS: T70).
         """
         place = self._declaring("topic", name)
         if archive is not None and not archive > 0:
@@ -119,7 +120,12 @@ class Router:
             )
         topic = Topic(
             TopicSpec(
-                self.prefix + name, fifo, content_dedup, 0.0 if archive is None else archive * DAY, dict(tags or {})
+                self.prefix + name,
+                fifo,
+                content_dedup,
+                0.0 if archive is None else archive * DAY,
+                dict(tags or {}),
+                dedup_scope,
             ),
             type,
             place=place,
@@ -164,6 +170,7 @@ class Router:
         dedup_scope: Literal["queue", "group"] = "queue",
         dead_letter_age: Literal["arrival", "sent"] = "arrival",
         dead_letters_from: Sequence[str] | None = None,
+        tags: Mapping[str, str] | None = None,
         codec: str | None = None,
     ) -> Queue[T]:
         """A queue of one payload type, fed by topics, `topic.where(...)`, `app.topics_named(...)` and `send`.
@@ -172,6 +179,7 @@ class Router:
         name. `max_receives=None`: only what is rejected or does not decode goes there. `dead_letters=False`: there are
         none; what fails is tried for ever, and what is rejected or does not decode is deleted.
         `dead_letters_from`: the queues that may have this one as their dead letters; None: all of them (SQS: Q88).
+        `tags`: words for operators, at most 50.
         """
         place = self._declaring("queue", name)
         full = self.prefix + name
@@ -194,6 +202,7 @@ class Router:
             content_dedup=content_dedup,
             dedup_scope=dedup_scope,
             dead_letters_from=tuple(dead_letters_from) if dead_letters_from is not None else None,
+            tags=dict(tags or {}),
         )
         queue = Queue(spec, type, place=place, codec=codec or _codec_of(origins), backoff=backoff)
         self._subscribe("queue", full, origins)

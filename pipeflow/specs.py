@@ -107,16 +107,14 @@ class TopicSpec(Struct, frozen=True):
     """Seconds for which what was published is kept, to be replayed; 0: not at all (SNS: T74)."""
     tags: dict[str, str] = {}
     """Words for operators; they change nothing (SNS: T77)."""
+    dedup_scope: Literal["topic", "group"] = "topic"
+    """Whether an id is a duplicate in any group, or in its own only (SNS: T70)."""
 
     def __post_init__(self) -> None:
         topic_name(self.name)
         if not 0 <= self.archive <= 365 * DAY:
             raise ConfigurationError(f"{self.name}: archive is {self.archive / DAY:g} days; use more than 0, up to 365")
-        if len(self.tags) > 50 or any(not 1 <= len(key) <= 128 or len(self.tags[key]) > 256 for key in self.tags):
-            raise ConfigurationError(
-                f"{self.name}: {len(self.tags)} tags; use at most 50, with keys of 1 to 128 characters and values "
-                "of at most 256 (SNS: T77)"
-            )
+        _check_tags(self.name, self.tags)
 
 
 class QueueSpec(Struct, frozen=True):
@@ -143,9 +141,12 @@ class QueueSpec(Struct, frozen=True):
     """Made as the archive of a topic: nobody sends to it or receives from it."""
     dead_letters_from: tuple[str, ...] | None = None
     """The queues that may name this one as their dead letters; None: all, (): none (SQS: Q88)."""
+    tags: dict[str, str] = {}
+    """Words for operators; they change nothing (SQS: Q20)."""
 
     def __post_init__(self) -> None:
         queue_name(self.name)
+        _check_tags(self.name, self.tags)
         if self.max_receives is not None and not 1 <= self.max_receives <= 1000:
             raise ConfigurationError(
                 f"{self.name}: max_receives is {self.max_receives}; use 1 to 1000, or dead_letters=False for no limit"
@@ -497,6 +498,14 @@ def _unfit_backup(stream: StreamSpec, backup: StreamSpec) -> str | None:
     if backup.durability != stream.durability:
         return "both are accepted in one commit; declare both with durability='memory', or none of them"
     return None
+
+
+def _check_tags(name: str, tags: Mapping[str, str]) -> None:
+    if len(tags) > 50 or any(not 1 <= len(key) <= 128 or len(value) > 256 for key, value in tags.items()):
+        raise ConfigurationError(
+            f"{name}: {len(tags)} tags; use at most 50, with keys of 1 to 128 characters and values of at most 256 "
+            "(SQS: Q20, SNS: T77)"
+        )
 
 
 def _check_network(network: str) -> None:

@@ -34,6 +34,7 @@ class QueueStats(Struct, frozen=True):
     created_at: float = 0.0
     modified_at: float = 0.0
     """When its options last changed (SQS: Q103)."""
+    tags: dict[str, str] = {}
 
 
 class TopicStats(Struct, frozen=True):
@@ -45,6 +46,13 @@ class TopicStats(Struct, frozen=True):
     delivered: int
     """Copies that matched a subscription."""
     subscriptions: list[str]
+    pending: list[str] = []
+    """Of these, the webhooks that have not confirmed, or were unsubscribed (SNS: T6)."""
+    archived: int = 0
+    """What its archive holds now."""
+    archived_since: float | None = None
+    """When the oldest of that was published, in epoch seconds: a replay can begin there (SNS: T6)."""
+    tags: dict[str, str] = {}
 
 
 class PatternStats(Struct, frozen=True):

@@ -18,6 +18,8 @@ from pipeflow.protocols import QueueStats, Store, StoreStats, StreamStats
 
 AGE = Column("oldest_age", "oldest", lambda age: units.seconds(age) if age else "-", right=True)
 
+TAGS = Column("tags", "tags", lambda tags: ", ".join(f"{key}={tags[key]}" for key in tags) if tags else "-", rare=True)
+
 QUEUES = (
     Column("name", "queue"),
     Column("fifo", "order", lambda fifo: "fifo" if fifo else "-", rare=True),
@@ -31,6 +33,7 @@ QUEUES = (
     number("buried", spare=True),
     number("quarantined", "damaged", rare=True),
     Column("dead_letters_of", "dead letters of", lambda names: ", ".join(names) if names else "-", rare=True),
+    TAGS,
 )
 
 TOPICS = (
@@ -39,6 +42,10 @@ TOPICS = (
     number("published"),
     number("delivered"),
     Column("subscriptions", "taken by", ", ".join, wide=True),
+    Column("pending", "not confirmed", lambda names: ", ".join(names) or "-", rare=True),
+    number("archived", rare=True),
+    Column("archived_since", "since", lambda at: units.clock_time(at) if at else "-", rare=True),
+    TAGS,
 )
 
 STREAMS = (

@@ -95,6 +95,16 @@ class Archives:
             if len(old) < len(chunk):
                 return
 
+    async def beginnings(self) -> dict[str, float]:
+        """By topic, when the oldest of what its archive holds was published (SNS: T6)."""
+        found: dict[str, float] = {}
+        for topic in self._broker.nouns.topics():
+            head = self._broker.nouns.find_head(archive_of(topic.spec.name))
+            if head is not None and head.spec.archives:
+                oldest, _ = await self._read(head, 0, 1)
+                found.update((topic.spec.name, each.sent_at) for each in oldest)
+        return found
+
     # -- asking --------------------------------------------------------------------------------------------------
 
     async def ask(self, request: ArchiveRequest) -> ArchiveReport:

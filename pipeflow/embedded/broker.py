@@ -513,7 +513,7 @@ class EmbeddedBroker:
         now = self.clock.now()
         for head in self.nouns.heads():
             head.tick(now)
-        return inspection.stats(self)
+        return inspection.stats(self, await self.archives.beginnings())
 
     async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
         return await self.catalogue(stream).files(query)

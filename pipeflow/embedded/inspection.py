@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pipeflow.embedded.head import Head
@@ -15,12 +15,13 @@ from pipeflow.embedded.journal import Journal
 from pipeflow.events import Event, Observers
 from pipeflow.filters import compile_filter, view
 from pipeflow.protocols import Peeked, QueueStats, StoreStats, TopicStats
-from pipeflow.specs import FilterPolicy
+from pipeflow.specs import FilterPolicy, archive_of
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 from pipeflow.stats import PatternStats
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
+    from pipeflow.embedded.nouns import TopicHead
 
 CHUNK = 500
 _STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
@@ -110,19 +111,13 @@ def look(head: Head, message: Stored) -> Peeked:
     )
 
 
-def stats(broker: EmbeddedBroker) -> StoreStats:
-    """Counts from the counters that are journaled with every group."""
+def stats(broker: EmbeddedBroker, archived_since: Mapping[str, float]) -> StoreStats:
+    """Counts from the counters that are journaled with every group, and by topic since when its archive holds any."""
     now = broker.clock.now()
     sources = broker.nouns.sources()
     queues = [_queue_stats(head, now, sources.get(head.spec.name, [])) for head in broker.nouns.heads()]
     topics = [
-        TopicStats(
-            name=topic.spec.name,
-            fifo=topic.spec.fifo,
-            published=topic.counters.published,
-            delivered=topic.counters.delivered,
-            subscriptions=[f"{each.kind}:{each.target}" for each in topic.state.subscriptions],
-        )
+        _topic_stats(topic, broker.nouns.find_head(archive_of(topic.spec.name)), archived_since)
         for topic in broker.nouns.topics()
     ]
     return StoreStats(
@@ -136,6 +131,21 @@ def stats(broker: EmbeddedBroker) -> StoreStats:
         streams=broker.log.stats(),
         patterns=[PatternStats(each.topic, f"{each.kind}:{each.target}") for each in broker.nouns.patterns()],
         quarantined=sum(queue.quarantined for queue in queues),
+    )
+
+
+def _topic_stats(topic: TopicHead, archive: Head | None, archived_since: Mapping[str, float]) -> TopicStats:
+    known = topic.state.subscriptions
+    return TopicStats(
+        name=topic.spec.name,
+        fifo=topic.spec.fifo,
+        published=topic.counters.published,
+        delivered=topic.counters.delivered,
+        subscriptions=[f"{each.kind}:{each.target}" for each in known],
+        pending=[f"{each.kind}:{each.target}" for each in known if topic.state.is_pending(each)],
+        archived=length(archive) if archive is not None and archive.spec.archives else 0,
+        archived_since=archived_since.get(topic.spec.name),
+        tags=topic.spec.tags,
     )
 
 
@@ -164,6 +174,7 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
         dead_letters_of=sources,
         created_at=counters.created_at,
         modified_at=counters.modified_at,
+        tags=head.spec.tags,
     )
 
 

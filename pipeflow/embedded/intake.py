@@ -175,7 +175,7 @@ class Intake:
         dedup_id = state.dedup_id(outgoing)
         key = None
         if dedup_id is not None:
-            key = dedup_key(dedup_id)
+            key = dedup_key(dedup_id, outgoing.group if spec.dedup_scope == "group" else None)
             original = topic.dedup.find(key, now)
             if original is not None:
                 self.note_position(outgoing)

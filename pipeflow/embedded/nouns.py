@@ -385,6 +385,11 @@ class Nouns:
         queue = queue_of(subscription.target)
         if queue is None:
             raise ConfigurationError(f"{name}: there is no queue {subscription.target}; declare it first")
+        if queue.fifo and topic is not None and topic.dedup_scope == "group" and queue.dedup_scope != "group":
+            raise ConfigurationError(
+                f"{queue.name}: it would take for duplicates what {name} does not, as that deduplicates by group; "
+                'declare the queue with dedup_scope="group", too (SNS: T70)'
+            )
         if queue.fifo and topic is not None and not topic.fifo:
             raise ConfigurationError(
                 f"{queue.name}: a FIFO queue cannot subscribe to the standard topic {topic.name}; make the topic FIFO"

@@ -245,3 +245,14 @@ async def test_Q57_ids_are_for_fifo_queues(desk: Desk) -> None:
     await desk.queue()
     with pytest.raises(ConfigurationError, match="is for FIFO queues"):
         await ask(desk, "1")
+
+
+async def test_Q20_tags_are_kept_with_the_queue_and_replaced_by_those_declared_last(desk: Desk) -> None:
+    await desk.queue(tags={"team": "shop", "cost-centre": ""})
+    await desk.send("a")
+    await desk.queue(tags={"team": "billing", "Team": "x"})
+    assert (await desk.stats()).tags == {"team": "billing", "Team": "x"}
+    assert await desk.bodies() == ["a"]
+    for wrong in ({"": "x"}, {"k" * 129: ""}, {"k": "v" * 257}, {str(n): "" for n in range(51)}):
+        with pytest.raises(ConfigurationError, match=r"tags; use at most 50"):
+            await desk.queue(tags=wrong)

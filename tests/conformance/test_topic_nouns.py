@@ -1,4 +1,4 @@
-"""Topics as nouns: made again, deleted, with one text per protocol (SNS: T3, T4, T10, T17, T25, T48, T56, T77)."""
+"""Topics as nouns: made again, deleted, with one text per protocol (SNS: T3, T4, T6, T10, T17, T25, T48, T56, T77)."""
 
 from __future__ import annotations
 
@@ -141,11 +141,37 @@ async def test_T56_a_stream_takes_the_envelope_or_the_message_alone(desk: Desk) 
     assert next(each for each in (await desk.store.stats()).streams if each.name == "raw").buffered_bytes == 5
 
 
-async def test_T77_tags_are_kept_with_the_topic(desk: Desk) -> None:
+async def test_T77_tags_are_kept_with_the_topic_and_shown(desk: Desk) -> None:
     await desk.store.declare(Topology((TopicSpec("t", tags={"team": "shop"}),)))
     assert (await desk.store.describe()).topics[0].tags == {"team": "shop"}
+    assert (await desk.store.stats()).topics[0].tags == {"team": "shop"}
     await desk.store.declare(Topology((TopicSpec("t", tags={}),)))
     assert (await desk.store.describe()).topics[0].tags == {}
+
+
+async def test_T6_a_topic_says_who_has_not_confirmed_and_what_its_archive_holds_since_when(desk: Desk) -> None:
+    topic = TopicSpec("t", archive=DAY)
+    await desk.store.declare(
+        Topology(
+            (topic, TopicSpec("plain")),
+            (QueueSpec("q"), QueueSpec("hook"), archive_queue(topic)),
+            subscriptions=(
+                Subscription("t", "queue", "q"),
+                Subscription("t", "queue", "hook", endpoint="https://example.org", handshake=True),
+                Subscription("t", "queue", "t-archive"),
+            ),
+        )
+    )
+    stats = (await desk.store.stats()).topics[0]
+    assert (stats.pending, stats.archived, stats.archived_since) == (["queue:hook"], 0, None)
+    await desk.advance(10)
+    began = desk.clock.now()
+    await desk.publish("a")
+    await desk.advance(10)
+    await desk.publish("b")
+    first, plain = (await desk.store.stats()).topics
+    assert (first.published, first.delivered, first.archived, first.archived_since) == (2, 4, 2, began)
+    assert (plain.pending, plain.archived, plain.archived_since) == ([], 0, None)
 
 
 async def test_T29_a_publish_with_texts_is_archived_whole_and_replayed_to_each_in_its_own(desk: Desk) -> None:

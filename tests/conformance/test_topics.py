@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeflow.errors import ConfigurationError, InvalidFilter
+from pipeflow.errors import ConfigurationError, InvalidFilter, SpecConflict
 from pipeflow.filters import where, where_body
 from pipeflow.messages import Ack, Emit, Outgoing, Refused, Sent, Settled, Stale
 from pipeflow.specs import FilterPolicy, QueueSpec, Subscription, TopicSpec, Topology
@@ -91,11 +91,13 @@ async def test_T80_a_topic_without_subscribers_accepts_and_returns_ids(desk: Des
     assert (await desk.store.stats()).topics[0].published == 1
 
 
-async def test_T52_raw_delivery_is_the_body_with_its_attributes(desk: Desk) -> None:
+async def test_T52_raw_delivery_is_the_body_with_its_attributes_under_the_id_of_the_publish(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"))
     attributes = {"s": "x", "n": 1.5, "b": b"\xff"}
-    await desk.publish("text", attributes)  # type: ignore[arg-type]  # every kind
+    sent = await desk.publish("text", attributes)  # type: ignore[arg-type]  # every kind
     delivery = await desk.one("a")
+    assert isinstance(sent, Sent)
+    assert delivery.id == sent.id
     assert delivery.body == b"text"
     assert delivery.attributes == attributes
 
@@ -180,6 +182,31 @@ async def test_T70_a_duplicate_publish_answers_with_the_original_and_delivers_no
     assert await desk.bodies(queue="s") == ["x", "z"]
 
 
+async def test_T70_a_topic_that_deduplicates_by_group_takes_one_id_once_in_each_group(desk: Desk) -> None:
+    topic = TopicSpec("t", fifo=True, dedup_scope="group")
+    subscriptions = (Subscription("t", "queue", "f"), Subscription("t", "queue", "s"))
+    ledger = QueueSpec("f", fifo=True, dedup_scope="group")
+    await desk.store.declare(Topology((topic,), (ledger, QueueSpec("s")), subscriptions=subscriptions))
+    for body, group in (("x", "g"), ("y", "h"), ("z", "g")):
+        sent = await desk.publish(body, group=group, dedup_id="1")
+        assert isinstance(sent, Sent)
+        assert sent.duplicate is (body == "z")
+    assert sorted(await desk.bodies(queue="f")) == ["x", "y"]
+    assert await desk.bodies(queue="s") == ["x", "y"]
+
+
+async def test_T70_a_fifo_queue_that_would_take_for_duplicates_what_its_topic_does_not_is_refused(desk: Desk) -> None:
+    topic = TopicSpec("t", fifo=True, dedup_scope="group")
+    with pytest.raises(ConfigurationError, match='declare the queue with dedup_scope="group", too'):
+        await desk.store.declare(
+            Topology((topic,), (QueueSpec("f", fifo=True),), subscriptions=(Subscription("t", "queue", "f"),))
+        )
+    assert (await desk.store.describe()).topics == ()
+    await desk.fan_out(fifo=True)
+    with pytest.raises(SpecConflict, match="dedup_scope: 'topic' in the store, 'group' in the code"):
+        await desk.store.declare(Topology((topic,)))
+
+
 async def test_T70_T71_content_deduplication_of_a_topic_hands_its_hash_to_fifo_queues(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("f", fifo=True), fifo=True, content_dedup=True)
     await desk.publish("x", group="g")
@@ -189,12 +216,23 @@ async def test_T70_T71_content_deduplication_of_a_topic_hands_its_hash_to_fifo_q
     assert (await desk.one("f")).dedup_id == sha256(b"x").hexdigest()
 
 
-async def test_a_publish_is_taken_by_every_target_or_by_none(desk: Desk) -> None:
+async def test_T60_a_delivery_to_a_queue_is_part_of_the_publish_that_all_targets_take_or_none(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("big"), QueueSpec("small", max_body=10))
     refused = await desk.publish("x" * 100)
     assert isinstance(refused, Refused)
     assert "small" in refused.reason
     assert await desk.bodies(queue="big") == []
+    topic = (await desk.store.stats()).topics[0]
+    assert (topic.published, topic.delivered) == (0, 0)
+    assert isinstance(await desk.publish("x"), Sent)
+    assert await desk.bodies(queue="big") == await desk.bodies(queue="small") == ["x"]
+
+
+async def test_T60_a_refused_message_of_a_batch_is_taken_by_no_target_and_keeps_out_no_other(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("big"), QueueSpec("small", max_body=10))
+    answers = await desk.store.publish("t", [Outgoing(b"a"), Outgoing(b"x" * 100), Outgoing(b"b")])
+    assert [isinstance(answer, Sent) for answer in answers] == [True, False, True]
+    assert await desk.bodies(queue="big") == await desk.bodies(queue="small") == ["a", "b"]
 
 
 async def test_what_a_settlement_emits_commits_with_its_acknowledgement(desk: Desk) -> None:

@@ -70,7 +70,7 @@ class Colour(StrEnum):
         (("a", 1, None), ["a", 1, None]),
     ],
 )
-async def test_attributes_are_kept_as_what_they_are_made_of(tmp_path: Path, value: Any, kept: object) -> None:
+async def test_T26_attributes_are_kept_as_what_they_are_made_of(tmp_path: Path, value: Any, kept: object) -> None:
     app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
     work = app.queue("work", Order)
     async with app.running(handlers=False) as runtime:
@@ -80,7 +80,7 @@ async def test_attributes_are_kept_as_what_they_are_made_of(tmp_path: Path, valu
 
 
 @pytest.mark.parametrize("value", [object(), 2**70, None, {"x": 1}, [1, object()], [b"x"], ["x", ["y"]]])
-async def test_an_attribute_that_cannot_be_kept_is_its_senders_error_and_nobody_elses(
+async def test_T26_an_attribute_that_cannot_be_kept_is_its_senders_error_and_nobody_elses(
     tmp_path: Path, value: Any
 ) -> None:
     app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")

@@ -139,8 +139,8 @@ def test_who_takes_all_topics_of_a_name_is_listed_below_them(call: Call, here: P
     }
     lines = call("topics", *broker).stdout.splitlines()
     assert [line.split() for line in lines[1:]] == [
-        ["orders-eu", "-", "1", "1", "queue:audit"],
-        ["returns", "-", "0", "0"],
+        ["orders-eu", "-", "1", "1", "queue:audit", "-", "0", "-"],
+        ["returns", "-", "0", "0", "-", "0", "-"],
         ["orders-*", "queue:audit"],
     ]
 

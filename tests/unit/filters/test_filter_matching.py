@@ -81,7 +81,7 @@ def test_T32_an_empty_policy_matches_all() -> None:
         ({"anything-but": {"wildcard": ["a*", "b*"]}}, ["c"], ["a1", "b1"]),
     ],
 )
-def test_T38_T40_T41_T42_each_rule_matches_these_values_and_not_those(
+def test_T35_T38_T40_T41_T42_each_rule_matches_these_values_and_not_those(
     rule: object, matching: list[AttributeValue], others: list[AttributeValue | None]
 ) -> None:
     policy = compile_filter(FilterPolicy(json.dumps({"key": [rule]})))

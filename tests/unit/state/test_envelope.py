@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from uuid import UUID
 
 import pytest
 
 from pipeflow.messages import AttributeValue
-from pipeflow.state.envelope import render_envelope, timestamp, topic_arn
+from pipeflow.state.envelope import render_envelope, subscription_arn, timestamp, topic_arn
 
 ARN = "arn:aws:sns:us-east-1:000000000000:orders"
+
+
+def test_T2_a_subscription_is_named_by_its_topics_arn_and_a_uuid_of_its_own() -> None:
+    arns = {subscription_arn(topic, target) for topic in ("a", "b") for target in ("x", "y")}
+    assert len(arns) == 4
+    assert subscription_arn("a", "x") in arns, "the same for the same"
+    for arn in arns:
+        topic, _, own = arn.rpartition(":")
+        assert topic in (topic_arn("a"), topic_arn("b"))
+        assert str(UUID(own)) == own
 
 
 def test_T2_a_topic_is_named_by_its_arn() -> None:

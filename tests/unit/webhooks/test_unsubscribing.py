@@ -88,7 +88,7 @@ async def test_T54_what_was_published_before_still_arrives() -> None:
         assert kinds(h, hook)[1:] == ["Notification", "UnsubscribeConfirmation"]
 
 
-async def test_T18_unsubscribing_again_or_what_is_not_there_is_no_error_and_what_is_no_arn_is() -> None:
+async def test_T5_T18_unsubscribing_again_or_what_is_not_there_is_no_error_and_what_is_no_arn_is() -> None:
     app, hook = shop()
     async with harness(app) as h:
         await confirmed(h, hook)
