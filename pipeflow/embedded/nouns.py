@@ -190,7 +190,7 @@ class Nouns:
             if each.endpoint and subscription_arn(each.topic, each.target) == arn:
                 say = self.confirmations.come_back if undo else self.confirmations.leave
                 told = say(each, now)
-                self._connect()
+                self._connect(each)
                 return None if told is None else (self._heads[each.target], told)
         return None
 

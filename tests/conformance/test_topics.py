@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ import pytest
 
 from pipeflow.errors import ConfigurationError, InvalidFilter, SpecConflict
 from pipeflow.filters import where, where_body
-from pipeflow.messages import Ack, Emit, Outgoing, Refused, Sent, Settled, Stale
-from pipeflow.specs import FilterPolicy, QueueSpec, Subscription, TopicSpec, Topology
+from pipeflow.messages import Ack, Emit, Manifest, ObjectFacts, Outgoing, Refused, Sent, Settled, Stale
+from pipeflow.specs import FilterPolicy, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
 
 if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
@@ -233,6 +234,23 @@ async def test_T60_a_refused_message_of_a_batch_is_taken_by_no_target_and_keeps_
     answers = await desk.store.publish("t", [Outgoing(b"a"), Outgoing(b"x" * 100), Outgoing(b"b")])
     assert [isinstance(answer, Sent) for answer in answers] == [True, False, True]
     assert await desk.bodies(queue="big") == await desk.bodies(queue="small") == ["a", "b"]
+
+
+async def test_a_publish_waits_for_a_stream_that_is_full_and_reaches_nobody_meanwhile(desk: Desk) -> None:
+    lake = StreamSpec("lake", "memory://lake", buffer_bytes=10, max_buffered=10, delimiter=b"")
+    subscriptions = (Subscription("t", "queue", "a"), Subscription("t", "stream", "lake"))
+    await desk.store.declare(Topology((TopicSpec("t"),), (QueueSpec("a"),), (lake,), subscriptions))
+    await desk.publish("x" * 10)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        waiting = tasks.create_task(desk.publish("y"))
+        await desk.clock.settle()
+        assert not waiting.done()
+        assert await desk.bodies(queue="a") == ["x" * 10]
+        segment = await desk.store.seal("lake")
+        assert segment is not None
+        await desk.store.commit(segment, Manifest([ObjectFacts(segment.name, 10, 1, segment.records)]))
+        assert isinstance(await waiting, Sent)
+    assert await desk.bodies(queue="a") == ["y"]
 
 
 async def test_what_a_settlement_emits_commits_with_its_acknowledgement(desk: Desk) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from pipeflow.clock import VirtualClock
+from pipeflow.filters import compile_filter, where_body, writing
 from pipeflow.testing import harness
 
+RULES = {"prefix", "suffix", "equals_ignore_case", "wildcard", "num", "cidr", "exists", "anything_but"}
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "topics.md").read_text()
 
 
@@ -36,12 +38,47 @@ async def test_the_example_of_filters_takes_what_the_page_says() -> None:
     assert ids == {"billing": ["1"], "review": ["2"], "large": ["2"]}
 
 
-def test_every_rule_of_a_field_is_on_the_page() -> None:
-    from pipeflow.filters import writing
+def rows() -> list[list[str]]:
+    """The rows of the table of filter rules: the rule, its JSON, what it takes, and what not."""
+    (table,) = re.findall(r"^\| rule \| as JSON .*\n\|.*\n((?:\|.*\n)+)", PAGE, re.MULTILINE)
+    return [[cell.strip().replace("`", "") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
 
-    for rule in ("prefix", "suffix", "equals_ignore_case", "wildcard", "num", "cidr", "exists", "anything_but"):
-        assert hasattr(writing, rule)
-        assert rule in PAGE
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_T32_every_row_of_the_table_of_rules_is_written_takes_and_does_not_take_as_it_says(row: list[str]) -> None:
+    python, text, taken, not_taken = row
+    absent = object()
+    words = {name: getattr(writing, name) for name in RULES} | {"absent": absent}
+    policy = where_body({"field": eval(python, words)})  # noqa: S307  # the page's own
+    assert json.loads(policy.policy) == {"field": [json.loads(text)]}
+    takes = compile_filter(policy)
+    for values, expected in ((taken, True), (not_taken, False)):
+        for value in eval(f"[{values}]", words):  # noqa: S307  # the page's own
+            body = {"other": 1} if value is absent else {"field": value}
+            assert takes(json.dumps(body).encode(), {}) is expected, (python, value)
+
+
+def test_every_rule_of_a_field_is_in_the_table() -> None:
+    assert set(re.findall(r"\w+", " ".join(python for python, *_ in rows()))) >= RULES
+
+
+async def test_a_publish_reaches_all_and_a_handler_publishes_with_its_acknowledgement() -> None:
+    program = program_of("Publishing")
+    async with harness(program["app"]) as h:
+        await program["place"]([program["Order"](str(n), "ada") for n in range(3)])
+        await h.settle()
+        assert [each.id for each in h.queued(program["post"])] == ["0", "1", "2"]
+        await h.advance(60)
+        assert [each.id for each in h.queued(program["billing"])] == ["0", "1", "2", "last"]
+        assert [each.id for each in h.queued(program["post"])] == ["0", "1", "2", "last"]
+
+
+async def test_T71_the_example_of_a_fifo_topic_books_once_and_in_order() -> None:
+    program = program_of("FIFO topics")
+    async with harness(program["app"]) as h:
+        assert await program["book"]()
+        for queue in ("ledger", "report"):
+            assert [each.amount for each in h.queued(program[queue])] == [5, -5]
 
 
 async def test_the_example_of_many_topics_notes_which_it_was() -> None:

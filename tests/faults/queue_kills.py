@@ -28,6 +28,7 @@ import zlib
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 
@@ -228,7 +229,13 @@ class Oracle:
         return [key for key in self.sent if key not in self.acking]
 
 
-def listen(process: subprocess.Popen[bytes], oracle: Oracle, seconds: float | None) -> float | None:
+class Hearing(Protocol):
+    """Whoever is told what the children tell."""
+
+    def hear(self, line: str) -> None: ...
+
+
+def listen(process: subprocess.Popen[bytes], oracle: Hearing, seconds: float | None) -> float | None:
     """Hear the child for `seconds` after it is ready, or to its end; when it became ready, as a clock reading."""
     assert process.stdout is not None
     pipe, rest, ready = process.stdout.fileno(), b"", None

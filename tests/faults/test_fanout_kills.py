@@ -1,0 +1,44 @@
+"""Eight kills of a process that publishes to ten queues; `scripts/faults fanout` does two hundred."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fanout_kills import QUEUES, Oracle, campaign, clean
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_T29_T60_a_publish_is_in_all_of_its_queues_or_in_none_when_the_process_is_killed(
+    durability: str, tmp_path: Path
+) -> None:
+    cycles = 8 if durability == "full" else 4
+    result = campaign(cycles, seed=7, durability=durability, directory=tmp_path)
+    assert clean(result), result
+    assert isinstance(result["copies"], int)
+    assert result["copies"] > 0
+
+
+def heard(*lines: str) -> Oracle:
+    oracle = Oracle()
+    for line in lines:
+        oracle.hear(line)
+    return oracle
+
+
+def test_the_oracle_notices_a_publish_that_reached_some_queues_only() -> None:
+    story = ["publish - a.1", *(f"got {queue} a.1" for queue in QUEUES)]
+    assert heard(*story).torn() == []
+    assert heard(*story[:-1]).torn() == ["a.1"]
+    assert heard("publish - a.1").torn() == [], "none is well"
+
+
+def test_the_oracle_notices_a_publish_that_is_nowhere_and_one_that_nobody_made() -> None:
+    assert heard("publish - a.1", "published - a.1").lost() == ["a.1"]
+    assert heard("got copy1 damaged").ghosts == ["damaged"]
+
+
+def test_the_oracle_notices_a_copy_that_comes_back() -> None:
+    assert heard("publish - a.1", "got copy1 a.1", "acked copy1 a.1", "got copy2 a.1").undead == []
+    assert heard("publish - a.1", "got copy1 a.1", "acked copy1 a.1", "got copy1 a.1").undead == ["copy1 a.1"]
