@@ -24,7 +24,7 @@ from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.embedded.tending import Tending
 from pipeflow.errors import NotFound, RefusedError
 from pipeflow.filters import compile_filter
-from pipeflow.messages import Outgoing
+from pipeflow.messages import Outgoing, Refused
 from pipeflow.specs import FilterPolicy, Subscription, archive_of
 from pipeflow.state.stored import Stored
 
@@ -146,11 +146,15 @@ class Archives:
         if target.kind == "stream":
             await broker.log.room(target.target)
         now = broker.clock.now()
-        # From here on nothing waits: all of it goes in one group, with the position.
+        # From here on nothing waits: all of it goes in one group, with the position, or nothing of it.
+        made: list[tuple[Stored, Outgoing]] = []
         for message in taken:
-            refused = broker.inlet.redeliver(topic, target, message, now)
-            if refused is not None:
-                raise RefusedError(refused.code, f"replay of topic {request.topic}: {refused.reason}")
+            mine = broker.inlet.redelivery(topic, target, message)
+            if isinstance(mine, Refused):
+                raise RefusedError(mine.code, f"replay of topic {request.topic}: {mine.reason}")
+            made.append((message, mine))
+        for message, mine in made:
+            broker.inlet.redeliver(topic, target, message, mine, now)
         done = last == 0 or len(inside) < len(chunk) or last >= position.upto
         after = Position(max(last, place), position.upto, position.sent + len(taken), done)
         broker.inlet.note_position(Outgoing(b"", checkpoint=(source, msgspec.msgpack.encode(after))))

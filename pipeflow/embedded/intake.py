@@ -241,8 +241,10 @@ class Intake:
         message = Stored(0, id, mine.body, size, now, now, mine.attributes, headers, mine.group, mine.dedup_id)
         message.envelope = envelope
         message.shared = shared
-        # A FIFO queue delays as a whole (SQS: Q33), so a publish's own delay is for standard queues.
-        self._add(head, message, None if head.spec.fifo else mine.delay, now)
+        # A FIFO queue delays as a whole (SQS: Q33), so a publish's own delay is for standard queues. An archive has no
+        # delay at all: it is read in the order of publishing.
+        delay = 0.0 if head.spec.archives else None if head.spec.fifo else mine.delay
+        self._add(head, message, delay, now)
         if key is not None:
             self._remember(head, key, now, id, message.place)
 
@@ -264,10 +266,10 @@ class Intake:
         )
         return Outgoing(body, headers=message.headers)
 
-    def redeliver(self, topic: TopicHead, target: Subscription, archived: Stored, now: float) -> Refused | None:
-        """Deliver an archived publish again to one subscription: same id, body and time, and marked (SNS: T75).
+    def redelivery(self, topic: TopicHead, target: Subscription, archived: Stored) -> Outgoing | Refused:
+        """An archived publish as one subscription is sent it again, same id and body and marked; or why it cannot be.
 
-        Deduplication neither hinders it nor hears of it (T76).
+        SNS: T75. Deduplication neither hinders it nor hears of it (T76).
         """
         assert archived.body is not None
         marked = {**(archived.headers or {}), REPLAYED: "1"}
@@ -275,30 +277,28 @@ class Intake:
             archived.body, archived.attributes, marked, archived.group, archived.dedup_id, None, None, None, archived.id
         )
         mine = topic.state.addressed(publish, target, archived.dedup_id)
+        if target.kind == "queue":
+            return self._refusal(topic.heads[target.target].spec, mine, weigh(mine)) or mine
+        if not target.raw:
+            kept = marked.get(SEQUENCE)
+            mine = self._enveloped(topic, mine, archived.id, archived.sent_at, int(kept) if kept else None)
+        return self._log.check(target.target, mine) or mine
+
+    def redeliver(self, topic: TopicHead, target: Subscription, archived: Stored, mine: Outgoing, now: float) -> None:
+        """Deliver what `redelivery` made of an archived publish."""
         if target.kind == "stream":
-            if not target.raw:
-                kept = marked.get(SEQUENCE)
-                mine = self._enveloped(topic, mine, archived.id, archived.sent_at, int(kept) if kept else None)
-            refused = self._log.check(target.target, mine)
-            if refused is None:
-                self._log.append_in_group(target.target, [mine])
-            return refused
-        head = topic.heads[target.target]
-        size = weigh(mine)
-        refused = self._refusal(head.spec, mine, size)
-        if refused is not None:
-            return refused
+            self._log.append_in_group(target.target, [mine])
+            return
         marked = mine.headers or {}
         if target.endpoint or target.named:
             marked = {**marked, TOPIC: topic.spec.name}
         message = Stored(
-            0, archived.id, mine.body, size, archived.sent_at, now, mine.attributes, marked, mine.group,
+            0, archived.id, mine.body, weigh(mine), archived.sent_at, now, mine.attributes, marked, mine.group,
             mine.dedup_id,
         )  # fmt: skip
         if not target.raw:
             message.envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), marked.get(SUBJECT, ""))
-        self._add(head, message, 0.0, now)
-        return None
+        self._add(topic.heads[target.target], message, 0.0, now)
 
     def _share(self, body: bytes) -> int:
         if len(body) < SHARE_FROM or self._journal.instant:

@@ -22,8 +22,8 @@ class Attempts:
         self._made: OrderedDict[str, tuple[float, list[tuple[Stored, int, float]]]] = OrderedDict()
 
     def repeated(self, id: str, now: float) -> list[Stored] | None:
-        """The messages of the receive with this id, if each is as that receive left it; else None."""
-        made = self._made.get(id)
+        """The messages of the receive with this id, if each is as that receive left it; else None, from then on."""
+        made = self._made.pop(id, None)
         if made is None or now - made[0] >= REPEATABLE or not made[1]:
             return None
         same = all(
@@ -35,6 +35,5 @@ class Attempts:
     def note(self, id: str, taken: list[Stored], now: float) -> None:
         """A receive with this id brought these, and they are as they are now."""
         self._made[id] = now, [(message, message.receives, message.until) for message in taken]
-        self._made.move_to_end(id)
         while self._made and (len(self._made) > KEPT or now - next(iter(self._made.values()))[0] >= REPEATABLE):
             self._made.popitem(last=False)

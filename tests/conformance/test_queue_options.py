@@ -231,6 +231,16 @@ async def test_Q57_what_changed_meanwhile_makes_it_an_ordinary_receive(desk: Des
     assert again[0][1] != receipt
 
 
+async def test_Q57_what_was_changed_and_changed_back_is_not_as_it_was(desk: Desk) -> None:
+    await desk.queue(fifo=True)
+    await desk.send("a", group="g")
+    ((_, receipt),) = await ask(desk, "1")
+    assert await desk.settle(Extend(receipt, 100.0)) == [Settled()]
+    assert await ask(desk, "1") == []
+    assert await desk.settle(Extend(receipt, 30.0)) == [Settled()]
+    assert await ask(desk, "1") == []
+
+
 async def test_Q57_after_five_minutes_the_id_means_nothing(desk: Desk) -> None:
     await desk.queue(fifo=True)
     await desk.send("a", group="g")

@@ -1,10 +1,10 @@
-"""A million steps of state machines beside their naive models, then of a broker with three messages in memory.
+"""A million steps of state machines beside their naive models; also of a broker with three messages in memory.
 
-    python tests/faults/walk.py [STEPS] [--seed N] [--broker STEPS]
+    python tests/faults/walk.py [STEPS] [--seed N] [--broker STEPS] [--topics STEPS]
 
 Each walk is some hundred steps long and has a seed of its own, which is printed with what it found: `Walk(kind, seed)`
 of the rig walks the same way again. The broker's steps go half to walks with restarts beside the model, half to walks
-that die at random moments and are audited.
+that die at random moments and are audited. Those of topics restart and die too.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ import naive_fair_queue
 from broker_walk import Walk as BrokerWalk
 from side_by_side import SPECS, Walk
 from test_crash_walks import walked
+from topic_walk import Walk as TopicWalk
 
 from pipeflow.state import fair
 
-MACHINE_STEPS, FAIR_STEPS, BROKER_STEPS, CRASH_STEPS = 700, 250, 1000, 200
+MACHINE_STEPS, FAIR_STEPS, BROKER_STEPS, CRASH_STEPS, TOPIC_STEPS = 700, 250, 1000, 200, 500
 """Of one walk each. Long enough for everything to meet everything, short enough to start with other options often."""
 
 
@@ -117,17 +118,37 @@ def _crashes(seed: int) -> dict[str, int]:
     return {"lives": walk.lives}
 
 
+def topics(steps: int, seed: int) -> dict[str, Any]:
+    """Walk topics over stores of every kind, with restarts, kills and replays of archives."""
+    campaign = Campaign()
+    while campaign.steps < steps:
+        for kind in ("memory", "sqlite", "cold"):
+            campaign.walk(f"topics, {kind}", seed, TOPIC_STEPS, partial(_topics, kind))
+        seed += 1
+    return campaign.result()
+
+
+def _topics(kind: str, seed: int) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        walk = TopicWalk(kind, Path(folder), seed)
+        asyncio.run(walk.walk(TOPIC_STEPS))
+    return walk.seen
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/faults walk", description=__doc__)
     parser.add_argument("steps", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--broker", type=int, default=0, metavar="STEPS", help="steps over the broker; default 0")
+    parser.add_argument("--topics", type=int, default=0, metavar="STEPS", help="steps of topics; default 0")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"campaign": "walk", "seed": arguments.seed}
     if arguments.steps:
         result["machines"] = machines(arguments.steps, arguments.seed)
     if arguments.broker:
         result["broker"] = broker(arguments.broker, arguments.seed)
+    if arguments.topics:
+        result["topics"] = topics(arguments.topics, arguments.seed)
     print(json.dumps(result))
     return 1 if any(part["differences"] for part in result.values() if isinstance(part, dict)) else 0
 

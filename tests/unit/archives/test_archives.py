@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from pipeflow import App, ConfigurationError, RefusedError, num
 from pipeflow.archives import ArchiveRequest
@@ -352,3 +353,30 @@ def test_the_name_of_an_archive_is_taken() -> None:
     app.queue("orders-archive", str)
     with pytest.raises(ConfigurationError, match="has the name of the archive of topic orders"):
         app.topology()
+
+
+async def test_T75_a_replay_that_one_message_stops_has_sent_nothing_of_its_chunk(url: str) -> None:
+    """Its position stays before the chunk, so what had been sent of it would be sent again."""
+    async with archive(url) as (store, clock):
+        await publish(store, "a", "b" * 50, "c")
+        small = topology(late=True)
+        queues = tuple(replace(queue, max_body=10) if queue.name == "late" else queue for queue in small.queues)
+        await store.declare(replace(small, queues=queues))
+        for _ in range(2):
+            with pytest.raises(RefusedError, match="max_body"):
+                await replay(store, clock, "late")
+        assert await drain(store, "late") == []
+        await store.declare(topology(late=True))
+        assert await replay(store, clock, "late") == (3, 3)
+        assert [each.body for each in await drain(store, "late")] == [b"a", b"b" * 50, b"c"]
+
+
+async def test_T74_a_delayed_publish_is_in_the_archive_at_once_and_in_its_place(url: str) -> None:
+    async with archive(url) as (store, clock):
+        await publish(store, "late", delay=600.0)
+        await clock.advance(60)
+        await publish(store, "early")
+        assert await replay(store, clock, "other") == (2, 2)
+        assert [each.body for each in await drain(store, "other")] == [b"early", b"late", b"early"]
+        await clock.advance(600)
+        assert await replay(store, clock, "other", again=True, since=START + 30) == (1, 1)
