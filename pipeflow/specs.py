@@ -469,6 +469,7 @@ def archive_queue(topic: TopicSpec) -> QueueSpec:
         max_receives=None,
         retention=topic.archive,
         max_body=256 << 20,
+        dedup_scope="group" if topic.dedup_scope == "group" else "queue",
         archives=True,
     )
 

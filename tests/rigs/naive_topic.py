@@ -98,13 +98,15 @@ class Model:
         return any(len(outgoing.body) > self.queues[each.target].max_body for each in self.matching(topic, outgoing))
 
     def original(self, topic: TopicSpec, outgoing: Outgoing, now: float) -> Publish | None:
-        """What this publish repeats within five minutes (T70)."""
+        """What this publish repeats within five minutes, in any group or in its own (T70)."""
         wanted = Publish(topic, outgoing, "", 0, now).dedup_id
         if wanted is None:
             return None
-        return next(
-            (each for each in self.taken[topic.name] if each.dedup_id == wanted and now - each.at < WINDOW), None
-        )
+        for each in self.taken[topic.name]:
+            in_scope = topic.dedup_scope == "topic" or each.outgoing.group == outgoing.group
+            if each.dedup_id == wanted and now - each.at < WINDOW and in_scope:
+                return each
+        return None
 
     def matching(self, topic: TopicSpec, outgoing: Outgoing) -> list[Subscription]:
         return [each for each in self.subscriptions if each.topic == topic.name and lets_through(each, outgoing)]

@@ -25,7 +25,7 @@ from pipeflow.webhooks import REPLAYED
 TOPICS = (
     TopicSpec("news", archive=10 * DAY),
     TopicSpec("ordered", fifo=True),
-    TopicSpec("hashed", fifo=True, content_dedup=True, archive=10 * DAY),
+    TopicSpec("hashed", fifo=True, content_dedup=True, dedup_scope="group", archive=10 * DAY),
 )
 RECEIVED: dict[str, Any] = {"max_receives": 2, "visibility_timeout": 20.0, "retention": 1e6}
 QUEUES = (
@@ -205,7 +205,7 @@ class Walk:
 
     def change_subscriptions(self) -> None:
         """Some of all that may subscribe (T20), each raw or not, with a filter or none."""
-        pairs = [(topic, queue) for topic in TOPICS for queue in QUEUES if topic.fifo or not queue.fifo]
+        pairs = [(topic, queue) for topic in TOPICS for queue in QUEUES if may_subscribe(topic, queue)]
         self.model.subscriptions = [
             Subscription(topic.name, "queue", queue.name, self.filter(), raw=self.random.random() < 0.5)
             for topic, queue in self.random.sample(pairs, self.random.randint(3, len(pairs)))
@@ -304,3 +304,8 @@ class Walk:
             if not taken and not self.model.owed:
                 return
         raise AssertionError(f"{self.model.owed} never came")
+
+
+def may_subscribe(topic: TopicSpec, queue: QueueSpec) -> bool:
+    """A FIFO queue needs a FIFO topic (T20), and one that tells duplicates by group a queue that does so too (T70)."""
+    return not queue.fifo or (topic.fifo and (topic.dedup_scope, queue.dedup_scope) != ("group", "queue"))

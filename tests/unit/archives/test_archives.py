@@ -380,3 +380,15 @@ async def test_T74_a_delayed_publish_is_in_the_archive_at_once_and_in_its_place(
         assert [each.body for each in await drain(store, "other")] == [b"early", b"late", b"early"]
         await clock.advance(600)
         assert await replay(store, clock, "other", again=True, since=START + 30) == (1, 1)
+
+
+async def test_T70_the_archive_of_a_topic_that_deduplicates_by_group_keeps_what_the_topic_took(url: str) -> None:
+    topic = TopicSpec("t", fifo=True, dedup_scope="group", archive=10 * DAY)
+    queues = (QueueSpec("q", fifo=True, dedup_scope="group"), archive_queue(topic))
+    clock = VirtualClock(START)
+    store = await open_store(url, clock=clock)
+    await store.declare(Topology((topic,), queues, (), tuple(Subscription("t", "queue", q.name) for q in queues)))
+    for group in ("a", "b", "a"):
+        await publish(store, group, group=group, dedup_id="same")
+    assert await replay(store, clock) == (2, 2)
+    await store.close()
