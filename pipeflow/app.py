@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio import CancelScope, move_on_after
 from anyio.abc import TaskStatus
+from msgspec.structs import replace
 
 from pipeflow.clock import Clock, SystemClock
 from pipeflow.engine.outcome import RetryPolicy
@@ -28,7 +29,7 @@ from pipeflow.names import chance_source
 from pipeflow.protocols import Middleware, Sink, Store
 from pipeflow.queue import Queue
 from pipeflow.router import Router, Source
-from pipeflow.specs import Topology
+from pipeflow.specs import INLINE_BYTES, ClaimSpec, Topology
 from pipeflow.topic import Topic
 from pipeflow.wiring.calls import Job, batch_call, checked, single_call
 from pipeflow.wiring.providers import Provisions, planned, provisions
@@ -60,13 +61,28 @@ class App(Router):
 
     `async with app:` runs everything and drains when left; `async with app.client():` only publishes and sends.
     The broker is, in this order: what the call that opens it says, PIPEFLOW_BROKER, `broker`, `sqlite:///<name>.db`.
+    Bodies above `inline_bytes` (1 MiB) are kept aside, in files beside the store or in the sink whose URL is `claims`,
+    and deleted with the last message that refers to them.
     """
 
-    def __init__(self, name: str, /, *, broker: str | None = None, grace: float = GRACE, prefix: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        /,
+        *,
+        broker: str | None = None,
+        grace: float = GRACE,
+        prefix: str = "",
+        claims: str | None = None,
+        inline_bytes: int | None = None,
+    ) -> None:
         super().__init__(prefix=prefix)
         self.name = name
         self.broker = broker or f"sqlite:///{name}.db"
         self.grace = grace
+        self.claims: ClaimSpec | None = None
+        if claims is not None or inline_bytes is not None:
+            self.claims = ClaimSpec(claims or "", INLINE_BYTES if inline_bytes is None else inline_bytes)
         self._entered: AbstractAsyncContextManager[Runtime] | None = None
         self._entered_in: asyncio.Task[object] | None = None
         self._runtimes: list[Runtime] = []
@@ -75,7 +91,7 @@ class App(Router):
 
     def topology(self) -> Topology:
         """Everything declared, as the broker is told it; opens nothing. ConfigurationError when it cannot be."""
-        return topology_of(list(self.walk()))
+        return replace(topology_of(list(self.walk())), claims=self.claims)
 
     # -- running it
 

@@ -24,6 +24,21 @@ else:
 Attributes: TypeAlias = Mapping[str, AttributeValue]
 
 
+class Claim(Struct, frozen=True, gc=False, array_like=True):
+    """Where a body lies that is kept aside, for being large: what its message carries in its place."""
+
+    number: int
+    """What its references are counted under."""
+    place: str
+    """URL of the sink that holds it; empty: in files beside the store."""
+    name: str
+    """Of the object in that place; with the place, what a pointer of AWS's extended client says."""
+    size: int
+    crc: int
+    digest: str
+    """SHA-256 in hexadecimal."""
+
+
 class Outgoing(Struct, frozen=True, gc=False, array_like=True, omit_defaults=True):
     """One message or record on its way into a broker."""
 
@@ -41,6 +56,8 @@ class Outgoing(Struct, frozen=True, gc=False, array_like=True, omit_defaults=Tru
     """(source name, encoded position): committed together with the message."""
     id: str | None = None
     """Given when the id must be stable across retries; else the broker makes one."""
+    claim: Claim | None = None
+    """Set by the broker: the body is kept aside already, and is here for whoever looks at it on the way in."""
 
 
 class Emit(Struct, frozen=True, gc=False, array_like=True):

@@ -305,6 +305,8 @@ class Peeked(Struct, frozen=True):
     failures: list[Failure]
     dead_letter_source: str | None
     visible_at: float | None = None
+    size: int = 0
+    """Bytes with its attributes. Of a body that is kept aside, for being large, `body` is the beginning."""
 
 
 class Redrive(Struct, frozen=True):

@@ -48,6 +48,12 @@ _UNREADABLE: Final = re.compile(r'[\x00-\x1f"\\]')
 _INSIDE: Final = ("zstd", "snappy", "gzip", "none")
 """Compressions that columnar formats have."""
 
+INLINE_BYTES: Final = 1 << 20
+"""Bytes of a body that lie in the store with their message; larger ones are kept aside. SQS takes none (SQS: Q28)."""
+
+LARGEST_BODY: Final = 2 << 30
+"""Bytes of a body that any queue may take."""
+
 _BUCKETS: Final = ("s3", "gs", "az")
 _SECRET: Final = re.compile(r"(?:^|&)(\w*(?:secret|key|token|password|credential|signature|sas)\w*)=", re.IGNORECASE)
 
@@ -132,7 +138,7 @@ class QueueSpec(Struct, frozen=True):
     delay: float = 0.0
     retention: float = 4 * DAY
     max_in_flight: int = 120_000
-    max_body: int = 1 << 20
+    max_body: int = LARGEST_BODY
     content_dedup: bool = False
     dedup_scope: Literal["queue", "group"] = "queue"
     holds_dead_letters: bool = False
@@ -159,8 +165,8 @@ class QueueSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: retention is {self.retention}; use more than 0 s")
         if self.max_in_flight < 1:
             raise ConfigurationError(f"{self.name}: max_in_flight is {self.max_in_flight}; use at least 1")
-        if not 1 <= self.max_body <= 256 << 20:
-            raise ConfigurationError(f"{self.name}: max_body is {self.max_body}; use 1 byte to 256 MiB")
+        if not 1 <= self.max_body <= LARGEST_BODY:
+            raise ConfigurationError(f"{self.name}: max_body is {self.max_body}; use 1 byte to 2 GiB")
         if self.dead_letters is not None:
             queue_name(self.dead_letters)
         if self.dead_letters == self.name:
@@ -282,21 +288,8 @@ class StreamSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: a stream cannot be its own backup; declare another one for it")
 
     def _check_secrets(self) -> None:
-        """What a store remembers, logs show and commands print has no password in it (and errors neither)."""
         for option, url in (("sink", self.sink), ("failures", self.failures or "")):
-            scheme, separator, rest = url.partition("://")
-            user, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
-            if separator and at and ":" in user:
-                raise ConfigurationError(
-                    f"{self.name}: {option} {scheme}://... holds a password, and URLs are logged and shown; leave it "
-                    "to the environment"
-                )
-            given = _SECRET.search(rest.partition("?")[2]) if scheme in _BUCKETS else None
-            if given is not None:
-                raise ConfigurationError(
-                    f"{self.name}: {option} {scheme}://... has the option {given[1]!r}, and URLs are logged and shown; "
-                    "leave secrets to the environment"
-                )
+            check_secrets(f"{self.name}: {option}", url)
 
     def _check_compression(self) -> None:
         if self.format in COLUMNAR and self.compression not in _INSIDE:
@@ -468,7 +461,7 @@ def archive_queue(topic: TopicSpec) -> QueueSpec:
         fifo=topic.fifo,
         max_receives=None,
         retention=topic.archive,
-        max_body=256 << 20,
+        max_body=LARGEST_BODY,
         dedup_scope="group" if topic.dedup_scope == "group" else "queue",
         archives=True,
     )
@@ -535,6 +528,38 @@ class Subscription(Struct, frozen=True):
     """Its messages say which topic they came by: the target has several."""
 
 
+def check_secrets(place: str, url: str) -> None:
+    """What a store remembers, logs show and commands print has no password in it (and errors neither)."""
+    scheme, separator, rest = url.partition("://")
+    user, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    if separator and at and ":" in user:
+        raise ConfigurationError(
+            f"{place} {scheme}://... holds a password, and URLs are logged and shown; leave it to the environment"
+        )
+    given = _SECRET.search(rest.partition("?")[2]) if scheme in _BUCKETS else None
+    if given is not None:
+        raise ConfigurationError(
+            f"{place} {scheme}://... has the option {given[1]!r}, and URLs are logged and shown; leave secrets to the "
+            "environment"
+        )
+
+
+class ClaimSpec(Struct, frozen=True):
+    """Where bodies are kept that are too large to lie in the store with their messages."""
+
+    url: str = ""
+    """A sink that gives back what it took; empty: files beside the store."""
+    inline_bytes: int = INLINE_BYTES
+    """Larger bodies are kept aside."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.inline_bytes <= 16 << 20:
+            raise ConfigurationError(f"claims: inline_bytes is {self.inline_bytes}; use 1 byte to 16 MiB")
+        if self.url and "://" not in self.url:
+            raise ConfigurationError(f"claims {self.url!r} is no URL; write file://./{self.url}")
+        check_secrets("claims:", self.url)
+
+
 class Topology(Struct, frozen=True):
     """Everything an app declares, once, before its first message."""
 
@@ -542,3 +567,5 @@ class Topology(Struct, frozen=True):
     queues: tuple[QueueSpec, ...] = ()
     streams: tuple[StreamSpec, ...] = ()
     subscriptions: tuple[Subscription, ...] = ()
+    claims: ClaimSpec | None = None
+    """None leaves the store's own as it is."""

@@ -22,7 +22,7 @@ from pipeflow.cli.loading import load_app, usual_target
 from pipeflow.cli.main import colour_wanted, leaf
 from pipeflow.cli.opening import check_reachable, database_of, opened
 from pipeflow.cli.output import count, json_option
-from pipeflow.embedded.sqlite.examination import examine, sqlite_version
+from pipeflow.embedded.sqlite.examination import claims_of, examine, sqlite_version
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.errors import ConfigurationError, PipeflowError
 from pipeflow.protocols import StoreStats
@@ -133,6 +133,25 @@ def _file(database: Path) -> Check:
     return Check("integrity", "ok", f"format {examined.format}, quick check finds nothing")
 
 
+def bodies_aside(database: Path) -> Iterator[Check]:
+    """Large bodies that lie in files beside the store: whether all are there, and none that nobody needs."""
+    claims = [claim for claim in claims_of(database) if not claim.place]
+    directory = database.with_name(f"{database.name}-claims")
+    there = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+    missing = [claim.name for claim in claims if claim.name not in there]
+    if missing:
+        yield Check(
+            "large bodies", "bad", f"{count(len(missing))} files are missing in {directory}, {missing[0]} first",
+            "bring them back from a backup; their messages are set aside when they are received",
+        )  # fmt: skip
+    orphans = len(there) - len(claims) + len(missing)
+    if orphans and owner_of(database) is None:
+        yield Check("large bodies", "note", f"{count(orphans)} files that no message needs", "opening deletes them")
+    elif claims and not missing:
+        size = units.size(sum(claim.size for claim in claims))
+        yield Check("large bodies", "ok", f"{count(len(claims))} in files beside the store, {size}")
+
+
 def contents(stats: StoreStats, topology: Topology, declared: Topology | None) -> Iterator[Check]:
     """What the store says of itself, and what it holds that no code speaks of."""
     yield Check("store", "ok", f"{stats.url}, durability {stats.durability}, boot {stats.boot}, id {stats.store_id}")
@@ -187,6 +206,7 @@ def examination(url: str | None, declared: Topology | None) -> list[Check]:
         database = database_of(url)
         if database is not None:
             checks += surroundings(database)
+            checks += bodies_aside(database)
         checks += anyio.run(_asked, url, declared)
     except (PipeflowError, OSError, BaseExceptionGroup) as error:
         cause = leaf(error)

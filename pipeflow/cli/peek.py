@@ -52,6 +52,7 @@ def row_of(message: Peeked, now: float) -> Row:
     """A message as `--where` sees it, with everything else that is known of it."""
     row: dict[str, object] = msgspec.json.decode(view(message, now))
     row["queue"] = message.queue
+    row["size"] = message.size
     row["dedup_id"] = message.dedup_id
     row["visible_at"] = message.visible_at
     row["dead_letter_source"] = message.dead_letter_source

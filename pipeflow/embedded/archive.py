@@ -7,6 +7,7 @@ leaves each message sent or not sent, and never both. What is too old is deleted
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from math import inf
 from typing import Protocol
@@ -16,17 +17,23 @@ from msgspec import Struct
 
 from pipeflow.archives import CHUNK, IDS_SHOWN, ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.embedded.tending import Tending
-from pipeflow.errors import NotFound, RefusedError
+from pipeflow.errors import NotFound, ObjectDamaged, ObjectMissing, RefusedError
 from pipeflow.filters import compile_filter
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.specs import FilterPolicy, Subscription, archive_of
 from pipeflow.state.stored import Stored
+
+logger = logging.getLogger("pipeflow")
+
+ASIDE_BYTES = 64 << 20
+"""Bytes of bodies kept aside that one chunk of a replay to a stream reads."""
 
 
 class Archiving(Protocol):
@@ -36,6 +43,7 @@ class Archiving(Protocol):
     inlet: Intake
     log: Log
     tending: Tending
+    claims: Claims
 
     @property
     def clock(self) -> Clock: ...
@@ -123,7 +131,7 @@ class Archives:
     async def _look(self, head: Head, request: ArchiveRequest) -> ArchiveReport:
         chunk, last = await self._read(head, await self._start(head, request.after, request.since), request.limit)
         inside = [message for message in chunk if _inside(message, request)]
-        taken = _taken(inside, request.policy)
+        taken = await self._taken(inside, request.policy)
         done = last == 0 or len(inside) < len(chunk) or last >= head.counters.last_place
         return ArchiveReport(len(inside), len(taken), 0, 0, [each.id for each in taken[:IDS_SHOWN]], last, done)
 
@@ -141,15 +149,20 @@ class Archives:
             return ArchiveReport(before=position.sent, last=position.place, done=True)
         place = await self._start(head, position.place, request.since)
         chunk, last = await self._read(head, place, request.limit)
+        if target.kind == "stream":
+            chunk, last = _bounded(chunk, last)
         inside = [message for message in chunk if message.place <= position.upto and _inside(message, request)]
-        taken = _taken(inside, request.policy or target.filter)
+        taken = await self._taken(inside, request.policy or target.filter)
+        bodies = await self._bodies(taken, target)
         if target.kind == "stream":
             await broker.log.room(target.target)
         now = broker.clock.now()
         # From here on nothing waits: all of it goes in one group, with the position, or nothing of it.
+        taken = [message for message in taken if _is_whole(message, bodies, target, now - head.spec.retention)]
         made: list[tuple[Stored, Outgoing]] = []
         for message in taken:
-            mine = broker.inlet.redelivery(topic, target, message)
+            body = bodies.get(message.place, message.body or b"")
+            mine = broker.inlet.redelivery(topic, target, message, body)
             if isinstance(mine, Refused):
                 raise RefusedError(mine.code, f"replay of topic {request.topic}: {mine.reason}")
             made.append((message, mine))
@@ -188,6 +201,52 @@ class Archives:
         loaded = await self._broker.journal.load(head.number, after, limit)
         return [message for message in loaded.messages if message.place > head.counters.purged_upto], loaded.last
 
+    async def _taken(self, messages: list[Stored], policy: FilterPolicy | None) -> list[Stored]:
+        """Those that the policy lets through; bodies kept aside are read one at a time, where it looks at them."""
+        if policy is None:
+            return messages
+        takes = compile_filter(policy)
+        taken: list[Stored] = []
+        for message in messages:
+            body: bytes | None = message.body or b""
+            if message.claim is not None and policy.scope == "body":
+                body = await self._read_aside(message)
+            if body is not None and takes(body, message.attributes or {}):
+                taken.append(message)
+        return taken
+
+    async def _bodies(self, messages: list[Stored], target: Subscription) -> dict[int, bytes]:
+        """By place: bodies kept aside that a stream takes as records; queues refer to them where they are."""
+        if target.kind == "queue":
+            return {}
+        read = {each.place: await self._read_aside(each) for each in messages if each.claim is not None}
+        return {place: body for place, body in read.items() if body is not None}
+
+    async def _read_aside(self, message: Stored) -> bytes | None:
+        assert message.claim is not None
+        try:
+            return await self._broker.claims.read(message.claim)
+        except (ObjectMissing, ObjectDamaged) as error:
+            logger.error("archived message %s is left out of the replay: %s", message.id, error)
+            return None
+
+
+def _is_whole(message: Stored, bodies: dict[int, bytes], target: Subscription, expired_before: float) -> bool:
+    """Whether its body is there: one that is kept aside goes with the archive's row when that is too old."""
+    if message.claim is None:
+        return True
+    return message.kept_from > expired_before and (target.kind == "queue" or message.place in bodies)
+
+
+def _bounded(chunk: list[Stored], last: int) -> tuple[list[Stored], int]:
+    """As much of it as may be in memory at once, at least one message, and the last place of that."""
+    size = 0
+    for n, message in enumerate(chunk):
+        size += message.claim.size if message.claim is not None else 0
+        if n and size > ASIDE_BYTES:
+            return chunk[:n], chunk[n - 1].place
+    return chunk, last
+
 
 def _subscriber(topic: TopicHead, name: str) -> Subscription:
     kind, _, rest = name.partition(":")
@@ -209,10 +268,3 @@ def _subscriber(topic: TopicHead, name: str) -> Subscription:
 
 def _inside(message: Stored, request: ArchiveRequest) -> bool:
     return request.until is None or message.sent_at < request.until
-
-
-def _taken(messages: list[Stored], policy: FilterPolicy | None) -> list[Stored]:
-    if policy is None:
-        return messages
-    takes = compile_filter(policy)
-    return [message for message in messages if takes(message.body or b"", message.attributes or {})]

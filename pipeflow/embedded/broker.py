@@ -21,6 +21,7 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import inspection
 from pipeflow.embedded.archive import Archives
 from pipeflow.embedded.catalogue import StreamCatalogue
+from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.commits import Commits
 from pipeflow.embedded.deleting import delete_queue
 from pipeflow.embedded.handout import check_want, hand_out
@@ -96,6 +97,7 @@ class EmbeddedBroker:
         self.tending = Tending(self)
         self.moving = Moving(self)
         self.archives = Archives(self)
+        self.claims = Claims(self)
         self._stopped = Signal()
         self.nouns: Nouns
         self.inlet: Intake
@@ -128,7 +130,9 @@ class EmbeddedBroker:
     async def _tend(self, ready: Callable[[], None]) -> None:
         async with anyio.create_task_group() as tasks:
             if not self.journal.instant:
+                await self.claims.begin()
                 self._start(tasks, self.tending.load_tails)
+                self._start(tasks, self._keep_claims)
             self._start(tasks, self.tending.keep_time)
             self._start(tasks, self.moving.run)
             self._start(tasks, self.archives.run)
@@ -165,6 +169,7 @@ class EmbeddedBroker:
         self.nouns = Nouns(self.journal, self.gathering, recovered, self.log, self._hot_messages)
         self.moving.restore(recovered.moves)
         self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
+        self.claims.restore(recovered.claims, self.inlet.next_body)
 
     async def close(self) -> None:
         """Commit what is gathered, then let go of the file. Idempotent; calls after it raise Unavailable."""
@@ -197,6 +202,9 @@ class EmbeddedBroker:
         """Let what changed go with the next group; nobody waits for it."""
         self.commits.behind()
 
+    async def _keep_claims(self) -> None:
+        await self.tending.guarded(self.claims.run())
+
     async def _idle(self) -> None:
         await self.tending.guarded(self.journal.idle())
 
@@ -226,7 +234,9 @@ class EmbeddedBroker:
     async def declare(self, topology: Topology) -> None:
         self.check_open()
         now = self.clock.now()
+        self.claims.check(topology.claims)
         declared = self.nouns.declare(topology, now)
+        self.claims.declare(topology.claims)
         for head in declared:
             # New options may have ended delays or retention; time passes in one place.
             head.tick(now)
@@ -238,6 +248,8 @@ class EmbeddedBroker:
         await self.committed()
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        if self.claims.wanted(batch):
+            return await self.claims.around(batch, partial(self.publish, topic))
         await self._room()
         topic_head = self.nouns.topic(topic)
         for stream in topic_head.streams:
@@ -252,6 +264,8 @@ class EmbeddedBroker:
         return results
 
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
+        if self.claims.wanted(batch):
+            return await self.claims.around(batch, partial(self.send, queue), self.nouns.open_head(queue).spec.max_body)
         await self._room()
         head = self.nouns.open_head(queue)
         if head.dedup.shed_upto:
@@ -339,6 +353,8 @@ class EmbeddedBroker:
         self.check_open()
         head = self.nouns.head(queue)
         emits = [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits]
+        if emits and self.claims.wanted([emit.message for emit in emits]):
+            return await self.claims.around(batch, partial(self.settle, queue))
         for stream in self.nouns.streams_fed_by(emits):
             await self.log.room(stream)
             self.check_open()
@@ -454,7 +470,7 @@ class EmbeddedBroker:
 
     async def describe(self) -> Topology:
         self.check_open()
-        return self.nouns.describe()
+        return self.nouns.describe(self.claims.declared)
 
     async def peek(
         self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
@@ -464,7 +480,7 @@ class EmbeddedBroker:
         if head.tail.hungry:
             await self.tending.fed(head)
         head.tick(self.clock.now())
-        return await inspection.peek(head, limit, where, self.journal, self.clock.now())
+        return await inspection.peek(head, limit, where, self.journal, self.claims, self.clock.now())
 
     async def purge(self, queue: str) -> int:
         self.check_open()

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 
+from pipeflow.clock import Signal
 from pipeflow.embedded.journal import (
     DELAYED_BIT,
     PLACE_BITS,
@@ -23,6 +24,7 @@ from pipeflow.embedded.journal import (
     Row,
     TopicCounters,
 )
+from pipeflow.messages import Claim
 from pipeflow.state.stored import DELAYED, IN_FLIGHT, Stored
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class Gathering:
         "heads",
         "topics",
         "deletes",
+        "claims",
+        "freed",
         "releases",
         "known",
         "sources",
@@ -50,9 +54,13 @@ class Gathering:
         "owners",
     )
 
-    def __init__(self, owners: dict[int, Head] | None = None) -> None:
+    def __init__(self, owners: dict[int, Head] | None = None, freed: Signal | None = None) -> None:
         self.owners: dict[int, Head] = owners if owners is not None else {}
         """Every queue by number: a row is counted by the queue whose number is in its key."""
+        self.freed = freed if freed is not None else Signal()
+        """Fired when a reference to a body that is kept aside goes."""
+        self.claims: dict[int, Claim] = {}
+        """Bodies that were written aside: they go unless a row holds them when this group is committed."""
         self.heads: list[Head] = []
         """Queues that something happened to; each knows which of its messages."""
         self.topics: dict[int, TopicCounters] = {}
@@ -82,6 +90,7 @@ class Gathering:
             or self.sources
             or self.known
             or self.declared
+            or self.claims
             or self.damaged
         )
 
@@ -99,6 +108,7 @@ class Gathering:
             updates=[],
             deletes=self.deletes,
             bodies={},
+            claims={},
             releases=self.releases,
             queues=[],
             topics=[(number, _encode(counters)) for number, counters in self.topics.items()],
@@ -117,8 +127,12 @@ class Gathering:
         for head in self.heads:
             frozen.queues.append((head.number, _encode(head.counters)))
             head.touched = False
+        for number, claim in self.claims.items():
+            if number not in frozen.claims:
+                frozen.claims[number] = claim, 0
+                frozen.releases.setdefault(number, 0)
         waiters = self.waiters
-        self.__init__(self.owners)  # type: ignore[misc]  # the same object goes on: heads hold it
+        self.__init__(self.owners, self.freed)  # type: ignore[misc]  # the same object goes on: heads hold it
         return frozen, waiters
 
     def _freeze_rows(self, head: Head, frozen: FrozenGroup) -> None:
@@ -140,12 +154,20 @@ class Gathering:
                 self.uncount(message.row)
             else:
                 body = message.body
-                assert body is not None
-                body_crc = crc32(body)
+                claim = message.claim
+                if claim is not None:
+                    body_crc = claim.crc
+                else:
+                    assert body is not None
+                    body_crc = crc32(body)
                 message.body_crc = body_crc
                 row = encode_row(message, body_crc)
                 group = head.tenant_of(message) if told_apart else None
-                if message.shared:
+                if claim is not None:
+                    frozen.claims[claim.number] = claim, frozen.claims.get(claim.number, (claim, 0))[1] + 1
+                    inserts += (key, due, group, held, row, row_crc(key, row), None, claim.number)
+                elif message.shared:
+                    assert body is not None
                     held_by = frozen.bodies.get(message.shared)
                     frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
                     inserts += (

@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol
 
 from pipeflow.clock import Clock
+from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
@@ -21,6 +22,7 @@ class Handing(Protocol):
 
     boot: int
     inlet: Intake
+    claims: Claims
 
     @property
     def clock(self) -> Clock: ...
@@ -51,9 +53,10 @@ async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want)
     """Messages that were just taken, as deliveries; given back unharmed when the receiver is cancelled meanwhile."""
     receipts = [Receipt(message.place, message.boot, message.receives) for message in taken]
     try:
+        aside: dict[int, bytes] = {}
         if any(message.body is None for message in taken):
-            taken = await reload(head, taken, broker.journal)
-        deliveries = [delivery(head, message, broker.inlet) for message in taken]
+            taken, aside = await reload(broker, head, taken)
+        deliveries = [delivery(head, message, broker.inlet, aside.get(message.place)) for message in taken]
         if want.durable or any(message.suspect for message in taken):
             await broker.committed()
         else:
@@ -70,9 +73,10 @@ async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want)
     return deliveries
 
 
-def delivery(head: Head, message: Stored, inlet: Intake) -> Delivery:
-    """What a receiver gets of a message that was just handed out."""
-    body = message.body
+def delivery(head: Head, message: Stored, inlet: Intake, body: bytes | None = None) -> Delivery:
+    """What a receiver gets of a message that was just handed out; `body` is that of one that is kept aside."""
+    if body is None:
+        body = message.body
     assert body is not None
     attributes = message.attributes
     headers = message.headers
@@ -100,14 +104,15 @@ def delivery(head: Head, message: Stored, inlet: Intake) -> Delivery:
     )
 
 
-async def reload(head: Head, taken: list[Stored], journal: Journal) -> list[Stored]:
-    """Read bodies back that memory had no room for; what can still be handed out then.
+async def reload(broker: Handing, head: Head, taken: list[Stored]) -> tuple[list[Stored], dict[int, bytes]]:
+    """Read bodies back that memory had no room for; what can still be handed out then, and what was kept aside.
 
-    A damaged one leaves its message out, counted; so does a purge, and a newer receive.
+    A damaged one leaves its message out, counted; so does a purge, and a newer receive. What was kept aside, by place,
+    is not put back into memory: who receives it is the only one who holds it.
     """
     receives = [message.receives for message in taken]
-    absent = [message for message in taken if message.body is None]
-    bodies = await journal.bodies([(message.row, message.shared) for message in absent])
+    absent = [message for message in taken if message.body is None and message.claim is None]
+    bodies = await broker.journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
     for message, body in zip(absent, bodies, strict=True):
         if message.state == GONE or message.body is not None:
             continue
@@ -116,8 +121,15 @@ async def reload(head: Head, taken: list[Stored], journal: Journal) -> list[Stor
             head.bytes += message.size
         else:
             head.tail.lose(message)
-    return [
+    aside: dict[int, bytes] = {}
+    for message in taken:
+        if message.claim is not None:
+            found = await broker.claims.fetch(head, message)
+            if found is not None:
+                aside[message.place] = found
+    left = [
         message
         for message, receive in zip(taken, receives, strict=True)
-        if message.state != GONE and message.receives == receive
+        if message.state != GONE and message.receives == receive and (message.claim is None or message.place in aside)
     ]
+    return left, aside

@@ -111,6 +111,8 @@ class Head:
             gathering.uncount(message.row)
             if message.shared:
                 gathering.releases[message.shared] = gathering.releases.get(message.shared, 0) + 1
+                if message.claim is not None:
+                    gathering.freed.fire()
             message.row = 0
 
     # -- in ------------------------------------------------------------------------------------------------------

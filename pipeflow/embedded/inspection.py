@@ -10,6 +10,9 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from pipeflow.embedded.claims import SHOWN, Claims
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal
 from pipeflow.events import Event, Observers
@@ -29,15 +32,18 @@ _STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
 Matches = Callable[[Peeked], bool]
 
 
-async def peek(head: Head, limit: int, where: FilterPolicy | None, journal: Journal, now: float) -> list[Peeked]:
+async def peek(
+    head: Head, limit: int, where: FilterPolicy | None, journal: Journal, claims: Claims, now: float
+) -> list[Peeked]:
     """The first messages that match, in delivery order."""
     matches = matcher(where, now)
+    whole = asks_about_bodies(where)
     found: list[Peeked] = []
     async for chunk in scan(head, journal):
         for message in chunk:
-            peeked = look(head, message)
+            peeked = look(head, message) if message.claim is None else await seen(claims, head, message, whole)
             if matches(peeked):
-                found.append(peeked)
+                found.append(peeked if message.claim is None else replace(peeked, body=peeked.body[:SHOWN]))
                 if len(found) >= limit:
                     return found
     return found
@@ -51,6 +57,11 @@ def matcher(where: FilterPolicy | None, now: float) -> Matches:
     return lambda peeked: compiled(view(peeked, now), {})
 
 
+def asks_about_bodies(where: FilterPolicy | None) -> bool:
+    """Whether the predicate needs more of a body than its beginning."""
+    return where is not None and "body" in where.policy
+
+
 async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator[list[Stored]]:
     """Every message of a queue, first those in memory, then those only on disk, in chunks of `size` at most."""
     hot = list(head.state.all())
@@ -59,13 +70,13 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator
     tail, delayed = bool(head.tail.ready), bool(head.tail.delayed)
     for start in range(0, len(hot), size):
         chunk = [message for message in hot[start : start + size] if message.place]
-        absent = [message for message in chunk if message.body is None]
+        absent = [message for message in chunk if message.body is None and message.claim is None]
         bodies = await journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
         for message, body in zip(absent, bodies, strict=True):
             if body is not None and message.body is None and message.state != GONE:
                 message.body = body
                 head.bytes += message.size
-        yield [message for message in chunk if message.body is not None and message.state in _STATES]
+        yield [message for message in chunk if _is_here(message) and message.state in _STATES]
     after = head.counters.purged_upto
     while tail:
         loaded = await journal.load(head.number, after, size)
@@ -87,13 +98,24 @@ def _as_it_is(head: Head, read: list[Stored], seen: set[int]) -> list[Stored]:
     unseen = [message for message in read if message.place not in seen]
     if all(head.tail.has(message) for message in unseen):
         return unseen
-    hot = {message.place: message for message in head.state.all() if message.body is not None}
+    hot = {message.place: message for message in head.state.all() if _is_here(message)}
     now = (message if head.tail.has(message) else hot.get(message.place) for message in unseen)
     return [message for message in now if message is not None]
 
 
+def _is_here(message: Stored) -> bool:
+    return message.body is not None or message.claim is not None
+
+
+async def seen(claims: Claims, head: Head, message: Stored, whole: bool) -> Peeked:
+    """One message as an operator sees it: of a body that is kept aside the beginning, or the whole of it."""
+    if message.claim is None:
+        return look(head, message)
+    return replace(look(head, message), body=await claims.shown(message.claim, whole))
+
+
 def look(head: Head, message: Stored) -> Peeked:
-    """One message as an operator sees it."""
+    """One message as an operator sees it, without a body where that is kept aside."""
     return Peeked(
         id=message.id,
         queue=head.spec.name,
@@ -108,6 +130,7 @@ def look(head: Head, message: Stored) -> Peeked:
         failures=message.failures or [],
         dead_letter_source=message.source,
         visible_at=message.until if message.state != READY else None,
+        size=message.size,
     )
 
 

@@ -19,7 +19,7 @@ from pipeflow.embedded.journal import Journal, Known, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.embedded.records import replays_of
-from pipeflow.messages import AttributeValue, Emit, Outgoing, Position, Refused, Sent
+from pipeflow.messages import AttributeValue, Claim, Emit, Outgoing, Position, Refused, Sent
 from pipeflow.names import IdPool, valid_group
 from pipeflow.protocols import BEHIND
 from pipeflow.specs import YEAR, QueueSpec, Subscription
@@ -34,6 +34,8 @@ SHARE_FROM = 256
 """Bytes from which a body that goes to several queues is stored once; smaller ones are cheaper as copies."""
 DEDUP_IN_MEMORY = 200_000
 """Ids of one queue or topic that memory keeps; older ones of the window are asked of the journal."""
+OWN_TEXT = 16 << 20
+"""Bytes of a text that a publish has for one kind of subscriber only: it lies in the store, however large."""
 REDRIVEN = "pipeflow-redriven-from"
 
 
@@ -128,19 +130,23 @@ class Intake:
             outgoing.group,
             outgoing.dedup_id,
         )
-        self._add(head, message, outgoing.delay, now)
+        self._add(head, message, outgoing.delay, now, outgoing.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
         self.note_position(outgoing)
         return Sent(id, message.place)
 
-    def _add(self, head: Head, message: Stored, delay: float | None, now: float) -> None:
+    def _add(self, head: Head, message: Stored, delay: float | None, now: float, claim: Claim | None = None) -> None:
         # An explicit 0 on a FIFO queue does not cancel the queue's delay (SQS: Q33).
         wait = head.spec.delay if delay is None or head.spec.fifo else delay
         head.counters.sent += 1
+        if claim is not None:
+            message.body, message.body_crc = None, claim.crc
+            message.claim, message.shared = claim, claim.number
+        else:
+            self._gathering.size += message.size
         head.add(message, now, wait)
         head.touch()
-        self._gathering.size += message.size
 
     def _refusal(self, spec: QueueSpec, outgoing: Outgoing, size: int) -> Refused | None:
         if size > spec.max_body:
@@ -192,6 +198,8 @@ class Intake:
                 own = size
                 if mine.body is not outgoing.body:
                     one_body, own = False, weigh(mine)
+                    if len(mine.body) > OWN_TEXT:
+                        return Refused("too_large", f"{spec.name}: a text of instead= has at most {OWN_TEXT} bytes")
                 refused = self._refusal(head.spec, mine, own)
                 queues.append((head, target, mine, own))
             else:
@@ -244,7 +252,7 @@ class Intake:
         # A FIFO queue delays as a whole (SQS: Q33), so a publish's own delay is for standard queues. An archive has no
         # delay at all: it is read in the order of publishing.
         delay = 0.0 if head.spec.archives else None if head.spec.fifo else mine.delay
-        self._add(head, message, delay, now)
+        self._add(head, message, delay, now, mine.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
 
@@ -266,16 +274,19 @@ class Intake:
         )
         return Outgoing(body, headers=message.headers)
 
-    def redelivery(self, topic: TopicHead, target: Subscription, archived: Stored) -> Outgoing | Refused:
+    def redelivery(
+        self, topic: TopicHead, target: Subscription, archived: Stored, body: bytes
+    ) -> Outgoing | Refused:
         """An archived publish as one subscription is sent it again, same id and body and marked; or why it cannot be.
 
+        Of one that is kept aside a queue needs no body: it refers to the same bytes.
         SNS: T75. Deduplication neither hinders it nor hears of it (T76).
         """
-        assert archived.body is not None
         marked = {**(archived.headers or {}), REPLAYED: "1"}
         publish = Outgoing(
-            archived.body, archived.attributes, marked, archived.group, archived.dedup_id, None, None, None, archived.id
-        )
+            body, archived.attributes, marked, archived.group, archived.dedup_id, None, None, None, archived.id,
+            archived.claim,
+        )  # fmt: skip
         mine = topic.state.addressed(publish, target, archived.dedup_id)
         if target.kind == "queue":
             return self._refusal(topic.heads[target.target].spec, mine, weigh(mine)) or mine
@@ -298,11 +309,15 @@ class Intake:
         )  # fmt: skip
         if not target.raw:
             message.envelope = (topic_arn(topic.spec.name, fifo=topic.spec.fifo), marked.get(SUBJECT, ""))
-        self._add(topic.heads[target.target], message, 0.0, now)
+        self._add(topic.heads[target.target], message, 0.0, now, mine.claim)
 
     def _share(self, body: bytes) -> int:
         if len(body) < SHARE_FROM or self._journal.instant:
             return 0
+        return self.next_body()
+
+    def next_body(self) -> int:
+        """A number for a body that several rows may hold."""
         self._last_body += 1
         return self._last_body
 
@@ -502,7 +517,7 @@ def _unfit(name: str, outgoing: Outgoing) -> Refused | None:
 
 def weigh(outgoing: Outgoing) -> int:
     """Bytes of a message: its body, and name and value of each attribute (SQS: Q26); headers are free."""
-    size = len(outgoing.body)
+    size = len(outgoing.body) if outgoing.claim is None else outgoing.claim.size
     if outgoing.attributes:
         size += attributes_size(outgoing.attributes)
     return size
@@ -537,7 +552,9 @@ def _bad_ids(name: str, outgoing: Outgoing) -> Refused | None:
 
 
 def _content_key(spec: object, outgoing: Outgoing) -> bytes:
-    id = outgoing.dedup_id if outgoing.dedup_id is not None else sha256(outgoing.body).hexdigest()
+    id = outgoing.dedup_id
+    if id is None:
+        id = outgoing.claim.digest if outgoing.claim is not None else sha256(outgoing.body).hexdigest()
     if getattr(spec, "dedup_scope", "queue") == "group":
         return dedup_key(id, outgoing.group)
     return dedup_key(id)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from pipeflow.messages import AttributeValue, Failure
+from pipeflow.messages import AttributeValue, Claim, Failure
 from pipeflow.moves import Move
-from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
+from pipeflow.specs import ClaimSpec, QueueSpec, StreamSpec, Subscription, TopicSpec
 from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
@@ -116,6 +117,8 @@ class FrozenGroup(Struct):
     deletes: list[int]
     bodies: dict[int, tuple[bytes, int]]
     """Shared body -> (bytes, how many rows of this group hold it)."""
+    claims: dict[int, tuple[Claim, int]]
+    """Body kept aside -> (where, how many rows of this group hold it). 0: it goes unless an earlier row holds it."""
     releases: dict[int, int]
     """Shared body -> how many rows of this group let it go."""
     queues: list[tuple[int, bytes]]
@@ -142,6 +145,7 @@ class FrozenGroup(Struct):
             or self.sources
             or self.streams
             or self.declared
+            or self.claims
             or self.releases
             or self.damaged
         )
@@ -187,6 +191,8 @@ class Recovered(Struct):
     """Deleted queues of which rows may be left."""
     moves: list[Move]
     """Moves of dead letters, under way or ended."""
+    claims: ClaimSpec | None
+    """Where large bodies are kept aside, if an app ever said so."""
     log: Any
     """What `embedded.log` needs of its own tables."""
 
@@ -211,6 +217,8 @@ class Journal(Protocol):
     """There is no room for new messages; what is there can still be deleted."""
     idle_at: float
     """When `idle` is next to be called; inf when there is nothing to do."""
+    aside: Path | None
+    """The directory in which large bodies are kept aside; None: every body stays with its message."""
 
     async def recover(self) -> Recovered:
         """Open and read; called once, first."""
@@ -263,6 +271,17 @@ class Journal(Protocol):
         """Delete up to `limit` rows of a purged queue; how many there were."""
         ...
 
+    async def claims(self) -> list[Claim | None]:
+        """Every body that is kept aside and that some row refers to; None where the pointer is damaged."""
+        ...
+
+    async def doomed(self, limit: int) -> list[tuple[int, Claim | None]]:
+        """(number of the entry, body kept aside) of which the last reference is gone; the oldest first."""
+        ...
+
+    async def undoom(self, numbers: Sequence[int]) -> None:
+        """These entries are done: the bodies are deleted."""
+
     async def idle(self) -> None:
         """Make durable what was acknowledged before it was synced."""
 
@@ -277,6 +296,7 @@ class Forget:
     durability = "memory"
     full = False
     idle_at = inf
+    aside: Path | None = None
 
     def __init__(self, store_id: str, receipt_key: bytes) -> None:
         self._store_id = store_id
@@ -300,6 +320,7 @@ class Forget:
             sources={},
             gone=[],
             moves=[],
+            claims=None,
             log=None,
         )
 
@@ -338,6 +359,15 @@ class Forget:
 
     async def sweep(self, queue: int, upto: int, limit: int) -> int:
         return 0
+
+    async def claims(self) -> list[Claim | None]:
+        return []
+
+    async def doomed(self, limit: int) -> list[tuple[int, Claim | None]]:
+        return []
+
+    async def undoom(self, numbers: Sequence[int]) -> None:
+        return
 
     async def idle(self) -> None:
         return

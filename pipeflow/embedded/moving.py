@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from pipeflow.clock import Signal
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.inspection import CHUNK, length, look, matcher, scan
+from pipeflow.embedded.inspection import CHUNK, asks_about_bodies, length, matcher, scan, seen
 from pipeflow.embedded.journal import Declared
 from pipeflow.errors import NotFound, PipeflowError, RefusedError
 from pipeflow.moves import KEPT, Move, MoveState
@@ -195,7 +195,7 @@ class Moving:
         """The letters that a move is about, so many at a time, as they are when they are asked for."""
         broker = self._broker
         dead = broker.nouns.head(move.source)
-        matches = matcher(move.where, broker.clock.now())
+        matches, whole = matcher(move.where, broker.clock.now()), asks_about_bodies(move.where)
         dead.tail.watch()
         try:
             # What is read must be what this process did until now; what leaves meanwhile is noted.
@@ -206,8 +206,10 @@ class Moving:
                     if message.place > move.upto or dead.tail.has_left(message.place):
                         continue
                     tally.examined += 1
-                    if message.state == IN_FLIGHT or not matches(look(dead, message)):
+                    if message.state == IN_FLIGHT or not matches(await seen(broker.claims, dead, message, whole)):
                         continue
+                    if dead.tail.has_left(message.place):
+                        continue  # while its body was read
                     tally.note(message)
                     letters.append(message)
                     if tally.matched == move.limit:

@@ -24,7 +24,18 @@ from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConf
 from pipeflow.filters import check_filter
 from pipeflow.messages import Emit, Outgoing
 from pipeflow.names import is_meant, is_pattern
-from pipeflow.specs import DAY, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_of, check_backups
+from pipeflow.specs import (
+    DAY,
+    LARGEST_BODY,
+    ClaimSpec,
+    QueueSpec,
+    StreamSpec,
+    Subscription,
+    TopicSpec,
+    Topology,
+    archive_of,
+    check_backups,
+)
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.envelope import subscription_arn
 from pipeflow.state.topic import TopicState
@@ -198,13 +209,14 @@ class Nouns:
         """Every subscription of an endpoint."""
         return self.confirmations.facts(self._subscriptions.values(), now)
 
-    def describe(self) -> Topology:
+    def describe(self, claims: ClaimSpec | None) -> Topology:
         """Everything the store holds."""
         return Topology(
             topics=tuple(topic.spec for topic in self._topics.values()),
             queues=tuple(head.spec for head in self._heads.values()),
             streams=tuple(self._streams.values()),
             subscriptions=tuple(self._subscriptions.values()),
+            claims=claims,
         )
 
     # -- declaring -----------------------------------------------------------------------------------------------
@@ -322,7 +334,7 @@ class Nouns:
                 fifo=queue.fifo,
                 max_receives=None,
                 retention=DEAD_LETTER_RETENTION,
-                max_body=256 << 20,
+                max_body=LARGEST_BODY,
                 holds_dead_letters=True,
             )
             queues.append(known.spec if known is not None else made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket, short_named
+from pipeflow.embedded.parts import Ahead, complete, forget, in_parts
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.embedded.verbs import VERBS, Answer, Hello, Verb, Welcome, encode
 from pipeflow.errors import (
@@ -99,6 +101,7 @@ class RemoteStore:
         self._link: _Link | None = None
         self._connecting = anyio.Lock()
         self._demanded: dict[str, str] = {}
+        self._part_keys = count(1)
         self._closed = False
 
     async def open(self, patience: float) -> None:
@@ -135,7 +138,7 @@ class RemoteStore:
             if len(results) > 0 and isinstance(results[-1], Refused) and part[0].checkpoint is not None:
                 break
             try:
-                results += await self._ask(VERBS[verb], target, part)
+                results += await self._ask_in_parts(VERBS[verb], target, part)
             except (Indeterminate, Unavailable) as error:
                 if not results:
                     raise
@@ -148,11 +151,11 @@ class RemoteStore:
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         """As Broker.receive, always committed before it answers: this process may die alone."""
-        deliveries: list[Delivery] = await self._ask(VERBS["receive"], queue, replace(want, durable=True))
-        return deliveries
+        link = await self._connected()
+        return await complete(link, queue, await link.ask(VERBS["receive"], queue, replace(want, durable=True)))
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
-        outcomes: list[Settled | Stale | Refused] = await self._ask(VERBS["settle"], queue, batch)
+        outcomes: list[Settled | Stale | Refused] = await self._ask_in_parts(VERBS["settle"], queue, batch)
         return outcomes
 
     async def position(self, source: str) -> bytes | None:
@@ -318,6 +321,13 @@ class RemoteStore:
     async def _ask(self, verb: Verb, *arguments: object) -> Any:
         link = await self._connected()
         return await link.ask(verb, *arguments)
+
+    async def _ask_in_parts(self, verb: Verb, target: str, batch: Sequence[Outgoing] | Sequence[Settlement]) -> Any:
+        """The same with bodies that may be larger than a frame."""
+        if not in_parts(batch):
+            return await self._ask(verb, target, batch)
+        link = await self._connected()
+        return await link.ask(verb, target, await Ahead(link, self._part_keys).batch(batch))
 
     async def _connected(self) -> _Link:
         if self._closed:
@@ -516,6 +526,7 @@ class _Link:
         verb = VERBS["receive"]
         deliveries: list[Delivery] = verb.read_result(verb.result.decode(answer.content))
         if deliveries:
+            forget(self, deliveries)
             self.tell(VERBS["settle"], queue, [Release(delivery.receipt) for delivery in deliveries])
 
     def _on_lost(self, _: Exception | None) -> None:

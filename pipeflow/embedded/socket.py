@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, listening_socket, short_named, socket_path
+from pipeflow.embedded.parts import Held
 from pipeflow.embedded.remote import connect
 from pipeflow.embedded.verbs import VERBS, Answer, Call, Verb, Welcome, encode
 from pipeflow.errors import (
@@ -122,6 +123,7 @@ class _Session:
         self._calls: dict[int, tuple[Verb, CancelScope]] = {}
         self._unasked = 0
         self._held = 0
+        self._parts = Held()
         self._greeted = False
         self._done = anyio.Event()
         self._closing = False
@@ -192,7 +194,7 @@ class _Session:
             self._refuse(f"call {call.id} is under way; give the next call an id of its own")
         else:
             try:
-                arguments = verb.read_arguments(verb.arguments.decode(call.arguments))
+                arguments = self._parts.whole(verb.read_arguments(verb.arguments.decode(call.arguments)))
             except PipeflowError as error:  # a spec that is refused when it is made
                 self._tell(call.id, error)
             except UNREADABLE as error:
@@ -233,6 +235,8 @@ class _Session:
                 await self._stream(id, getattr(self._store, verb.name)(*arguments))
             elif verb.name == "receive":
                 await self._receive(id, scope, *arguments)
+            elif verb.name in ("part", "rest"):
+                self._say(id, "done", getattr(self._parts, verb.name)(*arguments))
             else:
                 result = getattr(self._store, verb.name)(*arguments)
                 self._say(id, "done", verb.write_result(None if verb.name == "demand" else await result))
@@ -251,7 +255,7 @@ class _Session:
             await self._give_back(queue, deliveries)
             return
         try:
-            self._say(id, "done", deliveries)
+            self._say(id, "done", self._parts.cut(deliveries))
         except RefusedError:
             await self._give_back(queue, deliveries)
             raise

@@ -12,6 +12,7 @@ from math import inf
 from typing import Protocol
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal, Recovered
 from pipeflow.embedded.nouns import Nouns
@@ -31,6 +32,9 @@ class Tended(Protocol):
 
     @property
     def journal(self) -> Journal: ...
+
+    @property
+    def gathering(self) -> Gathering: ...
 
     async def committed(self) -> None: ...
 
@@ -173,6 +177,7 @@ class Tending:
             # Rows may still be on their way to another queue, and the purge itself is not on disk yet.
             await self._broker.committed()
         swept = await self._broker.journal.sweep(head.number, head.counters.purged_upto, SWEEP_ROWS)
+        self._broker.gathering.freed.fire()
         if not swept and head.number not in self._unswept:
             self._sweeps.pop(head.number, None)
             self._broker.nouns.swept(head)

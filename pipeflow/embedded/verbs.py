@@ -137,7 +137,8 @@ _Peeked = _mirror(Peeked, attributes=_Attributes)
 
 
 def _outgoing(mirror: Struct) -> Outgoing:
-    message = Outgoing(*msgspec.structs.astuple(mirror))
+    *fields, _ = msgspec.structs.astuple(mirror)  # where bodies lie aside is the owner's business
+    message = Outgoing(*fields)
     if message.attributes:
         _check(message.attributes)
     return message
@@ -232,6 +233,9 @@ VERBS = {
             effect=True,
             read_arguments=_settlements,
         ),
+        # The connection's own: what does not fit into a frame, see `embedded.parts`.
+        Verb("part", _decoder(tuple[str, bytes]), _NONE),
+        Verb("rest", _decoder(tuple[str, int]), _decoder(bytes)),
         Verb("position", _NAME, _decoder(bytes | None)),
         Verb(
             "append",

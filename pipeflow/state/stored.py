@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from pipeflow.messages import AttributeValue, Failure
+from pipeflow.messages import AttributeValue, Claim, Failure
 
 READY: Final = 0
 DELAYED: Final = 1
@@ -21,7 +21,7 @@ class Stored(Struct, gc=False):
     """Its position in the queue; the sequence number of FIFO messages."""
     id: str
     body: bytes | None
-    """None when only the disk has it."""
+    """None when only the disk has it, and always when it is kept aside."""
     size: int
     sent_at: float
     kept_from: float
@@ -58,6 +58,8 @@ class Stored(Struct, gc=False):
     queue: int = 0
     row: int = 0
     body_crc: int | None = None
+    claim: Claim | None = None
+    """Where its body is kept aside; `shared` is its number then."""
 
     @property
     def attempt(self) -> int:

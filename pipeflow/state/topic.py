@@ -40,7 +40,9 @@ def _own_text(message: Outgoing, subscription: Subscription, spec: TopicSpec) ->
     if subscription.target == archive_of(spec.name):
         return message  # all of it, to be replayed to anybody
     headers = {name: value for name, value in (message.headers or {}).items() if name != TEXTS}
-    return msgspec.structs.replace(message, body=text_for(message, subscription), headers=headers or None)
+    body = text_for(message, subscription)
+    claim = message.claim if body is message.body else None
+    return msgspec.structs.replace(message, body=body, headers=headers or None, claim=claim)
 
 
 class _Target:
@@ -162,7 +164,7 @@ class TopicState:
         if not self.spec.fifo:
             return None
         if message.dedup_id is None and self.spec.content_dedup:
-            return sha256(message.body).hexdigest()
+            return message.claim.digest if message.claim is not None else sha256(message.body).hexdigest()
         return message.dedup_id
 
     def route(self, message: Outgoing) -> Sequence[Subscription]:
@@ -218,6 +220,7 @@ class TopicState:
             message.partition,
             None,  # the position of a source belongs to the publish, not to its copies
             message.id,
+            message.claim,
         )
 
 

@@ -16,6 +16,7 @@ KEYS = {
     "compression": {"records", "compression", "level", "mib_per_second", "ratio"},
     "durable_intake": {"producers", "way", "records_per_second"},
     "handlers": {"case", "messages_per_second"},
+    "large_bodies": {"size_mib", "send_mib", "receive_mib", "waiting_mib"},
     "latency": {"send_p99_ms", "slowest_hundredth_ms", "cause"},
     "parquet": {"way", "records_per_second"},
     "partitioning": {"way", "records_per_second"},

@@ -159,3 +159,12 @@ async def test_the_limits_are_those_of_the_page() -> None:
         await program["invoices"].send(invoice("ada", 1), delay=366 * 86_400)
         with pytest.raises(RefusedError, match="use 0 s to a year"):
             await program["invoices"].send(invoice("ada", 1), delay=367 * 86_400)
+
+
+async def test_a_large_message_lies_beside_the_store_until_it_is_handled(tmp_path: Path) -> None:
+    program = program_of("Large messages")
+    async with harness(program["app"], store=f"sqlite:///{tmp_path}/shop.db") as h:
+        await program["hand_in"]()
+        await h.settle()
+        assert program["seen"] == [200 << 20]
+    assert not [found for found in (tmp_path / "shop.db-claims").rglob("*") if found.is_file()]

@@ -23,7 +23,7 @@ from pipeflow.specs import (
 def test_the_defaults_of_a_queue_are_the_documented_ones() -> None:
     spec = QueueSpec("billing")
     assert (spec.visibility_timeout, spec.max_receives, spec.retention) == (30.0, 5, 4 * DAY)
-    assert (spec.delay, spec.fifo, spec.max_body, spec.dead_letter_age) == (0.0, False, 1 << 20, "arrival")
+    assert (spec.delay, spec.fifo, spec.max_body, spec.dead_letter_age) == (0.0, False, 2 << 30, "arrival")
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_the_defaults_of_a_queue_are_the_documented_ones() -> None:
         (lambda: QueueSpec("q", retention=0), "q: retention is 0; use more than 0 s"),
         (lambda: QueueSpec("q", retention=nan), "use more than 0 s"),
         (lambda: QueueSpec("q", max_in_flight=0), "q: max_in_flight is 0; use at least 1"),
-        (lambda: QueueSpec("q", max_body=0), "q: max_body is 0; use 1 byte to 256 MiB"),
-        (lambda: QueueSpec("q", max_body=(256 << 20) + 1), "use 1 byte to 256 MiB"),
+        (lambda: QueueSpec("q", max_body=0), "q: max_body is 0; use 1 byte to 2 GiB"),
+        (lambda: QueueSpec("q", max_body=(2 << 30) + 1), "use 1 byte to 2 GiB"),
         (lambda: QueueSpec("q", dead_letters="q"), "q: a queue cannot be its own dead letters"),
         (lambda: StreamSpec("lake", "./lake"), r"lake: sink './lake' is no URL; write file://\./\./lake"),
         (lambda: StreamSpec("lake", "memory://x", max_partitions=0), "lake: max_partitions is 0; use at least 1"),

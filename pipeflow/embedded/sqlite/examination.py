@@ -8,7 +8,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from pipeflow.embedded.sqlite import statements
+from pipeflow.embedded.sqlite.recovery import decode_claim
 from pipeflow.embedded.sqlite.schema import APPLICATION_ID, VERSION
+from pipeflow.messages import Claim
 
 FINDINGS: Final = 20
 QUICK_CHECK: Final = f"PRAGMA quick_check({FINDINGS})"
@@ -44,6 +47,19 @@ def _examined(path: Path) -> Examined:
     finally:
         connection.close()
     return Examined(version, application == APPLICATION_ID, version <= VERSION, damage)
+
+
+def claims_of(path: Path) -> list[Claim]:
+    """The bodies that rows of this store refer to and that lie aside; none where it cannot be told."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            found = [decode_claim(kept) for (kept,) in connection.execute(statements.CLAIMS)]
+        finally:
+            connection.close()
+    except sqlite3.DatabaseError:
+        return []  # damaged, or of a format from before there were any
+    return [claim for claim in found if claim is not None]
 
 
 def sqlite_version() -> tuple[int, int, int]:

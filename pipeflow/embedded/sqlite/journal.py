@@ -24,6 +24,7 @@ from pipeflow.embedded.sqlite import recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
+from pipeflow.messages import Claim
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ class SqliteJournal:
         self._clock = clock
         self._min_free = min_free
         self._accept_loss = accept_loss
+        self.aside: Path | None = path.with_name(path.name + "-claims")
         self._lock = Lock(path)
         self._ballast = path.with_name(path.name + ".ballast")
         self._connection: Connection | None = None
@@ -249,6 +251,8 @@ class SqliteJournal:
         for number, (body, refs) in group.bodies.items():
             execute(statements.HOLD_BODY, (number, refs, body))
             self._written += len(body)
+        for number, (claim, refs) in group.claims.items():
+            execute(statements.HOLD_CLAIM, (number, refs, recovery.encode_claim(claim)))
         self._insert(connection, group.inserts)
         moved = [row for row in group.updates if row[0] != row[5]]
         self._update(connection, [row for row in group.updates if row[0] == row[5]])
@@ -428,6 +432,27 @@ class SqliteJournal:
             return swept
 
         return await self._read(transact)
+
+    async def claims(self) -> list[Claim | None]:
+        def read(connection: sqlite3.Connection) -> list[Claim | None]:
+            return [recovery.decode_claim(claim) for (claim,) in connection.execute(statements.CLAIMS)]
+
+        return await self._read(read)
+
+    async def doomed(self, limit: int) -> list[tuple[int, Claim | None]]:
+        def read(connection: sqlite3.Connection) -> list[tuple[int, Claim | None]]:
+            rows = connection.execute(statements.DOOMED, (limit,)).fetchall()
+            return [(number, recovery.decode_claim(claim)) for number, claim in rows]
+
+        return await self._read(read)
+
+    async def undoom(self, numbers: Sequence[int]) -> None:
+        values = [(number,) for number in numbers]
+
+        def write(connection: sqlite3.Connection) -> None:
+            self._transact(connection, lambda: connection.executemany(statements.UNDOOM, values))
+
+        await self._read(write)
 
     async def check(self) -> list[str]:
         """What SQLite's own quick check finds wrong; empty when nothing."""

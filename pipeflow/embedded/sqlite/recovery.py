@@ -28,15 +28,17 @@ from pipeflow.embedded.journal import (
 )
 from pipeflow.embedded.sqlite import schema, statements, streams
 from pipeflow.errors import StoreCorrupt
+from pipeflow.messages import Claim
 from pipeflow.moves import Move
 from pipeflow.names import new_secret
-from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec
+from pipeflow.specs import ClaimSpec, QueueSpec, StreamSpec, Subscription, TopicSpec
 from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
 KNOWN_KEPT = 200_000
 
 _row = msgspec.msgpack.Decoder(Row)
+_claim = msgspec.msgpack.Decoder(Claim)
 
 
 def prepare(connection: sqlite3.Connection, path: Path, created: bool) -> None:
@@ -127,7 +129,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
     put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
     transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
-    queues, topics, subscriptions, stream_specs, moves, gone = _nouns(connection, path)
+    queues, topics, subscriptions, stream_specs, moves, gone, claims = _nouns(connection, path)
     recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
     sources = {}
     for name, position, crc in execute(statements.ALL_SOURCES):
@@ -152,6 +154,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
         sources=sources,
         gone=gone,
         moves=moves,
+        claims=claims,
         log=streams.recover(connection),
     )
 
@@ -165,6 +168,7 @@ def _nouns(
     list[StreamSpec],
     list[Move],
     list[RecoveredQueue],
+    ClaimSpec | None,
 ]:
     queues: list[RecoveredQueue] = []
     topics: list[RecoveredTopic] = []
@@ -172,6 +176,7 @@ def _nouns(
     stream_specs: list[StreamSpec] = []
     moves: list[Move] = []
     gone: list[RecoveredQueue] = []
+    claims: ClaimSpec | None = None
     counted = _counters(connection, path, statements.ALL_QUEUE_COUNTERS, Counters)
     published = _counters(connection, path, statements.ALL_TOPIC_COUNTERS, TopicCounters)
     for kind, name, number, spec, crc in connection.execute(statements.ALL_NOUNS).fetchall():
@@ -189,9 +194,11 @@ def _nouns(
             stream_specs.append(msgspec.msgpack.decode(spec, type=StreamSpec))
         elif kind == "move":
             moves.append(msgspec.msgpack.decode(spec, type=Move))
+        elif kind == "claims":
+            claims = msgspec.msgpack.decode(spec, type=ClaimSpec)
         else:
             subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
-    return queues, topics, subscriptions, stream_specs, moves, gone
+    return queues, topics, subscriptions, stream_specs, moves, gone, claims
 
 
 def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: type[T]) -> dict[int, T]:
@@ -229,10 +236,13 @@ def _read(
         row = _row.decode(head)
     except msgspec.MsgspecError:
         return None
+    claim = None
     if shared is not None:
-        found = connection.execute(statements.SHARED_BODY, (shared,)).fetchone()
-        body = found[0] if found is not None else None
-    if body is None or crc32(body) != row.body_crc:
+        body, pointer = connection.execute(statements.SHARED_BODY, (shared,)).fetchone() or (None, None)
+        if pointer is not None:
+            body, claim = None, decode_claim(pointer)
+    # The bytes of a body that is kept aside are compared when they are handed out.
+    if (claim is None and (body is None or crc32(body) != row.body_crc)) or (claim and claim.crc != row.body_crc):
         return None
     return Stored(
         place=key & PLACE_MASK,
@@ -262,4 +272,17 @@ def _read(
         queue=key >> PLACE_BITS,
         row=key,
         body_crc=row.body_crc,
+        claim=claim,
     )
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """A pointer to a body kept aside, behind its checksum."""
+    pointer = msgspec.msgpack.encode(claim)
+    return crc32(pointer).to_bytes(4, "big") + pointer
+
+
+def decode_claim(kept: bytes) -> Claim | None:
+    """The pointer; None when it is damaged."""
+    pointer = kept[4:]
+    return _claim.decode(pointer) if crc32(pointer).to_bytes(4, "big") == kept[:4] else None

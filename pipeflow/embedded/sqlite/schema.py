@@ -11,7 +11,25 @@ from typing import Final
 from pipeflow.embedded.sqlite import catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 2
+VERSION: Final = 3
+
+CLAIMS: Final = (
+    # A shared body that is kept aside has its pointer in place of its bytes.
+    "CREATE INDEX bodies_claim ON bodies (number) WHERE claim IS NOT NULL",
+    """
+    CREATE TABLE doomed (
+        number INTEGER PRIMARY KEY,
+        claim BLOB NOT NULL
+    )
+    """,
+    # By a trigger, so that no way on which a last reference goes can leave the bytes behind.
+    """
+    CREATE TRIGGER bodies_doomed AFTER DELETE ON bodies WHEN old.claim IS NOT NULL
+    BEGIN
+        INSERT INTO doomed (claim) VALUES (old.claim);
+    END
+    """,
+)
 
 TABLES: Final = (
     """
@@ -75,9 +93,11 @@ TABLES: Final = (
     CREATE TABLE bodies (
         number INTEGER PRIMARY KEY,
         refs INTEGER NOT NULL,
-        body BLOB NOT NULL
+        body BLOB NOT NULL,
+        claim BLOB
     )
     """,
+    *CLAIMS,
     """
     CREATE TABLE known (
         scope INTEGER NOT NULL,
@@ -100,5 +120,6 @@ TABLES: Final = (
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     1: (*catalogue.NEW_IN_2, streams.TROUBLE_TABLE),
+    2: ("ALTER TABLE bodies ADD COLUMN claim BLOB", *CLAIMS),
 }
 """From version n to n + 1: statements of one transaction."""

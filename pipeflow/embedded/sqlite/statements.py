@@ -62,6 +62,11 @@ HOLD_BODY: Final = """
     VALUES (?, ?, ?)
     ON CONFLICT (number) DO UPDATE SET refs = refs + excluded.refs
 """
+HOLD_CLAIM: Final = """
+    INSERT INTO bodies (number, refs, body, claim)
+    VALUES (?, ?, x'', ?)
+    ON CONFLICT (number) DO UPDATE SET refs = refs + excluded.refs
+"""
 RELEASE_BODY: Final = "UPDATE bodies SET refs = refs - ? WHERE number = ?"
 DELETE_BODY: Final = "DELETE FROM bodies WHERE number = ? AND refs <= 0"
 
@@ -116,7 +121,10 @@ NEXT_GROUP: Final = """
 """
 LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
 BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"
-SHARED_BODY: Final = "SELECT body FROM bodies WHERE number = ?"
+SHARED_BODY: Final = "SELECT body, claim FROM bodies WHERE number = ?"
+CLAIMS: Final = "SELECT claim FROM bodies WHERE claim IS NOT NULL"
+DOOMED: Final = "SELECT number, claim FROM doomed ORDER BY number LIMIT ?"
+UNDOOM: Final = "DELETE FROM doomed WHERE number = ?"
 
 SWEEP_SHARED: Final = """
     SELECT key, shared FROM messages

@@ -54,7 +54,7 @@ TOPOLOGY = Topology(
     (
         QueueSpec("billing", dead_letters="billing-dlq"),
         QueueSpec("billing-dlq", holds_dead_letters=True),
-        QueueSpec("lenient", max_receives=None),
+        QueueSpec("lenient", max_receives=None, max_body=1 << 20),
     ),
     (StreamSpec("lake", "file://./lake"),),
     (Subscription("orders", "queue", "billing"), Subscription("orders", "stream", "lake")),

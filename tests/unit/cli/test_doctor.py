@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Callable
@@ -13,6 +14,9 @@ import pytest
 from click.testing import Result
 
 from pipeflow.cli import doctor
+from pipeflow.messages import Outgoing
+from pipeflow.registry import open_store
+from pipeflow.specs import ClaimSpec, Topology
 
 Call = Callable[..., Result]
 
@@ -110,3 +114,36 @@ def test_an_sqlite_with_the_wal_reset_bug_is_noted(call: Call, store: str, monke
     assert checks(call("doctor", "--json"))["sqlite"]["status"] == "note"
     monkeypatch.setattr(doctor, "sqlite_version", lambda: (3, 51, 3))
     assert checks(call("doctor", "--json"))["sqlite"]["status"] == "ok"
+
+
+def large_bodies(here: Path) -> list[Path]:
+    """Two messages of the store with bodies that lie beside it."""
+
+    async def send() -> None:
+        store = await open_store("sqlite:///shop.db")
+        await store.declare(Topology(claims=ClaimSpec(inline_bytes=100)))
+        await store.send("billing", [Outgoing(b"x" * 1_000), Outgoing(b"y" * 1_000)])
+        await store.close()
+
+    asyncio.run(send())
+    return sorted(path for path in (here / "shop.db-claims").rglob("*") if path.is_file())
+
+
+def test_large_bodies_are_counted_and_a_missing_one_is_named(call: Call, store: str, here: Path) -> None:
+    first, _ = large_bodies(here)
+    assert checks(call("doctor", "--json"))["large bodies"]["detail"].startswith("2 in files beside the store")
+    first.unlink()
+    shown = call("doctor", "--json")
+    assert shown.exit_code == 1
+    assert first.name in checks(shown)["large bodies"]["detail"]
+
+
+def test_files_that_no_message_needs_are_noted_and_gone_with_the_next_opening(
+    call: Call, store: str, here: Path
+) -> None:
+    first, _ = large_bodies(here)
+    orphan = first.with_name("00000001-orphan")
+    orphan.write_bytes(b"left by a crash")
+    assert checks(call("doctor", "--json"))["large bodies"]["detail"] == "1 files that no message needs"
+    assert not orphan.exists(), "doctor opened the store, and opening sweeps"
+    assert checks(call("doctor", "--json"))["large bodies"]["status"] == "ok"

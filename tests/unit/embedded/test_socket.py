@@ -346,12 +346,12 @@ async def test_behind_a_refused_item_with_a_checkpoint_nothing_of_a_long_batch_i
 async def test_a_message_beyond_one_frame_is_refused_before_it_is_sent(store: Recalling, path: Path) -> None:
     async with served(store, path) as client:
         with pytest.raises(RefusedError, match="more than the"):
-            await client.send("q", [Outgoing(bytes(MAX_FRAME))])
+            await client.send("q", [Outgoing(b"", headers={"long": "x" * MAX_FRAME})])
     assert store.sent == []
 
 
 async def test_an_answer_beyond_one_frame_gives_its_messages_back_and_says_so(store: Recalling, path: Path) -> None:
-    store.deliveries = [delivery(bytes(MAX_FRAME))]
+    store.deliveries = [replace(delivery(b""), headers={"long": "x" * MAX_FRAME})]
     async with served(store, path) as client:
         with pytest.raises(RefusedError, match="ask for less"):
             await client.receive("q", Want(1))

@@ -1,0 +1,340 @@
+"""Bodies too large for the store are kept aside (a claim check): written, referred to, and deleted, in this order.
+
+    write and sync the bytes > commit the rows that refer to them ... commit that no row does > delete the bytes
+
+So a crash anywhere leaves bytes that nobody refers to, or bytes that a list in the store says are to be deleted, and
+never a row without its bytes. References are counted where those of shared bodies are, in the commit of the rows. The
+boot of the store that wrote a body is part of its name: what an earlier boot left and no row refers to is an orphan,
+and what this one writes is never taken for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
+from pathlib import Path
+from sys import maxsize
+from typing import Protocol, TypeVar, cast
+from zlib import crc32
+
+import anyio.to_thread
+import msgspec
+from msgspec.structs import replace
+
+from pipeflow.clock import Clock
+from pipeflow.embedded.group import Gathering
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.journal import Declared, Journal
+from pipeflow.errors import (
+    ConfigurationError,
+    ObjectDamaged,
+    ObjectMissing,
+    ObjectRefused,
+    RefusedError,
+    SinkUnavailable,
+    Unavailable,
+)
+from pipeflow.messages import Ack, Claim, Defer, Outgoing, Receipt, Settlement
+from pipeflow.protocols import Object, ReadableSink, SweepingSink
+from pipeflow.registry import open_sink
+from pipeflow.sinks.file import FileSink
+from pipeflow.specs import LARGEST_BODY, ClaimSpec
+from pipeflow.state.stored import GONE, Stored
+
+T = TypeVar("T")
+Item = TypeVar("Item", Outgoing, Settlement)
+
+logger = logging.getLogger("pipeflow")
+
+AGAIN = 5.0
+"""Seconds until a message is tried again whose body cannot be reached; that is no attempt."""
+TIDY_AGAIN = 60.0
+"""Seconds until bodies are tried again that could not be deleted."""
+CHUNK = 100
+"""Bodies that are deleted between two looks at the list."""
+SHOWN = 4096
+"""Bytes of a body that an operator is shown."""
+
+
+class Claiming(Protocol):
+    """What claims need of the broker they are part of."""
+
+    url: str
+    boot: int
+    store_id: str
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def journal(self) -> Journal: ...
+
+    @property
+    def gathering(self) -> Gathering: ...
+
+    def check_open(self) -> None: ...
+
+    async def committed(self) -> None: ...
+
+    def written_behind(self) -> None: ...
+
+    def after_intake(self, heads: Iterable[Head]) -> None: ...
+
+    def new_id(self) -> str: ...
+
+
+class Claims:
+    """The bodies that a store keeps aside."""
+
+    def __init__(self, broker: Claiming) -> None:
+        self._broker = broker
+        self._aside = broker.journal.aside
+        self._sinks: dict[str, ReadableSink] = {}
+        self._number: Callable[[], int]
+        self.spec = ClaimSpec()
+        self._inline = maxsize
+
+    def restore(self, spec: ClaimSpec | None, number: Callable[[], int]) -> None:
+        """Go on as an earlier process was told; `number` makes numbers for bodies that are counted."""
+        self._number = number
+        if self._aside is not None:
+            self.spec = spec or self.spec
+            self._inline = self.spec.inline_bytes
+
+    @property
+    def declared(self) -> ClaimSpec | None:
+        """What an app said, if one did."""
+        return self.spec if self.spec != ClaimSpec() else None
+
+    def check(self, spec: ClaimSpec | None) -> None:
+        """ConfigurationError: bodies cannot lie there."""
+        if spec is not None and self._aside is not None:
+            self._sink(spec.url)
+
+    def declare(self, spec: ClaimSpec | None) -> None:
+        """Keep bodies there from now on; what lies elsewhere stays there."""
+        if spec is None or spec == self.spec or self._aside is None:
+            return
+        self.spec = spec
+        self._inline = spec.inline_bytes
+        self._broker.gathering.declared.append(Declared("claims", "", 0, msgspec.msgpack.encode(spec)))
+
+    def _sink(self, place: str) -> ReadableSink:
+        sink = self._sinks.get(place)
+        if sink is None:
+            assert self._aside is not None
+            opened = open_sink(place, base=str(self._aside.parent)) if place else FileSink(str(self._aside))
+            if not isinstance(opened, ReadableSink):
+                raise ConfigurationError(
+                    f"claims {place!r}: bodies must be read back and deleted there; use a directory (file://...) or a "
+                    "bucket (s3://..., gs://..., az://...)"
+                )
+            sink = self._sinks[place] = opened
+        return sink
+
+    # -- in ------------------------------------------------------------------------------------------------------
+
+    def wanted(self, batch: Sequence[Outgoing]) -> bool:
+        """Whether one of these is too large to lie in the store, and not yet aside. It is asked at every send."""
+        inline = self._inline
+        for outgoing in batch:
+            body = outgoing.body
+            # What is not bytes is refused later, by name.
+            if type(body) is bytes and len(body) > inline and outgoing.claim is None:
+                return True
+        return False
+
+    async def around(
+        self, batch: Sequence[Item], verb: Callable[[list[Item]], Awaitable[T]], limit: int = LARGEST_BODY
+    ) -> T:
+        """Write what is large, then call with messages that say where it lies. Unavailable: nothing was done.
+
+        What is above `limit` is going to be refused for its size, and is not written.
+        """
+        self._broker.check_open()
+        written: list[Claim] = []
+        try:
+            return await verb([await self._set_aside(item, limit, written) for item in batch])
+        finally:
+            # Also what was taken: a body goes when no row refers to it in the commit of this, or in an earlier one.
+            for claim in written:
+                self._broker.gathering.claims[claim.number] = claim
+            self._broker.written_behind()
+            self._broker.gathering.freed.fire()
+
+    async def _set_aside(self, item: Item, limit: int, written: list[Claim]) -> Item:
+        if isinstance(item, Ack):
+            emits = [
+                replace(emit, message=await self._set_aside(emit.message, limit, written))
+                if self.wanted((emit.message,))
+                else emit
+                for emit in item.emits
+            ]
+            return replace(item, emits=emits)
+        if not isinstance(item, Outgoing) or not self.wanted((item,)):
+            return item
+        if len(item.body) > limit:
+            return replace(item, claim=Claim(0, "", "", len(item.body), 0, ""))
+        return replace(item, claim=await self._write(item.body, written))
+
+    async def _write(self, body: bytes, written: list[Claim]) -> Claim:
+        broker, place = self._broker, self.spec.url
+        crc, digest = await anyio.to_thread.run_sync(_fingerprints, body)
+        name = f"{broker.store_id}/{broker.boot:08x}-{broker.new_id()}"
+        claim = Claim(self._number(), place, name, len(body), crc, digest)
+        written.append(claim)
+        try:
+            if not place:
+                await anyio.to_thread.run_sync(self._make_directory)
+            await self._sink(place).write(Object(name, [body]))
+        except (SinkUnavailable, OSError) as error:
+            raise Unavailable(
+                f"{broker.url}: a body of {len(body)} bytes cannot be kept aside ({error}); nothing was sent"
+            ) from error
+        except ObjectRefused as error:
+            raise RefusedError("ClaimRefused", f"{broker.url}: a body may not be kept aside: {error}") from error
+        return claim
+
+    def _make_directory(self) -> None:
+        assert self._aside is not None
+        if not self._aside.is_dir():
+            # As private as the store itself. FileSink syncs what it makes, not what it finds.
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            directory = os.open(self._aside.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    # -- out -----------------------------------------------------------------------------------------------------
+
+    async def read(self, claim: Claim) -> bytes:
+        """The bytes as they were sent. ObjectMissing, ObjectDamaged, SinkUnavailable."""
+        body = await self._sink(claim.place).read(claim.name)
+        if len(body) != claim.size or await anyio.to_thread.run_sync(crc32, body) != claim.crc:
+            raise ObjectDamaged(f"{claim.place or self._aside}: {claim.name} is not what was written there")
+        return body
+
+    async def fetch(self, head: Head, message: Stored) -> bytes | None:
+        """The body of a message that was just taken; None when it cannot be handed out.
+
+        One that is missing or damaged has its message set aside, as a damaged row has; others go on. One that cannot be
+        reached is tried again later, which counts as no attempt.
+        """
+        claim, receives = message.claim, message.receives
+        assert claim is not None
+        try:
+            return await self.read(claim)
+        except SinkUnavailable as error:
+            failure: Exception = error
+        except (ObjectMissing, ObjectDamaged) as error:
+            failure = error
+            if not message.row:
+                await self._broker.committed()
+        if message.state == GONE or message.receives != receives:
+            return None  # acknowledged by somebody else, purged, or received again
+        if isinstance(failure, SinkUnavailable):
+            self._try_later(head, message, failure)
+        else:
+            head.tail.lose(message)
+            logger.error(
+                "%s: message %s is set aside, as its body of %d bytes is gone or damaged: %s. Nothing brings it back "
+                "but a backup of %s",
+                head.spec.name, message.id, claim.size, failure, claim.place or self._aside,
+            )  # fmt: skip
+        self._broker.written_behind()
+        return None
+
+    def _try_later(self, head: Head, message: Stored, error: SinkUnavailable) -> None:
+        logger.warning(
+            "%s: message %s is tried again in %g s, as its body cannot be reached: %s",
+            head.spec.name, message.id, AGAIN, error,
+        )  # fmt: skip
+        broker = self._broker
+        message.releases += 1
+        receipt = Receipt(message.place, message.boot, message.receives)
+        head.state.settle(Defer(receipt, AGAIN), broker.clock.now(), broker.boot)
+        broker.after_intake((head,))
+
+    async def shown(self, claim: Claim, whole: bool = False) -> bytes:
+        """What an operator sees of a body: its first bytes; nothing where it cannot be read."""
+        try:
+            if whole or claim.place:
+                return (await self.read(claim))[: None if whole else SHOWN]
+            assert self._aside is not None
+            return await anyio.to_thread.run_sync(_beginning, self._aside / claim.name)
+        except (SinkUnavailable, ObjectMissing, ObjectDamaged, OSError):
+            return b""
+
+    # -- away ----------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Delete the files that an earlier boot wrote and no row refers to: its sends were never answered."""
+        if self._aside is not None and self._aside.is_dir():
+            try:
+                await self._sweep("")
+            except SinkUnavailable as error:
+                logger.warning("%s: what a crash left beside the store is still there: %s", self._broker.url, error)
+
+    async def run(self) -> None:
+        """Delete bodies whose last reference went, for as long as the store is open."""
+        broker = self._broker
+        swept = not self.spec.url
+        while True:
+            until = inf
+            try:
+                if not swept:
+                    await self._sweep(self.spec.url)
+                    swept = True
+                await self._tidy()
+            except SinkUnavailable as error:
+                logger.warning(
+                    "%s: bodies that nobody needs are deleted later, as they cannot be reached: %s", broker.url, error
+                )
+                until = broker.clock.now() + TIDY_AGAIN
+            await broker.clock.wait(broker.gathering.freed, until)
+            # A commit that was not synced may be lost, and with it that nobody needs them.
+            broker.gathering.sync = True
+            await broker.committed()
+
+    async def _tidy(self) -> None:
+        journal = self._broker.journal
+        while doomed := await journal.doomed(CHUNK):
+            for _, claim in doomed:
+                if claim is not None:
+                    await self._sink(claim.place).delete(claim.name)
+            await journal.undoom([number for number, _ in doomed])
+
+    async def _sweep(self, place: str) -> None:
+        sink, journal = self._sink(place), self._broker.journal
+        old = [name for name in await sink.list(f"{self._broker.store_id}/") if self._is_old(name)]
+        if isinstance(sink, SweepingSink):
+            await sink.sweep(self._is_old, False)
+        if not old:
+            return
+        claims = [*await journal.claims(), *(claim for _, claim in await journal.doomed(maxsize))]
+        if None in claims:
+            logger.error("%s: a pointer in the store is damaged, so no body is taken for an orphan", self._broker.url)
+            return
+        needed = {claim.name for claim in cast(list[Claim], claims) if claim.place == place}
+        for name in old:
+            if name not in needed:
+                await sink.delete(name)
+
+    def _is_old(self, name: str) -> bool:
+        try:
+            return int(name.rpartition("/")[2][:8], 16) < self._broker.boot
+        except ValueError:
+            return False
+
+
+def _fingerprints(body: bytes) -> tuple[int, str]:
+    return crc32(body), hashlib.sha256(body).hexdigest()
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(SHOWN)

@@ -1,0 +1,319 @@
+"""Large bodies lie in files beside the store for as long as a row refers to them, and no longer, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pipeflow.clock import VirtualClock
+from pipeflow.embedded.opening import Kept
+from pipeflow.errors import ConfigurationError, SinkUnavailable, Unavailable
+from pipeflow.messages import Ack, Outgoing, Refused, Sent, Want
+from pipeflow.protocols import Object
+from pipeflow.registry import open_store
+from pipeflow.sinks.file import FileSink
+from pipeflow.specs import ClaimSpec, QueueSpec, Subscription, TopicSpec, Topology
+
+LARGE = b"x" * 5_000
+
+
+async def opened(path: Path, *queues: QueueSpec, clock: VirtualClock | None = None, claims: str = "") -> Kept:
+    store = await open_store(f"sqlite:///{path}", clock=clock or VirtualClock(1000.0))
+    assert isinstance(store, Kept)
+    specs = queues or (QueueSpec("q", visibility_timeout=10),)
+    await store.declare(Topology(queues=specs, claims=ClaimSpec(claims, inline_bytes=1_000)))
+    return store
+
+
+def beside(path: Path) -> Path:
+    """Where a store keeps bodies that nobody told it a place for."""
+    return path.with_name(f"{path.name}-claims")
+
+
+def files(path: Path) -> list[Path]:
+    """What lies beside the store."""
+    return sorted(found for found in beside(path).rglob("*") if found.is_file())
+
+
+async def until_gone(path: Path, left: int = 0) -> None:
+    """Files are deleted behind the commit that let them go."""
+    async with asyncio.timeout(10):
+        while sum(found.is_file() for found in path.rglob("*")) != left:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.005)
+
+
+async def taken(store: Kept, queue: str = "q", **fields: object) -> list[bytes]:
+    """Receive and acknowledge."""
+    got = await store.receive(queue, Want(**fields))  # type: ignore[arg-type]  # a builder
+    await store.settle(queue, [Ack(delivery.receipt) for delivery in got])
+    return [delivery.body for delivery in got]
+
+
+async def test_a_large_body_lies_beside_the_store_until_it_is_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    await store.send("q", [Outgoing(LARGE), Outgoing(b"small")])
+    (file,) = files(path)
+    assert file.read_bytes() == LARGE
+    assert file.parent.parent.stat().st_mode & 0o777 == 0o700
+    assert LARGE not in path.read_bytes() + Path(f"{path}-wal").read_bytes()
+    assert await taken(store) == [LARGE, b"small"]
+    await until_gone(beside(path))
+    await store.close()
+
+
+async def test_a_body_published_to_many_queues_is_one_file_until_the_last_acknowledges(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    names = [f"q{n}" for n in range(20)]
+    store = await opened(path, *(QueueSpec(name) for name in names))
+    subscriptions = tuple(Subscription("t", "queue", name) for name in names)
+    await store.declare(Topology(topics=(TopicSpec("t"),), subscriptions=subscriptions))
+    await store.publish("t", [Outgoing(LARGE)])
+    for name in names:
+        assert len(files(path)) == 1
+        assert await taken(store, name) == [LARGE]
+    await until_gone(beside(path))
+    await store.close()
+
+
+@pytest.mark.parametrize("way", ["purge", "delete", "expire"])
+async def test_a_body_goes_with_its_message_on_every_way(tmp_path: Path, way: str) -> None:
+    path, clock = tmp_path / "shop.db", VirtualClock(1000.0)
+    store = await opened(path, QueueSpec("q", retention=50), clock=clock)
+    await store.send("q", [Outgoing(LARGE), Outgoing(LARGE)])
+    assert len(files(path)) == 2
+    match way:
+        case "purge":
+            await store.purge("q")
+        case "delete":
+            await store.delete_queue("q")
+        case _:
+            await clock.advance(51)
+    await until_gone(beside(path))
+    await store.close()
+
+
+async def test_what_waits_is_not_in_memory_and_survives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    await store.send("q", [Outgoing(LARGE) for _ in range(3)])
+    assert [message.body for message in store.nouns.head("q").state.all()] == [None, None, None]
+    await store.close()
+    store = await opened(path)
+    assert len(files(path)) == 3
+    assert await taken(store) == [LARGE] * 3
+    await until_gone(beside(path))
+    await store.close()
+
+
+async def test_what_is_sent_and_acknowledged_within_one_commit_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+
+    async def consume() -> None:
+        assert await taken(store, wait=5) == [LARGE]
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(consume())
+        await store.send("q", [Outgoing(LARGE)])
+    await until_gone(beside(path))
+    await store.close()
+
+
+async def test_what_is_refused_or_sent_before_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path, QueueSpec("q", fifo=True, max_body=9_000))
+    (refused,) = await store.send("q", [Outgoing(LARGE)])
+    assert isinstance(refused, Refused)
+    assert refused.code == "missing_group"
+    (large,) = await store.send("q", [Outgoing(LARGE * 2, group="g")])
+    assert isinstance(large, Refused)
+    assert large.code == "too_large"
+    await until_gone(beside(path))
+    for again in (False, True):
+        (sent,) = await store.send("q", [Outgoing(LARGE, group="g", dedup_id="once")])
+        assert isinstance(sent, Sent)
+        assert sent.duplicate is again
+    await until_gone(beside(path), left=1)
+    await store.close()
+
+
+async def test_a_sender_that_is_cancelled_leaves_nothing_that_a_restart_does_not_take_away(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    for turns in range(12):
+        sending = asyncio.create_task(store.send("q", [Outgoing(LARGE)]))
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+    await store.close()
+    store = await opened(path)
+    waiting = (await store.stats()).queues[0].ready
+    assert len(files(path)) == waiting
+    assert await taken(store, limit=20) == [LARGE] * waiting
+    await store.close()
+
+
+async def test_what_a_killed_process_wrote_and_never_committed_is_taken_away_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    await store.send("q", [Outgoing(LARGE)])
+    (kept,) = files(path)
+    orphan = kept.with_name("00000001-orphan")
+    unfinished = kept.with_name(".tmp-00000001-unfinished")
+    ours = kept.with_name("0000ffff-of-a-boot-to-come")
+    for left in (orphan, unfinished, ours):
+        left.write_bytes(b"left")
+    await store.close()
+    store = await opened(path)
+    assert files(path) == [kept, ours]
+    assert await taken(store) == [LARGE]
+    await store.close()
+
+
+async def test_a_body_whose_deletion_was_cut_off_is_deleted_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    await store.send("q", [Outgoing(LARGE)])
+
+    async def fails(self: FileSink, name: str) -> None:
+        raise SinkUnavailable("out of order")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FileSink, "delete", fails)
+        assert await taken(store) == [LARGE]
+        await store.close()
+    assert len(files(path)) == 1
+    store = await opened(path)
+    await until_gone(beside(path))
+    await store.close()
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "flipped"])
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_a_body_that_is_gone_or_damaged_sets_its_message_aside_and_holds_up_no_other(
+    tmp_path: Path, damage: str, fifo: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path, QueueSpec("q", fifo=fifo))
+    group = "g" if fifo else None
+    (sent,) = await store.send("q", [Outgoing(LARGE, group=group)])
+    await store.send("q", [Outgoing(LARGE + b"2", group=group)])
+    file = next(found for found in files(path) if found.stat().st_size == len(LARGE))
+    match damage:
+        case "missing":
+            file.unlink()
+        case "shorter":
+            os.truncate(file, 10)
+        case _:
+            file.write_bytes(b"y" + LARGE[1:])
+    assert await taken(store) == [LARGE + b"2"]
+    stats = (await store.stats()).queues[0]
+    assert (stats.quarantined, stats.ready, stats.in_flight) == (1, 0, 0)
+    assert isinstance(sent, Sent)
+    assert f"message {sent.id} is set aside" in caplog.text
+    await store.close()
+    reader = sqlite3.connect(path)
+    assert reader.execute("SELECT count(*) FROM quarantine").fetchone() == (1,)
+    reader.close()
+
+
+async def test_a_body_that_cannot_be_reached_is_tried_again_without_an_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = tmp_path / "shop.db", VirtualClock(1000.0)
+    store = await opened(path, QueueSpec("q", max_receives=2), clock=clock)
+    await store.send("q", [Outgoing(LARGE), Outgoing(b"small")])
+
+    async def fails(self: FileSink, name: str) -> bytes:
+        raise SinkUnavailable("out of order")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FileSink, "read", fails)
+        assert await taken(store) == [b"small"]
+        for _ in range(5):
+            await clock.advance(5)
+            assert await taken(store) == []
+    await clock.advance(5)
+    (delivery,) = await store.receive("q", Want())
+    assert (delivery.body, delivery.attempt) == (LARGE, 1)
+    await store.close()
+
+
+async def test_a_body_that_cannot_be_written_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+
+    async def fails(self: FileSink, obj: Object) -> None:
+        raise SinkUnavailable("the disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FileSink, "write", fails)
+        with pytest.raises(Unavailable, match=r"a body of 5000 bytes cannot be kept aside .*nothing was sent"):
+            await store.send("q", [Outgoing(b"small"), Outgoing(LARGE)])
+    assert await taken(store) == []
+    await store.send("q", [Outgoing(LARGE)])
+    assert await taken(store) == [LARGE]
+    await store.close()
+
+
+async def test_bodies_lie_in_a_sink_where_one_is_named_and_older_ones_stay_where_they_are(tmp_path: Path) -> None:
+    path, elsewhere = tmp_path / "shop.db", tmp_path / "elsewhere"
+    store = await opened(path)
+    await store.send("q", [Outgoing(LARGE)])
+    await store.close()
+    store = await opened(path, claims=f"file://{elsewhere}")
+    await store.send("q", [Outgoing(LARGE + b"2")])
+    assert (len(files(path)), sum(each.is_file() for each in elsewhere.rglob("*"))) == (1, 1)
+    await store.close()
+    # The store remembers: who opens it without the app, as the command line does, finds both.
+    reopened = await open_store(f"sqlite:///{path}", clock=VirtualClock(1000.0))
+    assert isinstance(reopened, Kept)
+    assert (await reopened.describe()).claims == ClaimSpec(f"file://{elsewhere}", 1_000)
+    assert await taken(reopened) == [LARGE, LARGE + b"2"]
+    await until_gone(beside(path))
+    await until_gone(elsewhere)
+    await reopened.close()
+
+
+def test_a_place_that_holds_a_secret_or_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="leave secrets to the environment"):
+        ClaimSpec("s3://bucket/claims?secret_access_key=abc")
+    with pytest.raises(ConfigurationError, match="is no URL"):
+        ClaimSpec("bucket")
+    with pytest.raises(ConfigurationError, match="use 1 byte to 16 MiB"):
+        ClaimSpec(inline_bytes=0)
+
+
+async def test_a_place_that_gives_nothing_back_is_refused_and_the_old_one_stays(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "shop.db")
+    with pytest.raises(ConfigurationError, match="bodies must be read back and deleted there"):
+        await store.declare(Topology(claims=ClaimSpec("https://example.com/claims")))
+    await store.send("q", [Outgoing(LARGE)])
+    assert await taken(store) == [LARGE]
+    await store.close()
+
+
+async def test_a_store_of_the_format_before_claims_takes_them_after_its_migration(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    await store.send("q", [Outgoing(b"old")])
+    await store.close()
+    writer = sqlite3.connect(path)
+    writer.executescript(
+        "DROP TRIGGER bodies_doomed; DROP INDEX bodies_claim; DROP TABLE doomed;"
+        "ALTER TABLE bodies DROP COLUMN claim; DELETE FROM nouns WHERE kind = 'claims'; PRAGMA user_version = 2"
+    )
+    writer.close()
+    store = await opened(path)
+    await store.send("q", [Outgoing(LARGE)])
+    assert await taken(store) == [b"old", LARGE]
+    await until_gone(beside(path))
+    await store.close()

@@ -1,0 +1,100 @@
+"""Bodies larger than a frame go through the owner's socket in parts, and nothing of them is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pipeflow.clock import SystemClock
+from pipeflow.embedded.frames import MAX_FRAME
+from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.parts import PART_BYTES, WHOLE_BYTES, Held
+from pipeflow.embedded.remote import RemoteStore, connect
+from pipeflow.errors import RefusedError
+from pipeflow.messages import Ack, Emit, Outgoing, Sent, Settled, Want
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
+
+HUGE = bytes(range(256)) * ((MAX_FRAME + PART_BYTES) // 256)
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> AsyncIterator[Kept]:
+    store = await open_store(f"sqlite:///{tmp_path}/shop.db")
+    assert isinstance(store, Kept)
+    await store.declare(Topology(queues=(QueueSpec("q"),)))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def client(owner: Kept, tmp_path: Path) -> AsyncIterator[RemoteStore]:
+    store = await connect(tmp_path / "shop.db.sock", "sqlite:///shop.db", SystemClock())
+    assert isinstance(store, RemoteStore)
+    yield store
+    await store.close()
+
+
+async def test_a_body_beyond_a_frame_goes_there_and_back(client: RemoteStore) -> None:
+    results = await client.send("q", [Outgoing(b"first"), Outgoing(HUGE, {"a": 1}, {"trace": "x"}), Outgoing(b"last")])
+    assert all(isinstance(result, Sent) for result in results)
+    bodies = []
+    while got := await client.receive("q", Want()):
+        bodies += [delivery.body for delivery in got]
+        for delivery in got:
+            if delivery.body is HUGE or len(delivery.body) > 10:
+                assert (delivery.attributes, delivery.headers) == ({"a": 1}, {"trace": "x"})
+        await client.settle("q", [Ack(delivery.receipt) for delivery in got])
+    assert bodies == [b"first", HUGE, b"last"]
+
+
+async def test_a_body_of_whole_parts_ends_where_it_ends(client: RemoteStore) -> None:
+    for size in (WHOLE_BYTES, WHOLE_BYTES + 1, 3 * PART_BYTES, 3 * PART_BYTES + 1):
+        await client.send("q", [Outgoing(b"z" * size)])
+        (delivery,) = await client.receive("q", Want())
+        assert len(delivery.body) == size
+        await client.settle("q", [Ack(delivery.receipt)])
+
+
+async def test_what_an_acknowledgement_emits_may_be_beyond_a_frame(client: RemoteStore) -> None:
+    await client.send("q", [Outgoing(b"go")])
+    (delivery,) = await client.receive("q", Want())
+    assert await client.settle("q", [Ack(delivery.receipt, [Emit("queue", "q", Outgoing(HUGE))])]) == [Settled()]
+    (emitted,) = await client.receive("q", Want())
+    assert emitted.body == HUGE
+
+
+async def test_a_sender_that_gives_up_half_way_sends_nothing(client: RemoteStore, owner: Kept) -> None:
+    sending = asyncio.create_task(client.send("q", [Outgoing(HUGE)]))
+    await asyncio.sleep(0.02)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    assert (await client.stats()).queues[0].ready in (0, 1)
+    await client.send("q", [Outgoing(b"next")])
+    assert b"next" in [delivery.body for delivery in await client.receive("q", Want())]
+
+
+async def test_a_receiver_that_gives_up_half_way_gives_the_message_back(client: RemoteStore, owner: Kept) -> None:
+    await client.send("q", [Outgoing(HUGE)])
+    receiving = asyncio.create_task(client.receive("q", Want()))
+    await asyncio.sleep(0.1)
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    async with asyncio.timeout(10):
+        while not (got := await client.receive("q", Want(wait=1))):
+            pass
+    assert (got[0].body, got[0].attempt) == (HUGE, 1)
+
+
+def test_parts_that_never_came_are_not_made_up() -> None:
+    parts = Held()
+    parts.part("1", b"abc")
+    with pytest.raises(RefusedError, match="did not come whole"):
+        parts.whole(("q", [Outgoing(b"", headers={"pipeflow-parts": "2"})]))
+    parts.part("1", b"def")
+    assert parts.whole(("q", [Outgoing(b"", headers={"pipeflow-parts": "1"})])) == ("q", [Outgoing(b"abcdef")])
+    with pytest.raises(RefusedError, match="receive the message again"):
+        parts.rest("9", 0)
