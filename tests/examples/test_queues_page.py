@@ -150,7 +150,7 @@ async def test_the_limits_are_those_of_the_page() -> None:
     program = program_of()
     app, invoice = program["app"], program["Invoice"]
     large = app.queue("large", bytes, max_body=256 << 20)
-    plain = app.queue("plain", bytes)
+    plain = app.queue("plain", bytes, max_body=1 << 20)
     async with harness(app):
         await plain.send(b"x" * (1 << 20))
         with pytest.raises(RefusedError, match="the limit is 1048576"):

@@ -28,13 +28,13 @@ from itertools import count
 from pathlib import Path
 
 import anyio
-from queue_kills import Oracle, Pace, body_of, complaints, key_of, listen, tell
 
 from pipeflow.embedded.sqlite.examination import claims_of
 from pipeflow.messages import Ack, Defer, Outgoing, Sent, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import ClaimSpec, QueueSpec, Subscription, TopicSpec, Topology
+from queue_kills import Oracle, Pace, body_of, complaints, key_of, listen, tell
 
 QUEUES = ("a", "b", "c")
 SPOILT = "spoilt"
@@ -147,9 +147,8 @@ def missing(database: Path) -> list[str]:
 def orphans(database: Path) -> list[str]:
     """Files, references and entries of the list of the doomed that are left."""
     reader = sqlite3.connect(database)
-    rows = [
-        f"{table} {number}" for table in ("doomed", "bodies") for (number,) in reader.execute(f"SELECT number FROM {table}")
-    ]
+    rows = [f"doomed {number}" for (number,) in reader.execute("SELECT number FROM doomed")]
+    rows += [f"body {number}" for (number,) in reader.execute("SELECT number FROM bodies")]
     reader.close()
     directory = database.with_name(f"{database.name}-claims")
     return rows + [str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()]
