@@ -274,9 +274,7 @@ class Intake:
         )
         return Outgoing(body, headers=message.headers)
 
-    def redelivery(
-        self, topic: TopicHead, target: Subscription, archived: Stored, body: bytes
-    ) -> Outgoing | Refused:
+    def redelivery(self, topic: TopicHead, target: Subscription, archived: Stored, body: bytes) -> Outgoing | Refused:
         """An archived publish as one subscription is sent it again, same id and body and marked; or why it cannot be.
 
         Of one that is kept aside a queue needs no body: it refers to the same bytes.
