@@ -14,7 +14,7 @@ IDS_SHOWN: Final = 100
 
 
 class ArchiveRequest(Struct, frozen=True):
-    """The next messages of an archive, to one subscriber; or, without one, only looked at."""
+    """The next messages of an archive, to one subscriber; or only looked at, without one or as a dry run."""
 
     topic: str
     to: str | None = None
@@ -29,8 +29,10 @@ class ArchiveRequest(Struct, frozen=True):
     """What its position is kept under, besides topic and subscriber."""
     again: bool = False
     """From the beginning, though it was begun before."""
+    dry_run: bool = False
+    """Say what the subscriber would get, and deliver nothing."""
     after: int = 0
-    """Without a subscriber: go on behind this place."""
+    """Where it is only looked at: go on behind this place."""
     limit: int = CHUNK
 
 

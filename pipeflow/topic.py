@@ -142,18 +142,20 @@ class Topic(Generic[T]):
         rate: float | None = None,
         name: str = "",
         again: bool = False,
+        dry_run: bool = False,
     ) -> ArchiveReport:
         """Deliver what the archive kept again to one subscriber, and to nobody else: what its filter takes.
 
         `since` and `until` are epoch seconds, `rate` messages a second. Ids, bodies and times are those of the first
         time; a header, and the envelope, say that it is a replay (SNS: T75). Stopped anywhere, the same call goes on
-        there; `again` begins anew, `name` keeps a position of its own. NotFound: no archive, or no subscriber.
+        there; `again` begins anew, `name` keeps a position of its own. `dry_run` counts what would be sent as
+        `matched`, and sends nothing. NotFound: no archive, or no subscriber.
         """
         from pipeflow.archives import ArchiveRequest
         from pipeflow.engine.archives import through
 
         runtime = self.binding.runtime
-        request = ArchiveRequest(self.name, to.name, since, until, None, name or f"{since} {until}", again)
+        request = ArchiveRequest(self.name, to.name, since, until, None, name or f"{since} {until}", again, dry_run)
         return await through(request, runtime.store, runtime.clock, rate)
 
     async def matching(

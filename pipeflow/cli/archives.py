@@ -15,14 +15,15 @@ from pipeflow.specs import FilterPolicy
 
 
 def looked_through(
-    url: str, topic: str, policy: FilterPolicy | None, start: str | None, end: str | None
+    url: str, topic: str, start: str | None, end: str | None, taker: FilterPolicy | str
 ) -> ArchiveReport:
-    """What of an archive a policy takes."""
+    """What of an archive a policy takes, or a subscriber of its topic."""
 
     async def work(store: Store) -> ArchiveReport:
         await known(store, "topic", topic)
         now = store.clock.now()
-        request = ArchiveRequest(topic, None, _moment(start, now), _moment(end, now), policy)
+        to, policy = (taker, None) if isinstance(taker, str) else (None, taker)
+        request = ArchiveRequest(topic, to, _moment(start, now), _moment(end, now), policy, dry_run=True)
         return await through(request, store, store.clock)
 
     return ask(url, work)
@@ -66,8 +67,7 @@ def replay(
     """
     url = store_url(broker, app)
     if dry_run:
-        policy = ask(url, lambda store: filter_of(store, topic, target))
-        done = looked_through(url, topic, policy, start, end)
+        done = looked_through(url, topic, start, end, target)
         text = f"{topic} to {target}: {count(done.matched)} of {count(done.examined)} messages; nothing was delivered"
         show_one(msgspec.structs.asdict(done), text, as_json=as_json)
         return
@@ -85,16 +85,6 @@ def replay(
 
     done = ask(url, work)
     show_one(msgspec.structs.asdict(done), told(topic, target, done), as_json=as_json)
-
-
-async def filter_of(store: Store, topic: str, target: str) -> FilterPolicy | None:
-    """What a subscriber of the topic takes."""
-    await known(store, "topic", topic)
-    name = target.rpartition(":")[2]
-    for subscription in (await store.describe()).subscriptions:
-        if (subscription.topic, subscription.target) == (topic, name):
-            return subscription.filter
-    raise click.BadParameter(f"{target} does not subscribe to topic {topic}", param_hint="--to")
 
 
 def _moment(written: str | None, now: float) -> float | None:

@@ -89,7 +89,7 @@ def match(
     """
     policy = policy_text(policy)
     if history is not None:
-        report = looked_through(store_url(broker, app), history, FilterPolicy(policy, scope), start, end)
+        report = looked_through(store_url(broker, app), history, start, end, FilterPolicy(policy, scope))
         text = f"{history}: {count(report.matched)} of {count(report.examined)} archived messages match"
         show_one(msgspec.structs.asdict(report), "\n".join([text, *report.ids]), as_json=as_json)
         found(report.matched > 0, fail_empty)

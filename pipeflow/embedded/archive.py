@@ -29,9 +29,13 @@ from pipeflow.filters import compile_filter
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.specs import FilterPolicy, Subscription, archive_of
 from pipeflow.state.stored import Stored
+from pipeflow.state.topic import text_for
+from pipeflow.webhooks import TEXTS
 
 logger = logging.getLogger("pipeflow")
 
+CHUNK_BYTES = 16 << 20
+"""Of messages that one chunk reads, about: as much as one group of commits gathers."""
 ASIDE_BYTES = 64 << 20
 """Bytes of bodies kept aside that one chunk of a replay to a stream reads."""
 
@@ -64,6 +68,9 @@ class Position(Struct, frozen=True, array_like=True):
     """The last place it goes to: what is published while it runs is not for it."""
     sent: int
     done: bool = False
+    since: float | None = None
+    until: float | None = None
+    """As they were said at first: who says "an hour ago" once more, to go on, does not mean another hour."""
 
 
 class Archives:
@@ -124,14 +131,16 @@ class Archives:
                 f"topic {request.topic} has no archive; declare it with archive=DAYS, and what is published from then "
                 "on can be replayed"
             )
-        if request.to is None:
-            return await self._look(head, request)
-        return await self._replay(topic, head, _subscriber(topic, request.to), request)
+        target = _subscriber(topic, request.to) if request.to is not None else None
+        if target is None or request.dry_run:
+            return await self._look(head, request, target)
+        return await self._replay(topic, head, target, request)
 
-    async def _look(self, head: Head, request: ArchiveRequest) -> ArchiveReport:
-        chunk, last = await self._read(head, await self._start(head, request.after, request.since), request.limit)
-        inside = [message for message in chunk if _inside(message, request)]
-        taken = await self._taken(inside, request.policy)
+    async def _look(self, head: Head, request: ArchiveRequest, target: Subscription | None) -> ArchiveReport:
+        after = request.after or await self._start(head, request.since)
+        chunk, last = await self._read(head, after, request.limit)
+        inside = [message for message in chunk if _before(message, request.until)]
+        taken = await self._taken(inside, request.since, request.policy, target)
         done = last == 0 or len(inside) < len(chunk) or last >= head.counters.last_place
         return ArchiveReport(len(inside), len(taken), 0, 0, [each.id for each in taken[:IDS_SHOWN]], last, done)
 
@@ -142,17 +151,17 @@ class Archives:
         source = f"archive/{topic.spec.name}/{target.kind}:{target.target}/{request.name}"
         known = broker.inlet.sources.get(source)
         if known is None or request.again:
-            position = Position(0, head.counters.last_place, 0)
+            begin = await self._start(head, request.since)
+            position = Position(begin, head.counters.last_place, 0, False, request.since, request.until)
         else:
             position = msgspec.msgpack.decode(known, type=Position)
         if position.done:
             return ArchiveReport(before=position.sent, last=position.place, done=True)
-        place = await self._start(head, position.place, request.since)
-        chunk, last = await self._read(head, place, request.limit)
+        chunk, last = await self._read(head, position.place, request.limit)
         if target.kind == "stream":
             chunk, last = _bounded(chunk, last)
-        inside = [message for message in chunk if message.place <= position.upto and _inside(message, request)]
-        taken = await self._taken(inside, request.policy or target.filter)
+        inside = [each for each in chunk if each.place <= position.upto and _before(each, position.until)]
+        taken = await self._taken(inside, position.since, request.policy, target)
         bodies = await self._bodies(taken, target)
         if target.kind == "stream":
             await broker.log.room(target.target)
@@ -164,12 +173,13 @@ class Archives:
             body = bodies.get(message.place, message.body or b"")
             mine = broker.inlet.redelivery(topic, target, message, body)
             if isinstance(mine, Refused):
-                raise RefusedError(mine.code, f"replay of topic {request.topic}: {mine.reason}")
+                raise RefusedError(mine.code, f"replay of topic {request.topic}: message {message.id}: {mine.reason}")
             made.append((message, mine))
         for message, mine in made:
             broker.inlet.redeliver(topic, target, message, mine, now)
         done = last == 0 or len(inside) < len(chunk) or last >= position.upto
-        after = Position(max(last, place), position.upto, position.sent + len(taken), done)
+        place, sent = max(last, position.place), position.sent + len(taken)
+        after = Position(place, position.upto, sent, done, position.since, position.until)
         broker.inlet.note_position(Outgoing(b"", checkpoint=(source, msgspec.msgpack.encode(after))))
         if target.kind == "queue":
             broker.after_intake([topic.heads[target.target]])
@@ -177,11 +187,11 @@ class Archives:
         ids = [each.id for each in taken[:IDS_SHOWN]]
         return ArchiveReport(len(inside), len(taken), len(taken), position.sent, ids, after.place, done)
 
-    async def _start(self, head: Head, after: int, since: float | None) -> int:
+    async def _start(self, head: Head, since: float | None) -> int:
         """The place behind which what was published since then lies: times go up with places, so by halves."""
         if since is None:
-            return after
-        low, high = max(after, head.counters.purged_upto), head.counters.last_place
+            return 0
+        low, high = head.counters.purged_upto, head.counters.last_place
         while low < high:
             middle = (low + high) // 2
             found, _ = await self._read(head, middle, 1)
@@ -198,18 +208,41 @@ class Archives:
             every = sorted((each for each in head.state.all() if each.place > after), key=lambda each: each.place)
             return every[:limit], every[:limit][-1].place if every else 0
         await self._broker.committed()
-        loaded = await self._broker.journal.load(head.number, after, limit)
-        return [message for message in loaded.messages if message.place > head.counters.purged_upto], loaded.last
+        found: list[Stored] = []
+        size = largest = last = 0
+        while len(found) < limit and size < CHUNK_BYTES:
+            # By what was seen so far: a chunk of large bodies is a small one.
+            room = (CHUNK_BYTES - size) // largest if largest else 1
+            step = max(1, min(limit - len(found), room, 8 * len(found)))
+            loaded = await self._broker.journal.load(head.number, after, step)
+            if not loaded.last:
+                break
+            after = last = loaded.last
+            found += [message for message in loaded.messages if message.place > head.counters.purged_upto]
+            sizes = [len(message.body or b"") for message in found]
+            size, largest = sum(sizes), max(sizes, default=0)
+        return found, last
 
-    async def _taken(self, messages: list[Stored], policy: FilterPolicy | None) -> list[Stored]:
-        """Those that the policy lets through; bodies kept aside are read one at a time, where it looks at them."""
+    async def _taken(
+        self, messages: list[Stored], since: float | None, policy: FilterPolicy | None, target: Subscription | None
+    ) -> list[Stored]:
+        """What a policy takes, else the filter of a subscriber, by the text that subscriber gets (SNS: T48).
+
+        Bodies kept aside are read one at a time, where the policy looks at them.
+        """
+        # Rows that cannot be read blur where the search for the time to begin at ends.
+        recent = [each for each in messages if since is None or each.sent_at >= since]
+        if policy is None and target is not None:
+            policy = target.filter
         if policy is None:
-            return messages
+            return recent
         takes = compile_filter(policy)
         taken: list[Stored] = []
-        for message in messages:
+        for message in recent:
             body: bytes | None = message.body or b""
-            if message.claim is not None and policy.scope == "body":
+            if target is not None and message.headers is not None and TEXTS in message.headers:
+                body = text_for(Outgoing(message.body or b"", headers=message.headers), target)
+            elif message.claim is not None and policy.scope == "body":
                 body = await self._read_aside(message)
             if body is not None and takes(body, message.attributes or {}):
                 taken.append(message)
@@ -266,5 +299,5 @@ def _subscriber(topic: TopicHead, name: str) -> Subscription:
     )
 
 
-def _inside(message: Stored, request: ArchiveRequest) -> bool:
-    return request.until is None or message.sent_at < request.until
+def _before(message: Stored, until: float | None) -> bool:
+    return until is None or message.sent_at < until

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from msgspec.structs import replace
 
 from pipeflow import App, ConfigurationError, RefusedError, num
-from pipeflow.archives import ArchiveRequest
+from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.clock import VirtualClock
+from pipeflow.embedded import archive as archives
 from pipeflow.engine.archives import through
 from pipeflow.errors import NotFound
 from pipeflow.messages import Ack, Delivery, Outgoing, Want
@@ -22,6 +24,7 @@ from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import DAY, FilterPolicy, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_queue
 from pipeflow.testing import harness
+from pipeflow.webhooks import TEXTS
 
 START = 1_900_000_000.0
 
@@ -392,3 +395,81 @@ async def test_T70_the_archive_of_a_topic_that_deduplicates_by_group_keeps_what_
         await publish(store, group, group=group, dedup_id="same")
     assert await replay(store, clock) == (2, 2)
     await store.close()
+
+
+async def test_a_replay_that_goes_on_later_leaves_out_nothing_though_its_times_are_said_as_ages(url: str) -> None:
+    async with archive(url) as (store, clock):
+        for body in "abcdef":
+            await publish(store, body)
+            await clock.advance(60)
+        await drain(store)
+        hour = ArchiveRequest("t", "q", since=clock.now() - 300, until=clock.now() - 60, name="last 5m", limit=2)
+        assert (await store.archived(hour)).sent == 2
+        await clock.advance(600)
+        later = replace(hour, since=clock.now() - 300, until=clock.now() - 60)
+        assert (await through(later, store, clock)).sent == 2
+        assert [each.body for each in await drain(store)] == [b"b", b"c", b"d", b"e"]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_T48_a_filter_on_bodies_looks_at_the_text_of_its_subscriber_in_a_replay_too(
+    url: str, dry_run: bool
+) -> None:
+    placed = FilterPolicy('{"card": [null]}', "body")
+    texts = {TEXTS: json.dumps({"queue": '{"card": null}'})}
+    async with archive(url, filter=placed) as (store, clock):
+        await publish(store, '{"card": "4000"}', headers=texts)
+        await publish(store, '{"card": null}', headers={TEXTS: json.dumps({"queue": '{"card": "4000"}'})})
+        (first,) = await drain(store)
+        report = await through(ArchiveRequest("t", "q", dry_run=dry_run), store, clock)
+        assert (report.matched, report.ids, report.sent) == (1, [first.id], 0 if dry_run else 1)
+        assert [each.body for each in await drain(store)] == ([] if dry_run else [b'{"card": null}'])
+
+
+async def test_a_dry_run_says_what_a_replay_would_send_and_changes_nothing() -> None:
+    app = App("shop")
+    orders = app.topic("orders", str, archive=30)
+    named = app.queue("named", str, app.topics_named("ord*", str).where(kind="placed"))
+    hook = app.webhook("hook", orders, url="https://example.org/in")
+    async with harness(app) as h:
+        for n in range(1200):
+            await orders.publish(str(n), kind="placed" if n % 3 else "void")
+        before = len(h.queued(named))
+        report = await orders.replay(named, dry_run=True)
+        assert (report.examined, report.matched, report.sent, report.done) == (1200, 800, 0, True)
+        assert len(h.queued(named)) == before == 800
+        assert (await orders.replay(named)).sent == 800, "a dry run is not the beginning of it"
+        with pytest.raises(RefusedError, match="hook has not confirmed"):
+            await orders.replay(hook, dry_run=True)
+
+
+async def test_a_chunk_of_large_bodies_is_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "CHUNK_BYTES", 100_000)
+    async with archive(f"sqlite:///{tmp_path}/a.db") as (store, clock):
+        await publish(store, *["x" * 10_000] * 100, "small", *["y" * 50_000] * 4)
+        chunks: list[ArchiveReport] = []
+        request = ArchiveRequest("t")
+        while not chunks or not chunks[-1].done:
+            chunks.append(await store.archived(request))
+            request = replace(request, after=chunks[-1].last)
+        assert sum(chunk.examined for chunk in chunks) == 105
+        assert max(chunk.examined for chunk in chunks) <= 17
+        assert await replay(store, clock, "other") == (105, 105)
+
+
+async def test_T75_a_row_that_cannot_be_read_brings_nothing_older_into_a_replay(tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    async with archive(f"sqlite:///{database}") as (store, clock):
+        for n in range(8):
+            await publish(store, f"{n}")
+            await clock.advance(100)
+    with sqlite3.connect(database) as raw:
+        ((number,),) = raw.execute("SELECT number FROM nouns WHERE kind = 'queue' AND name = 't-archive'").fetchall()
+        keys = [key for (key,) in raw.execute("SELECT key FROM messages WHERE key >> 43 = ? ORDER BY key", (number,))]
+        assert len(keys) == 8
+        raw.execute("UPDATE messages SET crc = crc + 1 WHERE key IN (?, ?)", keys[3:5])
+    raw.close()
+    async with archive(f"sqlite:///{database}") as (store, clock):
+        await drain(store)
+        await replay(store, clock, since=START + 600)
+        assert [each.body for each in await drain(store)] == [b"6", b"7"]
