@@ -63,12 +63,13 @@ class Context:
         group: str | None = None,
         dedup_id: str | None = None,
         delay: float | None = None,
+        ttl: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> None:
         """Publish when this call is acknowledged, in the same commit; dropped when it fails."""
         body = topic.encode(value)
-        message = outgoing(body, group, dedup_id, delay, attributes, keywords, self._headers)
+        message = outgoing(body, group, dedup_id, delay, ttl, attributes, keywords, self._headers)
         self._emit(Emit("topic", topic.name, message))
 
     def send(
@@ -78,6 +79,7 @@ class Context:
         /,
         *,
         delay: float | None = None,
+        ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -85,7 +87,7 @@ class Context:
     ) -> None:
         """Send to a queue when this call is acknowledged, in the same commit; dropped when it fails."""
         body = queue.codec.encode(value)
-        message = outgoing(body, group, dedup_id, delay, attributes, keywords, self._headers)
+        message = outgoing(body, group, dedup_id, delay, ttl, attributes, keywords, self._headers)
         self._emit(Emit("queue", queue.name, message))
 
     def put(self, stream: Stream[T], value: T, /) -> None:

@@ -58,6 +58,8 @@ class Outgoing(Struct, frozen=True, gc=False, array_like=True, omit_defaults=Tru
     """Given when the id must be stable across retries; else the broker makes one."""
     claim: Claim | None = None
     """Set by the broker: the body is kept aside already, and is here for whoever looks at it on the way in."""
+    ttl: float | None = None
+    """Seconds from the send, delay included, after which it is gone unless it was acknowledged; None: retention."""
 
 
 class Emit(Struct, frozen=True, gc=False, array_like=True):

@@ -78,6 +78,8 @@ class Features(Struct, frozen=True):
     fifo: bool = True
     dedup: bool = True
     max_delay: float = 366 * 86_400.0
+    ttl: bool = True
+    """Messages can have a time to live of their own."""
     atomic_emits: bool = True
     """An acknowledgement and what it emits commit together."""
     record_log: bool = True
@@ -307,6 +309,8 @@ class Peeked(Struct, frozen=True):
     visible_at: float | None = None
     size: int = 0
     """Bytes with its attributes. Of a body that is kept aside, for being large, `body` is the beginning."""
+    expires_at: float | None = None
+    """When its own time to live ends; None where the queue's retention alone holds."""
 
 
 class Redrive(Struct, frozen=True):

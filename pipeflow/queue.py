@@ -115,6 +115,7 @@ class Queue(Generic[T]):
         /,
         *,
         delay: float | None = None,
+        ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -122,9 +123,10 @@ class Queue(Generic[T]):
     ) -> str:
         """Send one value straight to this queue and return its message id; durable when it returns.
 
-        `delay`: seconds until it is visible, None takes the queue's own. RefusedError: a rule was broken.
+        `delay`: seconds until it is visible, None takes the queue's own. `ttl`: seconds until it is gone, acknowledged
+        or not, counted from now. RefusedError: a rule was broken.
         """
-        message = outgoing(self._encode(value), group, dedup_id, delay, attributes, keywords)
+        message = outgoing(self._encode(value), group, dedup_id, delay, ttl, attributes, keywords)
         (answer,) = await self.binding.runtime.send(self.spec.name, (message,))
         return accepted(answer, self.binding.noun)
 
@@ -134,6 +136,7 @@ class Queue(Generic[T]):
         /,
         *,
         delay: float | None = None,
+        ttl: float | None = None,
         group: str | Callable[[T], str] | None = None,
         dedup_id: Callable[[T], str] | None = None,
         attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None = None,
@@ -143,7 +146,7 @@ class Queue(Generic[T]):
 
         `group`, `dedup_id` and `attributes` may be functions of the value.
         """
-        batch = many(self._encode, values, group, dedup_id, delay, attributes, keywords)
+        batch = many(self._encode, values, group, dedup_id, delay, ttl, attributes, keywords)
         return await self.binding.runtime.send(self.spec.name, batch)
 
     @overload

@@ -66,6 +66,7 @@ class Topic(Generic[T]):
         group: str | None = None,
         dedup_id: str | None = None,
         delay: float | None = None,
+        ttl: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         instead: Mapping[Protocols, T] | None = None,
         **keywords: AttributeValue,
@@ -73,12 +74,12 @@ class Topic(Generic[T]):
         """Publish one value and return its message id; durable, in every queue that matches, when it returns.
 
         Keywords are attributes; those whose names collide with options go through `attributes`. `group` orders
-        messages in FIFO queues. `instead`: what "queue", "webhook" or "stream" subscribers get in place of the value;
-        filters on bodies look at what theirs gets (SNS: T25, T48). RefusedError: a rule was broken, and nothing was
-        published.
+        messages in FIFO queues. `ttl`: seconds until its copies in queues are gone, acknowledged or not.
+        `instead`: what "queue", "webhook" or "stream" subscribers get in place of the value; filters on bodies look at
+        what theirs gets (SNS: T25, T48). RefusedError: a rule was broken, and nothing was published.
         """
         headers = causes() if instead is None else {**(causes() or {}), TEXTS: self._texts(instead)}
-        message = outgoing(self.encode(value), group, dedup_id, delay, attributes, keywords, headers)
+        message = outgoing(self.encode(value), group, dedup_id, delay, ttl, attributes, keywords, headers)
         (answer,) = await self.binding.runtime.publish(self.spec.name, (message,))
         return accepted(answer, self.binding.noun)
 
@@ -99,6 +100,7 @@ class Topic(Generic[T]):
         group: str | Callable[[T], str] | None = None,
         dedup_id: Callable[[T], str] | None = None,
         delay: float | None = None,
+        ttl: float | None = None,
         attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None = None,
         **keywords: AttributeValue,
     ) -> Sequence[Sent | Refused]:
@@ -106,7 +108,7 @@ class Topic(Generic[T]):
 
         `group`, `dedup_id` and `attributes` may be functions of the value.
         """
-        batch = many(self.encode, values, group, dedup_id, delay, attributes, keywords)
+        batch = many(self.encode, values, group, dedup_id, delay, ttl, attributes, keywords)
         return await self.binding.runtime.publish(self.spec.name, batch)
 
     def emission(self, value: T, headers: dict[str, str] | None) -> Emit:
@@ -240,6 +242,7 @@ def outgoing(
     group: str | None,
     dedup_id: str | None,
     delay: float | None,
+    ttl: float | None,
     attributes: Mapping[str, AttributeValue] | None,
     keywords: dict[str, AttributeValue],
     headers: dict[str, str] | None = None,
@@ -247,7 +250,15 @@ def outgoing(
     """One message on its way, with what the current handler adds to it."""
     if attributes:
         keywords = {**attributes, **keywords}
-    return Outgoing(body, attributes_of(keywords) if keywords else None, headers or causes(), group, dedup_id, delay)
+    return Outgoing(
+        body,
+        attributes_of(keywords) if keywords else None,
+        headers or causes(),
+        group,
+        dedup_id,
+        delay,
+        ttl=ttl,
+    )
 
 
 def many(
@@ -256,6 +267,7 @@ def many(
     group: str | Callable[[T], str] | None,
     dedup_id: Callable[[T], str] | None,
     delay: float | None,
+    ttl: float | None,
     attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None,
     keywords: dict[str, AttributeValue],
 ) -> list[Outgoing]:
@@ -263,13 +275,14 @@ def many(
     headers = causes()
     if group is None and dedup_id is None and not callable(attributes):
         shared = attributes_of({**(attributes or {}), **keywords}) or None
-        return [Outgoing(encode(value), shared, headers, None, None, delay) for value in values]
+        return [Outgoing(encode(value), shared, headers, None, None, delay, ttl=ttl) for value in values]
     return [
         outgoing(
             encode(value),
             group(value) if callable(group) else group,
             dedup_id(value) if dedup_id is not None else None,
             delay,
+            ttl,
             attributes(value) if callable(attributes) else attributes,
             keywords,
             headers,

@@ -37,7 +37,8 @@ ATTEMPT = Column("attempt", right=True)
 AGE = Column("age", write=units.seconds, right=True)
 GROUP = Column("group", rare=True)
 BODY = Column("body", write=_written, wide=True)
-MESSAGES = (ID, Column("state"), ATTEMPT, AGE, GROUP, BODY)
+TTL = Column("ttl", write=units.seconds, right=True, rare=True)
+MESSAGES = (ID, Column("state"), ATTEMPT, AGE, TTL, GROUP, BODY)
 DEAD = (
     ID,
     Column("attempt", right=True, spare=True),
@@ -55,6 +56,7 @@ def row_of(message: Peeked, now: float) -> Row:
     row["size"] = message.size
     row["dedup_id"] = message.dedup_id
     row["visible_at"] = message.visible_at
+    row["ttl"] = None if message.expires_at is None else max(0.0, message.expires_at - now)
     row["dead_letter_source"] = message.dead_letter_source
     row["failures"] = [msgspec.structs.asdict(failure) for failure in message.failures]
     return row

@@ -194,6 +194,9 @@ def message_options(command: C) -> C:
     command = click.option("--dedup-id", metavar="ID", help="Suppresses a second message of this id for five minutes.")(
         command
     )
+    command = click.option(
+        "--ttl", type=duration, metavar="DURATION", help="Until it is gone, handled or not: 30s, 2h."
+    )(command)
     command = click.option("--group", metavar="NAME", help="Message group: delivered in order.")(command)
     return click.option(
         "--attr", "attr", multiple=True, metavar="NAME=TEXT", help="An attribute; NAME:=JSON for numbers and lists."
@@ -219,6 +222,7 @@ def send(
     attr: tuple[str, ...],
     group: str | None,
     dedup_id: str | None,
+    ttl: float | None,
     delay: float | None,
     broker: str | None,
     app: str | None,
@@ -230,7 +234,7 @@ def send(
     lines go in batches, each durable before the next. Prints the id of a single message.
     """
     _check_single(body, dedup_id)
-    like = Outgoing(b"", attributes(attr), None, group, dedup_id, delay)
+    like = Outgoing(b"", attributes(attr), None, group, dedup_id, delay, ttl=ttl)
     report(carry_out(store_url(broker, app), "queue", queue, body, raw, like), as_json)
 
 
@@ -247,6 +251,7 @@ def publish(
     attr: tuple[str, ...],
     group: str | None,
     dedup_id: str | None,
+    ttl: float | None,
     broker: str | None,
     app: str | None,
     as_json: bool,
@@ -256,7 +261,7 @@ def publish(
     BODY, @FILE and stdin as in `pipeflow send`. Prints the id of a single message.
     """
     _check_single(body, dedup_id)
-    like = Outgoing(b"", attributes(attr), None, group, dedup_id)
+    like = Outgoing(b"", attributes(attr), None, group, dedup_id, ttl=ttl)
     report(carry_out(store_url(broker, app), "topic", topic, body, raw, like), as_json)
 
 

@@ -8,6 +8,7 @@ and records are kept beside the rows.
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -147,10 +148,12 @@ class Gathering:
             if delayed and not fifo:
                 key |= DELAYED_BIT
             due = message.until if delayed else None
+            expires = message.expires_at if message.expires_at != inf else None
             held = message.until if message.durable and message.state == IN_FLIGHT else None
             if message.row:
                 row = encode_row(message, crc_of(message))
-                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row, head.tenant_of(message)))
+                group = head.tenant_of(message)
+                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row, group, expires))
                 self.uncount(message.row)
             else:
                 body = message.body
@@ -165,23 +168,14 @@ class Gathering:
                 group = head.tenant_of(message) if told_apart else None
                 if claim is not None:
                     frozen.claims[claim.number] = claim, frozen.claims.get(claim.number, (claim, 0))[1] + 1
-                    inserts += (key, due, group, held, row, row_crc(key, row), None, claim.number)
+                    inserts += (key, due, group, held, expires, row, row_crc(key, row), None, claim.number)
                 elif message.shared:
                     assert body is not None
                     held_by = frozen.bodies.get(message.shared)
                     frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
-                    inserts += (
-                        key,
-                        due,
-                        group,
-                        held,
-                        row,
-                        row_crc(key, row),
-                        None,
-                        message.shared,
-                    )
+                    inserts += (key, due, group, held, expires, row, row_crc(key, row), None, message.shared)
                 else:
-                    inserts += (key, due, group, held, row, row_crc(key, row), body, None)
+                    inserts += (key, due, group, held, expires, row, row_crc(key, row), body, None)
             _count(counters, key, 1)
             message.row = key
 
@@ -219,6 +213,7 @@ def encode_row(message: Stored, body_crc: int) -> bytes:
             message.source,
             message.envelope,
             body_crc,
+            message.expires_at if message.expires_at != inf else None,
         )
     )
 

@@ -173,8 +173,10 @@ class Head:
         return message.group or UNGROUPED
 
     def next_due(self) -> float:
-        """When time next changes something here, the horizon of delayed messages included."""
+        """When time next changes something here, or may change something on disk."""
         due, tail = self.state.next_due(), self.tail
+        if tail.expires_at < due:
+            due = tail.expires_at
         return min(due, tail.horizon[0]) if tail.delayed else due
 
     def expire(self, message: Stored) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -131,6 +132,7 @@ def look(head: Head, message: Stored) -> Peeked:
         dead_letter_source=message.source,
         visible_at=message.until if message.state != READY else None,
         size=message.size,
+        expires_at=message.expires_at if message.expires_at != inf else None,
     )
 
 

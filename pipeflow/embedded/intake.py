@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from hashlib import sha256
+from math import inf
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +27,7 @@ from pipeflow.specs import YEAR, QueueSpec, Subscription
 from pipeflow.state.dedup import WINDOW, dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
 from pipeflow.state.stored import READY, Stored
+from pipeflow.state.wishes import unfulfillable
 from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -130,6 +132,8 @@ class Intake:
             outgoing.group,
             outgoing.dedup_id,
         )
+        if outgoing.ttl is not None:
+            message.expires_at = now + outgoing.ttl
         self._add(head, message, outgoing.delay, now, outgoing.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
@@ -140,6 +144,8 @@ class Intake:
         # An explicit 0 on a FIFO queue does not cancel the queue's delay (SQS: Q33).
         wait = head.spec.delay if delay is None or head.spec.fifo else delay
         head.counters.sent += 1
+        if message.expires_at != inf:
+            head.counters.expiring = True
         if claim is not None:
             message.body, message.body_crc = None, claim.crc
             message.claim, message.shared = claim, claim.number
@@ -165,6 +171,10 @@ class Intake:
         if delay is not None and (not 0 <= delay <= YEAR or (spec.fifo and delay > 0)):
             why = "FIFO queues delay as a whole; declare the queue with delay=" if spec.fifo else "use 0 s to a year"
             return Refused("bad_delay", f"{spec.name}: delay is {delay}; {why}")
+        if outgoing.ttl is not None:
+            refused = unfulfillable(spec.name, outgoing)
+            if refused is not None:
+                return refused
         if self._journal.full:
             return Refused("disk_full", f"{spec.name}: the disk of the store is nearly full; free space and send again")
         return None
@@ -249,6 +259,8 @@ class Intake:
         message = Stored(0, id, mine.body, size, now, now, mine.attributes, headers, mine.group, mine.dedup_id)
         message.envelope = envelope
         message.shared = shared
+        if mine.ttl is not None and not head.spec.archives:
+            message.expires_at = now + mine.ttl
         # A FIFO queue delays as a whole (SQS: Q33), so a publish's own delay is for standard queues. An archive has no
         # delay at all: it is read in the order of publishing.
         delay = 0.0 if head.spec.archives else None if head.spec.fifo else mine.delay
@@ -419,6 +431,8 @@ class Intake:
         if head.spec.fifo:
             message.dedup_id = message.id
         message.stops = 0
+        # Whoever looks at dead letters is to find it, however late.
+        message.expires_at = inf
         self._move_in(dead, message, now)
 
     def redrive(self, dead: Head, target: Head, message: Stored, now: float) -> None:
@@ -427,6 +441,7 @@ class Intake:
         message.headers = {**(message.headers or {}), REDRIVEN: message.id}
         message.id = self._ids.new(now)
         message.sent_at = message.kept_from = now
+        message.expires_at = inf
         message.receives = message.releases = 0
         message.first_received_at = message.received_at = 0.0
         message.source = None

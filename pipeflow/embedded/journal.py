@@ -51,6 +51,8 @@ class Counters(Struct):
     created_at: float = 0.0
     modified_at: float = 0.0
     """When its options last changed (SQS: Q103)."""
+    expiring: bool = False
+    """A message with a time to live ever came: what of them lies on disk has to be looked for."""
 
 
 class TopicCounters(Struct):
@@ -86,6 +88,8 @@ class Row(Struct, array_like=True, gc=False):
     source: str | None
     envelope: tuple[str, str] | None
     body_crc: int
+    expires_at: float | None = None
+    """None: it has no time to live of its own."""
 
 
 class Declared(Struct, frozen=True):
@@ -111,9 +115,9 @@ class FrozenGroup(Struct):
     """A group as it is committed: rows encoded, nothing in it changes any more."""
 
     inserts: list[Any]
-    """(key, due, group, held until, head, crc, body, shared) of every new row, one after the other."""
+    """(key, due, group, held until, expires, head, crc, body, shared) of every new row, one after the other."""
     updates: list[tuple[Any, ...]]
-    """(key, due, held until, head, crc, old key, group) of every row that is on disk and changed."""
+    """(key, due, held until, head, crc, old key, group, expires) of every row that is on disk and changed."""
     deletes: list[int]
     bodies: dict[int, tuple[bytes, int]]
     """Shared body -> (bytes, how many rows of this group hold it)."""
@@ -255,6 +259,10 @@ class Journal(Protocol):
         """Messages of one FIFO group behind a place, in order."""
         ...
 
+    async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
+        """Messages with a time to live behind (its end, row), in that order, without their bodies; damaged ones not."""
+        ...
+
     async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """Bodies of (row, shared body) pairs; None where the row is damaged or gone."""
         ...
@@ -347,6 +355,9 @@ class Forget:
 
     async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
         return Loaded([])
+
+    async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
+        return []
 
     async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
         return [None for _ in messages]

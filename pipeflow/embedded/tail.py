@@ -24,6 +24,10 @@ from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
 
+EXPIRED = 1_000
+"""Messages whose time to live has ended that are deleted at a time."""
+PAUSE = 0.05
+"""Seconds between two looks for such messages."""
 GROUP_HEAD = 64
 """Messages of one FIFO group that are loaded at a time."""
 UNGROUPED = " "
@@ -41,6 +45,7 @@ class Tail:
         "group_cursor",
         "ahead",
         "horizon",
+        "expires_at",
         "fed",
         "late",
         "left",
@@ -53,6 +58,7 @@ class Tail:
         "_gathering",
         "_journal",
         "_groups",
+        "_expired",
         "_watching",
     )
 
@@ -68,6 +74,8 @@ class Tail:
         self.ahead: dict[str, dict[int, None]] = {}
         """By tenant: places behind the cursor that are in memory already, in order."""
         self.horizon: tuple[float, int] = (0.0, 0) if self.delayed else (inf, 0)
+        self.expires_at = 0.0 if counters.expiring and self.count else inf
+        """Before this no time to live of a message here ends."""
         self.fed: list[Signal] = []
         """Who waits for a load to end."""
         self.late: list[Stored] | None = None
@@ -84,6 +92,8 @@ class Tail:
         self._gathering = gathering
         self._journal = journal
         self._groups = groups
+        self._expired = (0.0, 0)
+        """(end, row) of the last time to live that was looked at."""
         self._watching = 0
 
     # -- in ------------------------------------------------------------------------------------------------------
@@ -98,7 +108,7 @@ class Tail:
         if not self.ready and self._groups is None:
             self.cursor = message.place - 1
         self.ready += 1
-        self._share(message)
+        self._lies_here(message)
         self._head.changed(message)
 
     def add_delayed(self, message: Stored, due: float) -> None:
@@ -107,6 +117,7 @@ class Tail:
         message.until = due
         self.delayed += 1
         self._head.changed(message)
+        self._wakes(message.expires_at)
         if self.late is not None:
             self.late.append(message)
 
@@ -127,6 +138,7 @@ class Tail:
                 self.not_ahead(message)
             self.delayed += 1
             self.retrying += message.receives > 0
+            self._wakes(message.expires_at)
         state.compact_waiting()
 
     def queue_up(self, message: Stored) -> None:
@@ -146,11 +158,12 @@ class Tail:
         if self.ahead:
             self.not_ahead(message)
         self.ready += 1
-        self._share(message)
+        self._lies_here(message)
         head.changed(message)
 
-    def _share(self, message: Stored) -> None:
+    def _lies_here(self, message: Stored) -> None:
         """A ready message waits on disk: where queues have tenants, they are told apart there too (SQS: Q83)."""
+        self._wakes(message.expires_at)
         if self._groups is not None:
             return
         if message.group is not None and self._state.fair is None:
@@ -184,6 +197,10 @@ class Tail:
     def delayed_due(self, now: float) -> bool:
         """Whether delayed messages on disk may be due."""
         return self.delayed > 0 and self.horizon[0] <= now
+
+    def due(self, now: float) -> bool:
+        """Whether time has come for something on disk."""
+        return self.expires_at <= now or self.delayed_due(now)
 
     def begin_load(self) -> None:
         """A load is about to wait for the open group: from now on it is noted what its read may not see right."""
@@ -388,6 +405,27 @@ class Tail:
                 self._settle_in(message, now, expired_before)
         self.retrying = max(0, min(self.retrying, self.delayed))
 
+    async def expire(self, now: float) -> None:
+        """Delete some of what has outlived its time to live here. What is in memory too goes by itself."""
+        self.expires_at = inf
+        found = await self._journal.load_expiring(self._number, self._expired, EXPIRED)
+        for message in found:
+            if message.expires_at > now:
+                # Soon after the last: a trickle that ends at many moments would read the disk at each.
+                self._wakes(max(message.expires_at, now + PAUSE))
+                return
+            self._expired = (message.expires_at, message.row)
+            if not self.has_left(message.place) and self.has(message):
+                self._counters.expired += 1
+                self.take(message)
+                self._head.discard(message)
+        if found:
+            self._wakes(now)
+
+    def _wakes(self, at: float) -> None:
+        if at < self.expires_at:
+            self.expires_at = at
+
     async def load_group_upto(self, group: str, place: int, now: float) -> None:
         """Bring one FIFO group into memory from its first message to `place`."""
         assert self._groups is not None
@@ -433,4 +471,5 @@ class Tail:
         self.ahead.clear()
         self.cursor = self._counters.last_place
         self.horizon = (inf, 0)
+        self.expires_at = inf
         return count

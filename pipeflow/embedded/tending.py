@@ -74,7 +74,7 @@ class Tending:
             self.arm(head)
         for head in self._broker.nouns.heads():
             self.feed(head)
-            if head.tail.delayed:
+            if head.tail.count:
                 self.arm(head)
             if head.counters.purged_upto:
                 self.sweep(head)
@@ -112,7 +112,7 @@ class Tending:
                     continue
                 head.armed = inf
                 head.tick(now)
-                if head.tail.delayed_due(now):
+                if head.tail.due(now):
                     self.feed(head, force=True)
                 else:
                     self.arm(head)
@@ -156,6 +156,8 @@ class Tending:
             # What is on disk must be what this process did until now: rows deleted in the open group are gone.
             await self._broker.committed()
             now = self._broker.clock.now()
+            if head.tail.expires_at <= now:
+                await head.tail.expire(now)
             if head.tail.delayed_due(now):
                 await head.tail.load_delayed(now)
             if head.tail.ready:

@@ -64,6 +64,7 @@ class QueueState:
         "_now",
         "_waiting",
         "_held",
+        "_expiring",
         "_count",
         "_sweep_at",
         "_alone",
@@ -90,6 +91,8 @@ class QueueState:
         self._now = 0.0
         self._waiting: list[tuple[float, int, Stored]] = []
         self._held: list[tuple[float, int, int, Stored]] = []
+        self._expiring: list[tuple[float, int, Stored]] = []
+        """By the end of their time to live, those that have one; checked when it comes up."""
         self._count = 0
         self._sweep_at = inf
         self._alone: Stored | None = None
@@ -143,6 +146,17 @@ class QueueState:
         expires = message.kept_from + self.spec.retention
         if expires < self._sweep_at:
             self._sweep_at = expires
+        if message.expires_at != inf:
+            self._expires(message)
+
+    def _expires(self, message: Stored) -> None:
+        expiring = self._expiring
+        self._count += 1
+        heappush(expiring, (message.expires_at, self._count, message))
+        if len(expiring) > 2 * (self.ready + self.delayed + self.in_flight) + 4096:
+            # What was acknowledged leaves the end of its time behind; a long one must not keep it in memory.
+            self._expiring = [entry for entry in expiring if entry[2].state != GONE]
+            heapify(self._expiring)
 
     def share(self) -> None:
         """A standard queue has tenants from now on (SQS: Q81)."""
@@ -154,8 +168,10 @@ class QueueState:
     # -- time ----------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Let time have its effect: delays end, visibility timeouts run out, retention ends (SQS: Q2 c, g, l)."""
+        """Let time have its effect: lives and delays end, visibility timeouts run out, retention ends (Q2 c, g, l)."""
         self._now = now
+        if self._expiring:
+            self.expire(now)
         waiting = self._waiting
         while waiting and waiting[0][0] <= now:
             until, _, message = heappop(waiting)
@@ -176,6 +192,14 @@ class QueueState:
         if now >= self._sweep_at:
             self._sweep(now)
 
+    def expire(self, now: float) -> None:
+        """Delete what has outlived its time to live, whoever holds it (SQS: Q107)."""
+        expiring = self._expiring
+        while expiring and expiring[0][0] <= now:
+            message = heappop(expiring)[2]
+            if message.state != GONE:
+                self._expire(message)
+
     def next_due(self) -> float:
         """When `tick` next has something to do; inf when time alone changes nothing."""
         held = self._held
@@ -189,6 +213,11 @@ class QueueState:
             due = held[0][0]
         if waiting and waiting[0][0] < due:
             due = waiting[0][0]
+        expiring = self._expiring
+        while expiring and expiring[0][2].state == GONE:
+            heappop(expiring)
+        if expiring and expiring[0][0] < due:
+            due = expiring[0][0]
         return due
 
     # -- out -----------------------------------------------------------------------------------------------------
@@ -312,6 +341,7 @@ class QueueState:
         self.order.clear()
         self._waiting.clear()
         self._held.clear()
+        self._expiring.clear()
         self._sweep_at = inf
         return len(victims)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 from msgspec import Struct
@@ -60,6 +61,8 @@ class Stored(Struct, gc=False):
     body_crc: int | None = None
     claim: Claim | None = None
     """Where its body is kept aside; `shared` is its number then."""
+    expires_at: float = inf
+    """When its own time to live ends; the queue's retention holds besides."""
 
     @property
     def attempt(self) -> int:

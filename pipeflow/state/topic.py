@@ -19,6 +19,7 @@ from pipeflow.messages import Outgoing, Refused
 from pipeflow.names import valid_group
 from pipeflow.specs import Subscription, TopicSpec, archive_of
 from pipeflow.state.sieve import Entry, Sieve
+from pipeflow.state.wishes import unfulfillable
 from pipeflow.webhooks import TEXTS
 
 
@@ -136,6 +137,8 @@ class TopicState:
         """Why this publish is not accepted; None when it is (SNS: T28, T69)."""
         group, dedup_id = message.group, message.dedup_id
         name = self.spec.name
+        if message.ttl is not None and (refused := unfulfillable(name, message)) is not None:
+            return refused
         if group is not None and not valid_group(group):
             return Refused(
                 "InvalidGroup", f"{name}: group {group!r}: use 1 to 128 printable ASCII characters, no space"
@@ -221,6 +224,7 @@ class TopicState:
             None,  # the position of a source belongs to the publish, not to its copies
             message.id,
             message.claim,
+            message.ttl,
         )
 
 

@@ -54,6 +54,14 @@ async def test_many_are_sent_at_once_and_one_is_delayed() -> None:
         assert program["done"][-1].customer == "bo"
 
 
+async def test_a_message_with_a_time_to_live_is_handled_in_time() -> None:
+    program = program_of("Time to live")
+    async with harness(program["app"]) as h:
+        assert await program["remind"]()
+        await h.settle()
+        assert [each.customer for each in program["done"]] == ["cy"]
+
+
 async def test_H20_a_handler_answers_by_how_it_ends() -> None:
     program = program_of("Handlers")
     letters, printed, invoice = program["letters"], program["printed"], program["Invoice"]

@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -67,6 +68,8 @@ class Known:
     """Dedup id -> (accepted at, id, sequence)."""
     receipts: set[tuple[str, int, int, int]] = field(default_factory=set)
     last_sequence: Counter[str] = field(default_factory=Counter)
+    ends: dict[str, float] = field(default_factory=dict)
+    """By message: when its time to live ends, unless it is a dead letter by then."""
 
 
 class Walk:
@@ -173,7 +176,10 @@ class Walk:
         self.doubt(*keys)
         delay = self.random.choice([None, None, 5.0, 40.0])
         tenant = self.random.choice([None, "A", "A", "A", "B", "C"])
-        messages = [Outgoing(name.encode(), delay=delay, group=tenant) for name in names]
+        ttl = self.random.choice([None, None, None, 45.0, 70.0, 150.0])
+        if ttl is not None:
+            self.known.ends |= dict.fromkeys(names, self.clock.now() + ttl)
+        messages = [Outgoing(name.encode(), delay=delay, group=tenant, ttl=ttl) for name in names]
         answers = await self.store.send("work", messages)
         for answer in answers:
             assert isinstance(answer, Sent)
@@ -317,6 +323,8 @@ class Walk:
             letters = await self.store.peek(queue, limit=10**6, dead=True)
             messages = await self.store.peek(queue, limit=10**6)
             there.update((queue, named(peeked.body)) for peeked in [*messages, *letters])
+            late = [peeked for peeked in messages if (peeked.expires_at or inf) <= self.clock.now()]
+            assert not late, f"these have outlived their time to live: {late}"
             await self.balance(queue, len(messages), len(letters))
         for queue in ("work", "line"):
             moves = await self.store.moves(queue)
@@ -333,7 +341,7 @@ class Walk:
     def compare(self, there: Counter[tuple[str, str]]) -> None:
         for one, other, both in self.known.pairs:
             # Acknowledged: the message is gone and what it emitted is there. Published: all copies are there.
-            if one[0] == "copy" or other[0] == "copy":
+            if one[0] == "copy" or other[0] == "copy" or self.may_have_ended(one):
                 continue  # may have expired
             assert ((one in there) == (other in there)) is both, (
                 f"{one} and {other} were not settled together: {one in there}, {other in there}"
@@ -341,10 +349,14 @@ class Walk:
         self.known.pairs.clear()
         for key, state in self.known.messages.items():
             if state == LIVE and key not in there:
-                assert key[0] == "copy", f"{key} was acknowledged and is lost"
+                assert key[0] == "copy" or self.may_have_ended(key), f"{key} was acknowledged and is lost"
                 self.known.messages[key] = GONE  # expired; the balance says how many
             elif state == DOUBT:
                 self.known.messages[key] = LIVE if key in there else GONE
+
+    def may_have_ended(self, key: tuple[str, str]) -> bool:
+        """Whether its time to live was over at some moment, however late it is looked for."""
+        return self.known.ends.get(key[1], inf) <= self.clock.now()
 
     async def balance(self, queue: str, messages: int, letters: int) -> None:
         """P27: what came in is what went out and what is there."""
@@ -378,7 +390,10 @@ class Walk:
             if move.under_way:
                 await self.store.cancel_move(move.id)
         await self.clock.advance(1.0)
-        left = {key[1] for key, state in self.known.messages.items() if key[0] == "work" and state == LIVE}
+        known = self.known.messages
+        for key in [key for key, state in known.items() if state == LIVE and self.may_have_ended(key)]:
+            known[key] = DOUBT
+        left = {key[1] for key, state in known.items() if key[0] == "work" and state != GONE}
         for queue in ("work", "line"):
             order: dict[str | None, int] = {}
             for _ in range(1 + len(left)):

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
 
 SECONDS = st.sampled_from([0.0, 0.5, 3.0, 10.0, 30.0, 299.5, 300.0, 43_200.0])
 TIMEOUTS = st.sampled_from([None, 0.0, 3.0, 10.0, 43_200.0])
+LIVES = st.sampled_from([None, None, 0.5, 3.0, 20.0, 1000.0])
 ATTEMPTS = st.sampled_from([None, "one", "two"])
 
 
@@ -40,11 +41,17 @@ class Machines(RuleBasedStateMachine):
     def fifo(self) -> bool:
         return self.bench.work.state.spec.fifo
 
-    @rule(count=st.integers(1, 3), group=st.sampled_from("ab"), id=st.sampled_from([None, "x", "y"]), delay=SECONDS)
-    def send(self, count: int, group: str, id: str | None, delay: float) -> None:
+    @rule(
+        count=st.integers(1, 3),
+        group=st.sampled_from("ab"),
+        id=st.sampled_from([None, "x", "y"]),
+        delay=SECONDS,
+        ttl=LIVES,
+    )
+    def send(self, count: int, group: str, id: str | None, delay: float, ttl: float | None) -> None:
         for _ in range(count):
             named = group if self.fifo or self.kind == "tenants" else None
-            self.bench.send(group=named, delay=delay, dedup_id=id if self.fifo else None)
+            self.bench.send(group=named, delay=delay, dedup_id=id if self.fifo else None, ttl=ttl)
 
     @rule(dead=st.booleans(), limit=st.sampled_from([1, 2, 10]), timeout=TIMEOUTS, durable=st.booleans(), id=ATTEMPTS)
     def receive(self, dead: bool, limit: int, timeout: float | None, durable: bool, id: str | None) -> None:

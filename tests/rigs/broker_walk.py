@@ -83,8 +83,9 @@ class Walk:
             self.names += 1
             body, group = f"m{self.names}", (self.random.choice("abcd") if self.spec.fifo else None)
             delay = 0.0 if self.spec.fifo else self.random.choice([0, 0, 0, 0, 3, 15, 40])
-            batch.append(Outgoing(body.encode(), group=group, delay=delay or None))
-            self.model.send(body, group, delay, self.clock.now())
+            ttl = self.random.choice([None, None, None, delay + 5.0, delay + 20.0, 60.0])
+            batch.append(Outgoing(body.encode(), group=group, delay=delay or None, ttl=ttl))
+            self.model.send(body, group, delay, self.clock.now(), ttl=ttl)
         await self.store.send("q", batch)
 
     async def receive(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from pipeflow.messages import Ack, Bury, Defer, Extend, Refused, Release, Settled, Settlement, Stale
 from pipeflow.specs import QueueSpec
@@ -28,6 +29,8 @@ class Item:
     place: int
     kept_from: float
     size: int = 1
+    ends: float = inf
+    """When its own time to live does."""
     state: str = "ready"
     until: float = 0.0
     visible_since: float = 0.0
@@ -75,10 +78,13 @@ class Model:
 
     # -- in ------------------------------------------------------------------------------------------------------
 
-    def send(self, body: str, group: str | None, delay: float, now: float, size: int = 1) -> Item:
+    def send(
+        self, body: str, group: str | None, delay: float, now: float, size: int = 1, ttl: float | None = None
+    ) -> Item:
         self.places += 1
         self.sent += 1
-        item = Item(body, group, self.places, now, size, visible_since=now)
+        ends = now + ttl if ttl is not None else inf
+        item = Item(body, group, self.places, now, size, ends, visible_since=now)
         if delay > 0:
             item.state, item.until = "delayed", now + delay
         self.live[body] = item
@@ -110,7 +116,7 @@ class Model:
 
     def pass_time(self, now: float) -> None:
         for item in list(self.live.values()):
-            if item.kept_from + self.spec.retention <= now:
+            if min(item.kept_from + self.spec.retention, item.ends) <= now:
                 del self.live[item.body]
                 self.expired += 1
             elif item.state != "ready" and item.until <= now:
@@ -118,9 +124,9 @@ class Model:
 
     def next_due(self) -> float:
         """When time next changes something."""
-        ends = [item.kept_from + self.spec.retention for item in self.live.values()]
+        ends = [min(item.kept_from + self.spec.retention, item.ends) for item in self.live.values()]
         dues = [item.until for item in self.live.values() if item.state != "ready"]
-        return min([*ends, *dues], default=float("inf"))
+        return min([*ends, *dues], default=inf)
 
     # -- looking -------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ state machines tell their `Changes` is kept as rows, of which a restart makes ne
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 
 import msgspec
@@ -57,7 +58,17 @@ class Pair:
 
     # -- the verbs -----------------------------------------------------------------------------------------------
 
-    def send(self, body: str, now: float, *, group: str | None, delay: float, dedup_id: str | None, size: int) -> bool:
+    def send(
+        self,
+        body: str,
+        now: float,
+        *,
+        group: str | None,
+        delay: float,
+        dedup_id: str | None,
+        size: int,
+        ttl: float | None,
+    ) -> bool:
         """Whether it was new."""
         if dedup_id is not None:
             key = dedup_key(dedup_id, group if self.state.spec.dedup_scope == "group" else None)
@@ -69,8 +80,8 @@ class Pair:
             self.dedup.add(key, now, str(place), place)
             self.model.accepted.append(Accepted(dedup_id, group, now, place))
             self.model.accepted = [each for each in self.model.accepted if now - each.at < 1000]
-        item = self.model.send(body, group, delay, now, size)
-        self.state.add(Stored(item.place, body, b"", size, now, now, group=group), now, delay)
+        item = self.model.send(body, group, delay, now, size, ttl)
+        self.state.add(Stored(item.place, body, b"", size, now, now, group=group, expires_at=item.ends), now, delay)
         return True
 
     def receive(
@@ -195,11 +206,19 @@ class Bench:
     def pairs(self) -> tuple[Pair, Pair]:
         return self.work, self.dead
 
-    def send(self, *, group: str | None = None, delay: float = 0.0, dedup_id: str | None = None, size: int = 1) -> bool:
+    def send(
+        self,
+        *,
+        group: str | None = None,
+        delay: float = 0.0,
+        dedup_id: str | None = None,
+        size: int = 1,
+        ttl: float | None = None,
+    ) -> bool:
         self.names += 1
-        spec = self.work.state.spec
+        spec, name = self.work.state.spec, f"m{self.names}"
         wait = spec.delay if spec.fifo else delay
-        return self.work.send(f"m{self.names}", self.now, group=group, delay=wait, dedup_id=dedup_id, size=size)
+        return self.work.send(name, self.now, group=group, delay=wait, dedup_id=dedup_id, size=size, ttl=ttl)
 
     def receive(self, pair: Pair, limit: int = 1, timeout: float | None = None, **more: object) -> list[str]:
         taken = pair.receive(self.now, limit, timeout, **more)  # type: ignore[arg-type]  # the options of a receive
@@ -239,7 +258,7 @@ class Bench:
         moved.receives, moved.releases = receives, releases
         twin = msgspec.structs.replace(
             message, place=moved.place, id=name, state=READY, until=0.0, boot=0, held_by=0, durable=False,
-            kept_from=self.now, sent_at=self.now, receives=receives, releases=releases,
+            kept_from=self.now, sent_at=self.now, expires_at=inf, receives=receives, releases=releases,
         )  # fmt: skip
         moved.given_back = True
         to.state.add(twin, self.now)
@@ -328,7 +347,8 @@ class Walk:
             group = random.choice("abc") if fifo else random.choice("ab") if self.kind == "tenants" else None
             dedup_id = random.choice([None, *"vwxyz"]) if fifo else None
             delay = random.choice([0.0, 0.0, 0.0, 2.0, 15.0, 90.0])
-            new = self.bench.send(group=group, delay=delay, dedup_id=dedup_id, size=random.choice([1, 1, 5, 50]))
+            ttl, size = random.choice([None, None, 1.0, 8.0, 60.0, 500.0]), random.choice([1, 1, 5, 50])
+            new = self.bench.send(group=group, delay=delay, dedup_id=dedup_id, size=size, ttl=ttl)
             self.note("sent" if new else "duplicates")
 
     def receive(self) -> None:

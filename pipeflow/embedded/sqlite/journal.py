@@ -25,6 +25,7 @@ from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
+from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benc
 _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
 _PAGE = 4096
-_BODY_COLUMN = 6
+_BODY_COLUMN = 7
 PRUNE_INTERVAL = 30.0
 SPACE_CHECK_BYTES = 8 << 20
 BALLAST = 8 << 20
@@ -257,7 +258,7 @@ class SqliteJournal:
         moved = [row for row in group.updates if row[0] != row[5]]
         self._update(connection, [row for row in group.updates if row[0] == row[5]])
         if moved:
-            executemany(statements.MOVE_MESSAGE, [(*row[:5], row[6], row[5]) for row in moved])
+            executemany(statements.MOVE_MESSAGE, [(*row[:5], row[6], row[7], row[5]) for row in moved])
         self._delete(connection, group.deletes)
         if group.releases:
             executemany(statements.RELEASE_BODY, [(count, number) for number, count in group.releases.items()])
@@ -388,6 +389,12 @@ class SqliteJournal:
                 found.messages += more.messages
                 found.damaged += more.damaged
             return found
+
+        return await self._read(read)
+
+    async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
+        def read(connection: sqlite3.Connection) -> list[Stored]:
+            return recovery.read_heads(connection.execute(statements.LOAD_EXPIRING, (queue, *after, limit)).fetchall())
 
         return await self._read(read)
 

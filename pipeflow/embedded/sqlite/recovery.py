@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
@@ -227,14 +228,30 @@ def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list
     return messages, damaged
 
 
-def _read(
-    connection: sqlite3.Connection, key: int, head: bytes, crc: int, body: bytes | None, shared: int | None
-) -> Stored | None:
+def read_heads(rows: list[Any]) -> list[Stored]:
+    """The messages of these rows without their bodies; damaged ones are left to whoever reads them whole."""
+    messages: list[Stored] = []
+    for key, head, crc, shared in rows:
+        row = _decoded(key, head, crc)
+        if row is not None:
+            messages.append(_stored(key, row, None, shared))
+    return messages
+
+
+def _decoded(key: int, head: bytes, crc: int) -> Row | None:
     if row_crc(key, head) != crc:
         return None
     try:
-        row = _row.decode(head)
+        return _row.decode(head)
     except msgspec.MsgspecError:
+        return None
+
+
+def _read(
+    connection: sqlite3.Connection, key: int, head: bytes, crc: int, body: bytes | None, shared: int | None
+) -> Stored | None:
+    row = _decoded(key, head, crc)
+    if row is None:
         return None
     claim = None
     if shared is not None:
@@ -244,6 +261,10 @@ def _read(
     # The bytes of a body that is kept aside are compared when they are handed out.
     if (claim is None and (body is None or crc32(body) != row.body_crc)) or (claim and claim.crc != row.body_crc):
         return None
+    return _stored(key, row, body, shared, claim)
+
+
+def _stored(key: int, row: Row, body: bytes | None, shared: int | None, claim: Claim | None = None) -> Stored:
     return Stored(
         place=key & PLACE_MASK,
         id=row.id,
@@ -273,6 +294,7 @@ def _read(
         row=key,
         body_crc=row.body_crc,
         claim=claim,
+        expires_at=row.expires_at if row.expires_at is not None else inf,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from pipeflow.embedded.sqlite import catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 3
+VERSION: Final = 4
 
 CLAIMS: Final = (
     # A shared body that is kept aside has its pointer in place of its bytes.
@@ -30,6 +30,8 @@ CLAIMS: Final = (
     END
     """,
 )
+
+EXPIRES_INDEX: Final = "CREATE INDEX messages_expires ON messages (key >> 43, expires, key) WHERE expires IS NOT NULL"
 
 TABLES: Final = (
     """
@@ -70,6 +72,7 @@ TABLES: Final = (
         due REAL,
         grp TEXT,
         held REAL,
+        expires REAL,
         head BLOB NOT NULL,
         crc INTEGER NOT NULL,
         body BLOB,
@@ -79,6 +82,7 @@ TABLES: Final = (
     "CREATE INDEX messages_due ON messages (key >> 43, due, key) WHERE due IS NOT NULL",
     "CREATE INDEX messages_group ON messages (key >> 43, grp, key) WHERE grp IS NOT NULL",
     "CREATE INDEX messages_held ON messages (key) WHERE held IS NOT NULL",
+    EXPIRES_INDEX,
     # Damaged rows as they were found, for whoever repairs them; nothing ever deletes them.
     """
     CREATE TABLE quarantine (
@@ -121,5 +125,6 @@ TABLES: Final = (
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     1: (*catalogue.NEW_IN_2, streams.TROUBLE_TABLE),
     2: ("ALTER TABLE bodies ADD COLUMN claim BLOB", *CLAIMS),
+    3: ("ALTER TABLE messages ADD COLUMN expires REAL", EXPIRES_INDEX),
 }
 """From version n to n + 1: statements of one transaction."""

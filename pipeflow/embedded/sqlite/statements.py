@@ -16,11 +16,11 @@ ROLLBACK: Final = "ROLLBACK"
 CHUNKS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 """Row counts of multi-row statements: few different texts, so that each stays prepared."""
 
-INSERT_COLUMNS: Final = 8
+INSERT_COLUMNS: Final = 9
 UPDATE_COLUMNS: Final = 5
 
 
-_INSERT: Final = "INSERT INTO messages (key, due, grp, held, head, crc, body, shared) VALUES "
+_INSERT: Final = "INSERT INTO messages (key, due, grp, held, expires, head, crc, body, shared) VALUES "
 _UPDATE: Final = (
     "UPDATE messages SET due = v.column2, held = v.column3, head = v.column4, crc = v.column5 FROM (VALUES ",
     ") AS v WHERE messages.key = v.column1",
@@ -53,7 +53,7 @@ def _rows(columns: int, rows: int) -> str:
 
 MOVE_MESSAGE: Final = """
     UPDATE messages
-    SET key = ?, due = ?, held = ?, head = ?, crc = ?, grp = ?
+    SET key = ?, due = ?, held = ?, head = ?, crc = ?, grp = ?, expires = ?
     WHERE key = ?
 """
 
@@ -118,6 +118,12 @@ NEXT_GROUP: Final = """
     WHERE grp IS NOT NULL AND key >> 43 = ? AND grp > ?
     ORDER BY grp
     LIMIT 1
+"""
+LOAD_EXPIRING: Final = """
+    SELECT key, head, crc, shared FROM messages
+    WHERE expires IS NOT NULL AND key >> 43 = ? AND (expires, key) > (?, ?)
+    ORDER BY expires, key
+    LIMIT ?
 """
 LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
 BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"

@@ -160,6 +160,14 @@ def test_sending_prints_the_id_and_the_message_is_there(call: Call, store: str) 
     assert message["state"] == "delayed"
 
 
+def test_a_time_to_live_is_given_and_shown(call: Call, store: str) -> None:
+    assert call("send", "lenient", "1", "--ttl", "1h").exit_code == 0
+    assert call("publish", "orders", "2", "--ttl", "500d").exit_code == 1
+    (message,) = rows(call("peek", "lenient", "--json"))
+    assert 3500 < message["ttl"] <= 3600
+    assert call("peek", "lenient").stdout.split()[:6] == ["id", "state", "attempt", "age", "ttl", "group"]
+
+
 def test_many_lines_from_stdin_are_sent_in_order(call: Call, store: str) -> None:
     sent = call("send", "lenient", "--json", input="".join(f"{n}\n" for n in range(1201)))
     assert json.loads(sent.stdout)["accepted"] == 1201
