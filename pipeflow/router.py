@@ -172,6 +172,7 @@ class Router:
         dead_letter_age: Literal["arrival", "sent"] = "arrival",
         dead_letters_from: Sequence[str] | None = None,
         tags: Mapping[str, str] | None = None,
+        max_per_second: float | None = None,
         codec: str | None = None,
     ) -> Queue[T]:
         """A queue of one payload type, fed by topics, `topic.where(...)`, `app.topics_named(...)` and `send`.
@@ -180,7 +181,8 @@ class Router:
         name. `max_receives=None`: only what is rejected or does not decode goes there. `dead_letters=False`: there are
         none; what fails is tried for ever, and what is rejected or does not decode is deleted.
         `dead_letters_from`: the queues that may have this one as their dead letters; None: all of them (SQS: Q88).
-        `tags`: words for operators, at most 50.
+        `tags`: words for operators, at most 50. `max_per_second`: messages that are handed out in any second, to all
+        handlers in all processes together, retries included; 0.1 is one every ten seconds.
         """
         place = self._declaring("queue", name)
         full = self.prefix + name
@@ -204,6 +206,7 @@ class Router:
             dedup_scope=dedup_scope,
             dead_letters_from=tuple(dead_letters_from) if dead_letters_from is not None else None,
             tags=dict(tags or {}),
+            max_per_second=max_per_second,
         )
         queue = Queue(spec, type, place=place, codec=codec or _codec_of(origins), backoff=backoff)
         self._subscribe("queue", full, origins)

@@ -149,6 +149,8 @@ class QueueSpec(Struct, frozen=True):
     """The queues that may name this one as their dead letters; None: all, (): none (SQS: Q88)."""
     tags: dict[str, str] = {}
     """Words for operators; they change nothing (SQS: Q20)."""
+    max_per_second: float | None = None
+    """Messages that are handed out in any second, to all receivers together; None: no limit (SQS: Q78)."""
 
     def __post_init__(self) -> None:
         queue_name(self.name)
@@ -167,6 +169,12 @@ class QueueSpec(Struct, frozen=True):
             raise ConfigurationError(f"{self.name}: max_in_flight is {self.max_in_flight}; use at least 1")
         if not 1 <= self.max_body <= LARGEST_BODY:
             raise ConfigurationError(f"{self.name}: max_body is {self.max_body}; use 1 byte to 2 GiB")
+        rate = self.max_per_second
+        if rate is not None and (not 0 < rate < inf or (rate > 1 and rate != int(rate))):
+            raise ConfigurationError(
+                f"{self.name}: max_per_second is {rate}; use a whole number, or less than 1 for one message every so "
+                "many seconds"
+            )
         if self.dead_letters is not None:
             queue_name(self.dead_letters)
         if self.dead_letters == self.name:

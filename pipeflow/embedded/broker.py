@@ -168,6 +168,10 @@ class EmbeddedBroker:
         self.log = Log(self, recovered.log)
         self.nouns = Nouns(self.journal, self.gathering, recovered, self.log, self._hot_messages)
         self.moving.restore(recovered.moves)
+        for head in self.nouns.heads():
+            if head.pace is not None:
+                # What was handed out just before is not known: as much as may be.
+                head.pace.took(head.pace.count, self.clock.now())
         self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
         self.claims.restore(recovered.claims, self.inlet.next_body)
 
@@ -320,9 +324,9 @@ class EmbeddedBroker:
         while True:
             now = self.clock.now()
             head.tick(now)
-            state = head.state
+            state, pace = head.state, head.pace
             taken = state.receive(
-                want.limit,
+                want.limit if pace is None else min(want.limit, pace.room),
                 want.max_bytes,
                 now,
                 self.boot,
@@ -332,8 +336,12 @@ class EmbeddedBroker:
             )
             if state.buried or state.expired:
                 self._bury(head, now)
+            if pace is not None and taken:
+                pace.took(len(taken), now)
             self.tending.arm(head)
             self.tending.feed(head)
+            if pace is not None and not taken and pace.room <= 0:
+                return []
             if taken:
                 deliveries = await hand_out(self, head, taken, want)
                 if deliveries:

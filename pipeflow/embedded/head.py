@@ -16,6 +16,7 @@ from pipeflow.state.changes import NoChanges
 from pipeflow.state.dedup import Dedup
 from pipeflow.state.groups import Groups
 from pipeflow.state.order import Line
+from pipeflow.state.pace import Pace
 from pipeflow.state.queue import QueueState
 from pipeflow.state.stored import DELAYED, GONE, Stored
 
@@ -38,6 +39,7 @@ class Head:
         "bytes",
         "limit",
         "armed",
+        "pace",
         "waiters",
         "dead",
         "_gathering",
@@ -62,6 +64,7 @@ class Head:
         self.touched = False
         self.bytes = 0
         self.armed = inf
+        self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
         self.waiters: list[Signal] = []
         self.dead: Head | None = None
         self.dedup = Dedup()
@@ -159,6 +162,8 @@ class Head:
             for message in state.take_due(now):
                 self.tail.queue_up(message)
         state.tick(now)
+        if self.pace is not None:
+            self.pace.tick(now)
         if state.expired:
             self.counters.expired += state.expired
             state.expired = 0
@@ -177,6 +182,8 @@ class Head:
         due, tail = self.state.next_due(), self.tail
         if tail.expires_at < due:
             due = tail.expires_at
+        if self.pace is not None:
+            due = min(due, self.pace.again)
         return min(due, tail.horizon[0]) if tail.delayed else due
 
     def expire(self, message: Stored) -> None:
@@ -192,6 +199,8 @@ class Head:
 
     def respec(self, spec: QueueSpec) -> None:
         """Go on with other options; messages keep what they were sent with."""
+        if spec.max_per_second != self.spec.max_per_second:
+            self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
         self.spec = spec
         self.state.respec(spec)
 
@@ -233,6 +242,8 @@ class Head:
         if not waiters:
             return
         count = self.state.ready if self.state.order.available() else 0
+        if self.pace is not None:
+            count = min(count, self.pace.room)
         while waiters and count > 0:
             waiters.pop(0).fire()
             count -= 1

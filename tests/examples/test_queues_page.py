@@ -90,6 +90,16 @@ async def test_H25_a_batch_names_what_failed_and_the_rest_is_acknowledged() -> N
         assert [each.number for each in h.dead(rows)] == [-2]
 
 
+async def test_Q78_the_example_of_a_rate_asks_twice_a_second() -> None:
+    program = program_of("Rates")
+    async with harness(program["app"]) as h:
+        await program["geocodes"].send_many([program["Invoice"]("ada", n) for n in range(5)])
+        await h.settle()
+        assert program["asked"] == [0, 1]
+        await h.advance(1)
+        assert program["asked"] == [0, 1, 2, 3]
+
+
 async def test_an_hour_of_work_on_ten_seconds_of_timeout_is_one_attempt() -> None:
     program = program_of("Visibility timeout")
     async with harness(program["app"]) as h:

@@ -1,0 +1,39 @@
+"""How many messages of a queue may be handed out now: so many in any second, and no more.
+
+Pure and synchronous. What was handed out is remembered for as long as it counts, so that no second, wherever it begins,
+has more than is allowed; a bucket of tokens would let two seconds' worth pass in one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+
+
+class Pace:
+    """At most `count` in any `seconds`."""
+
+    __slots__ = ("count", "seconds", "room", "_given")
+
+    def __init__(self, per_second: float) -> None:
+        self.count = max(1, int(per_second))
+        self.seconds = self.count / per_second
+        self.room = self.count
+        """How many more may go now."""
+        self._given: deque[tuple[float, int]] = deque()
+
+    def took(self, number: int, now: float) -> None:
+        """So many went."""
+        self.room -= number
+        self._given.append((now, number))
+
+    def tick(self, now: float) -> None:
+        """Forget what was long enough ago."""
+        given = self._given
+        while given and given[0][0] + self.seconds <= now:
+            self.room += given.popleft()[1]
+
+    @property
+    def again(self) -> float:
+        """When there will be room where there is none; never, where there is some."""
+        return self._given[0][0] + self.seconds if self.room <= 0 and self._given else inf
