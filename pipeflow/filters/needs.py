@@ -5,7 +5,9 @@ A need says less than its policy: a message without it cannot match, one that ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import inf
+from struct import pack, unpack
 from typing import Literal, TypeAlias, assert_never
 
 from pipeflow.filters.rules import (
@@ -23,29 +25,29 @@ from pipeflow.filters.rules import (
     Wildcard,
 )
 
-Kind: TypeAlias = Literal["value", "literal", "start", "end", "folded", "something"]
-Key: TypeAlias = tuple[Kind, Scalar]
+Kind: TypeAlias = Literal["value", "literal", "start", "end", "folded", "cell", "above", "below", "something"]
+Key: TypeAlias = tuple[Kind, Scalar | tuple[int, int]]
 """What a value is filed and looked up by. Literals have a kind of their own, because 1 equals true in Python."""
 Need: TypeAlias = tuple[Path, tuple[Key, ...]]
 """A path, and keys of which the value there has at least one."""
 
 SOMETHING: Key = ("something", None)
-_ANYTHING = (SOMETHING,)
 
 
 def needs_of(alternative: Alternative) -> list[Need]:
-    """What one way to satisfy a policy needs: of needs each of which is enough to file it by, the narrow ones."""
+    """What one way to satisfy a policy needs: of needs each of which is enough to file it by, the narrowest."""
     # A field that may be absent needs nothing.
-    needs = [(path, _keys(leaf)) for path, leaf in alternative if not leaf.missing]
-    return [need for need in needs if need[1] != _ANYTHING] or needs
+    needs = [(path, tuple(_keys(leaf))) for path, leaf in alternative if not leaf.missing]
+    widths = [max(map(_width, keys)) for _, keys in needs]
+    return [need for need, width in zip(needs, widths, strict=True) if width == min(widths)]
 
 
-def _keys(leaf: Leaf) -> tuple[Key, ...]:
-    keys = tuple(_all_keys(leaf))
-    return _ANYTHING if SOMETHING in keys else keys
+def _width(key: Key) -> int:
+    # Half of all numbers are above a number, and every value is something.
+    return 2 if key == SOMETHING else 1 if key[0] in ("above", "below") else 0
 
 
-def _all_keys(leaf: Leaf) -> Iterator[Key]:
+def _keys(leaf: Leaf) -> Iterator[Key]:
     for text in sorted(leaf.strings):
         yield "value", text
     for number in sorted(leaf.numbers):
@@ -55,23 +57,51 @@ def _all_keys(leaf: Leaf) -> Iterator[Key]:
     if leaf.exists:
         yield SOMETHING
     for operator in leaf.operators:
-        yield _key(operator)
+        yield from _operator_keys(operator)
 
 
-def _key(operator: Operator) -> Key:
+def _operator_keys(operator: Operator) -> Sequence[Key]:
     match operator:
         case Prefix(start):
-            return "start", start
+            return [("start", start)]
         case Suffix(end):
-            return "end", end
+            return [("end", end)]
         case IgnoringCase(text):
-            return "folded", text
+            return [("folded", text)]
         case Wildcard(parts):
             if len(parts) == 1:
-                return "value", parts[0]
-            return ("start", parts[0]) if parts[0] else ("end", parts[-1])
-        case Numeric(low, high) if low is not None and low == high:
-            return "value", low
+                return [("value", parts[0])]
+            return [("start", parts[0])] if parts[0] else [("end", parts[-1])]
+        case Numeric(low, high) if low is not None and high is not None:
+            return [("value", low)] if low == high else _cells(low, high)
+        case Numeric(low, high) if low is not None:
+            return [("above", low)]
+        case Numeric(low, high) if high is not None:
+            return [("below", high)]
         case Numeric() | Cidr() | AnythingBut():
-            return SOMETHING
+            return [SOMETHING]
     assert_never(operator)
+
+
+def _cells(low: float, high: float) -> list[Key]:
+    """The smallest cells of the line of numbers, two at most, that a range lies in; cells of a level are alike."""
+    first, last = ordinal(low), ordinal(high)
+    level = max(0, (last - first).bit_length() - 1)
+    while (last >> level) - (first >> level) > 1:
+        level += 1
+    return [("cell", (level, cell)) for cell in range(first >> level, (last >> level) + 1)]
+
+
+def cell(number: float, level: int) -> tuple[int, int]:
+    """The cell of this level that a number lies in."""
+    return level, ordinal(number) >> level
+
+
+def ordinal(number: float) -> int:
+    """An integer that orders as the numbers do: the bits of a double, which are spaced finer the smaller it is."""
+    bits: int
+    try:
+        (bits,) = unpack("<q", pack("<d", float(number)))
+    except OverflowError:
+        return ordinal(inf) if number > 0 else ordinal(-inf)
+    return bits if bits >= 0 else -(bits & 0x7FFF_FFFF_FFFF_FFFF)

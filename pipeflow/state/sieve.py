@@ -9,13 +9,14 @@ a message passes is said by its policy.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from pipeflow.filters import Subject, compile_filter
 from pipeflow.filters.grammar import parse_policy
 from pipeflow.filters.matching import elements
-from pipeflow.filters.needs import SOMETHING, Key, needs_of
+from pipeflow.filters.needs import SOMETHING, Key, cell, needs_of
 from pipeflow.filters.rules import Alternative, Json, Path
 from pipeflow.specs import FilterPolicy
 
@@ -120,13 +121,15 @@ class Sieve(Generic[T]):
 class _Place(Generic[T]):
     """The policies filed at one path, and the paths below it."""
 
-    __slots__ = ("below", "drawers", "lengths")
+    __slots__ = ("below", "drawers", "sizes", "bounds")
 
     def __init__(self) -> None:
         self.below: dict[str, _Place[T]] = {}
         self.drawers: dict[Key, dict[Entry[T], None]] = {}
-        self.lengths: dict[str, dict[int, int]] = {}
-        """By kind of key that a value is not looked up by as it is: how long those filed are, and how many are."""
+        self.sizes: dict[str, dict[int, int]] = {}
+        """By kind of key: how long the texts or which levels the cells are that are filed, and how many of each."""
+        self.bounds: dict[str, list[float]] = {}
+        """By "above" and "below": the numbers that are filed, in order."""
 
     # -- filing --------------------------------------------------------------------------------------------------
 
@@ -168,11 +171,20 @@ class _Place(Generic[T]):
 
     def _count(self, key: Key, by: int) -> None:
         kind, operand = key
-        if isinstance(operand, str) and kind in ("start", "end", "folded"):
-            lengths = self.lengths.setdefault(kind, {})
-            lengths[len(operand)] = lengths.get(len(operand), 0) + by
-            if not lengths[len(operand)]:
-                del lengths[len(operand)]
+        if kind in ("above", "below"):
+            assert isinstance(operand, int | float)
+            bounds = self.bounds.setdefault(kind, [])
+            if by > 0:
+                insort(bounds, operand)
+            else:
+                del bounds[bisect_left(bounds, operand)]
+        elif kind in ("start", "end", "folded", "cell"):
+            assert isinstance(operand, str | tuple)
+            size = operand[0] if isinstance(operand, tuple) else len(operand)
+            sizes = self.sizes.setdefault(kind, {})
+            sizes[size] = sizes.get(size, 0) + by
+            if not sizes[size]:
+                del sizes[size]
 
     # -- looking up ----------------------------------------------------------------------------------------------
 
@@ -216,16 +228,32 @@ class _Place(Generic[T]):
         yield SOMETHING
         if isinstance(value, str):
             yield "value", value
-            if self.lengths.get("folded"):
-                yield "folded", value.lower()
-            for length in self.lengths.get("start", ()):
-                yield "start", value[:length]
-            for length in self.lengths.get("end", ()):
-                yield "end", value[max(0, len(value) - length) :]
+            if self.sizes:
+                yield from self._keys_of_text(value)
         elif value is None or isinstance(value, bool):
             yield "literal", value
         elif isinstance(value, int | float):
             yield "value", value
+            for level in self.sizes.get("cell", ()):
+                yield "cell", cell(value, level)
+            if self.bounds:
+                yield from self._keys_of_number(value)
+
+    def _keys_of_text(self, value: str) -> Iterator[Key]:
+        sizes = self.sizes
+        if sizes.get("folded"):
+            yield "folded", value.lower()
+        for length in sizes.get("start", ()):
+            yield "start", value[:length]
+        for length in sizes.get("end", ()):
+            yield "end", value[max(0, len(value) - length) :]
+
+    def _keys_of_number(self, value: float) -> Iterator[Key]:
+        above, below = self.bounds.get("above", []), self.bounds.get("below", [])
+        for bound in above[: bisect_right(above, value)]:
+            yield "above", bound
+        for bound in below[bisect_left(below, value) :]:
+            yield "below", bound
 
 
 def _look_up_attributes(root: _Place[T], subject: Subject, into: dict[Entry[T], None]) -> None:
