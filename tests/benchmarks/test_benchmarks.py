@@ -11,20 +11,24 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 KEYS = {
+    "backlog_scale": {"waiting", "us_a_message", "start_ms", "peak_mb"},
     "batching": {"sink", "way", "records_per_second"},
     "brokers": {"system", "kind", "callers", "batch", "messages_per_second"},
     "compression": {"records", "compression", "level", "mib_per_second", "ratio"},
     "durable_intake": {"producers", "way", "records_per_second"},
     "handlers": {"case", "messages_per_second"},
+    "idle": {"case", "queues", "cpu_ms", "wakeups"},
     "large_bodies": {"size_mib", "send_mib", "receive_mib", "waiting_mib"},
     "latency": {"send_p99_ms", "slowest_hundredth_ms", "cause"},
     "parquet": {"way", "records_per_second"},
     "partitioning": {"way", "records_per_second"},
     "partitions": {"key", "way", "records_per_second"},
     "peers": {"codec", "way", "records_per_second"},
-    "publish": {"queues", "store", "publishes_per_second"},
+    "publish": {"form", "queues", "store"},
     "queues": {"form", "callers", "batch", "store", "messages_per_second", "send_p99_ms"},
+    "receive_latency": {"store", "way", "p50_ms", "p99_ms"},
     "startup": {"case", "ms"},
+    "subscriptions": {"form", "subscriptions", "p50_ms", "declare_ms", "open_ms", "kb_each"},
 }
 
 

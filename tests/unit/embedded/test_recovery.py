@@ -257,6 +257,27 @@ async def test_a_body_that_goes_to_several_queues_is_stored_once(tmp_path: Path,
     reader.close()
 
 
+async def test_a_body_that_goes_to_a_hundred_queues_is_on_disk_once(tmp_path: Path, clock: VirtualClock) -> None:
+    path = tmp_path / "a.db"
+    store = await opened(path, clock)
+    names = [f"q{n}" for n in range(100)]
+    await store.declare(
+        Topology(
+            (TopicSpec("wide"),),
+            tuple(QueueSpec(name) for name in names),
+            subscriptions=tuple(Subscription("wide", "queue", name) for name in names),
+        )
+    )
+    body = bytes(100_000)
+    await store.publish("wide", [Outgoing(body)])
+    await store.close()
+    assert path.stat().st_size < 10 * len(body)
+    reader = sqlite3.connect(path)
+    assert reader.execute("SELECT refs, length(body) FROM bodies").fetchall() == [(100, len(body))]
+    assert reader.execute("SELECT count(*) FROM messages WHERE body IS NULL").fetchone() == (100,)
+    reader.close()
+
+
 async def test_nothing_of_a_message_sent_and_deleted_in_one_group_reaches_the_disk(
     tmp_path: Path, clock: VirtualClock
 ) -> None:
