@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         where_body,
         wildcard,
     )
+    from pipeflow.outbox import Outbox
     from pipeflow.stream import Stream
     from pipeflow.webhook import Webhook
     from pipeflow.webhooks import DeliveryPolicy, Signing
@@ -52,6 +53,7 @@ __all__ = [
     "Queue",
     "Stream",
     "Webhook",
+    "Outbox",
     "DeliveryPolicy",
     "Signing",
     "Context",
@@ -103,6 +105,7 @@ _FILTERS = (
 _LATER = {
     "Stream": "pipeflow.stream",
     "Webhook": "pipeflow.webhook",
+    "Outbox": "pipeflow.outbox",
     "DeliveryPolicy": "pipeflow.webhooks",
     "Signing": "pipeflow.webhooks",
     **dict.fromkeys(_FILTERS, "pipeflow.filters"),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from pipeflow.engine.webhooks import WebhookPlan
+    from pipeflow.outbox import Outbox
     from pipeflow.stream import Stream
     from pipeflow.webhook import Webhook
     from pipeflow.webhooks import Poster
@@ -215,10 +216,10 @@ class App(Router):
     @contextmanager
     def _bound(self, runtime: Runtime) -> Iterator[None]:
         """Nouns talk to this runtime, and nothing more can be declared."""
-        nouns: list[Topic[Any] | Queue[Any] | Stream[Any] | Webhook] = [
+        nouns: list[Topic[Any] | Queue[Any] | Stream[Any] | Webhook | Outbox] = [
             noun
             for router in self.walk()
-            for nouns in (router.topics, router.queues, router.streams, router.webhooks)
+            for nouns in (router.topics, router.queues, router.streams, router.webhooks, router.outboxes)
             for noun in nouns
         ]
         try:
@@ -258,6 +259,7 @@ class _Selected:
             if queue.registration
         ]
         self._sources: list[Source] = [source for router in app.walk() for source in router.sources]
+        self._outboxes = [outbox for router in app.walk() for outbox in router.outboxes]
         self._streams = [stream for router in app.walk() for stream in router.streams]
         self._deliveries: list[tuple[DeliveryPlan, Sink, Sink | None]] = []
         if only is not None:
@@ -266,7 +268,7 @@ class _Selected:
     def _keep(self, only: set[str]) -> None:
         known = {queue.name for queue, _ in self._queues}
         known |= {source.name for source in self._sources} | {stream.name for stream in self._streams}
-        known |= {webhook.name for webhook in self._webhooks}
+        known |= {webhook.name for webhook in self._webhooks} | {outbox.name for outbox in self._outboxes}
         for name in sorted(only - known):
             import difflib  # slow to import, and needed for misspelt names only
 
@@ -275,6 +277,7 @@ class _Selected:
             raise ConfigurationError(f"only {name!r}: no queue with a handler, stream or source has that name{hint}")
         self._queues = [(queue, layers) for queue, layers in self._queues if queue.name in only]
         self._sources = [source for source in self._sources if source.name in only]
+        self._outboxes = [outbox for outbox in self._outboxes if outbox.name in only]
         self._webhooks = [webhook for webhook in self._webhooks if webhook.name in only]
         # A backup that nobody delivers would fill, and hold up the stream it belongs to.
         backups = {stream.spec.backup for stream in self._streams if stream.name in only}
@@ -313,6 +316,10 @@ class _Selected:
             runtime.follow(
                 source_plan(source.name, source.function, kind, source.target.name, source.target.item, provided)
             )
+        for outbox in self._outboxes:
+            from pipeflow.embedded.sqlite.outbox import SqliteOutbox
+
+            runtime.relay(outbox.name, SqliteOutbox(outbox.path, outbox.table))
         for plan, sink, failures in self._deliveries:
             runtime.deliver(plan, sink, failures)
         for webhook, poster in self._posting:

@@ -37,6 +37,7 @@ from pipeflow.wiring.functions import Function, inspected
 from pipeflow.wiring.providers import Provider, Scope
 
 if TYPE_CHECKING:
+    from pipeflow.outbox import Outbox
     from pipeflow.partitioning import PartitionBy
     from pipeflow.stream import Stream
     from pipeflow.webhook import Webhook
@@ -84,6 +85,7 @@ class Router:
         self.streams: list[Stream[Any]] = []
         self.webhooks: list[Webhook] = []
         self.subscriptions: list[Subscription] = []
+        self.outboxes: list[Outbox] = []
         self.sources: list[Source] = []
         self.providers: list[Provider] = []
         self.layers: list[Middleware] = []
@@ -442,6 +444,19 @@ class Router:
             )
         self.webhooks.append(webhook)
         return webhook
+
+    def outbox(self, path: str, /, *, table: str = "pipeflow_outbox", name: str | None = None) -> Outbox:
+        """An outbox in an SQLite file of your own: messages that are part of your transactions there.
+
+        The table is made when it is first needed. The process that runs the app relays it; one app relays a table.
+        `name`: what the relay's position is kept under, made of file and table if not given.
+        """
+        from pipeflow.outbox import Outbox
+
+        self._check_open("an outbox")
+        outbox = Outbox(path, table, name=name and source_name(self.prefix + name), place=declared_at())
+        self.outboxes.append(outbox)
+        return outbox
 
     # -- functions
 

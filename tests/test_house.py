@@ -21,7 +21,7 @@ CEILING = 600
 FLOORS: dict[str, int] = {
     **dict.fromkeys(["version", "messages", "specs", "errors", "names", "filters", "codecs", "clock", "events"], 0),
     **dict.fromkeys(["archives", "arns", "checksum", "files", "moves", "queries", "stats", "webhooks"], 0),
-    **dict.fromkeys(["protocols", "registry"], 1),
+    **dict.fromkeys(["outboxes", "protocols", "registry"], 1),
     "state": 2,
     **dict.fromkeys(["embedded", "formats", "sinks"], 3),
     "engine": 4,
@@ -29,6 +29,7 @@ FLOORS: dict[str, int] = {
         [
             "app",
             "router",
+            "outbox",
             "topic",
             "queue",
             "stream",

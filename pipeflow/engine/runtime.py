@@ -32,7 +32,9 @@ from pipeflow.protocols import Sink, Store
 
 if TYPE_CHECKING:
     from pipeflow.engine.delivery import Delivery as StreamDelivery
+    from pipeflow.engine.relay import OutboxRelay
     from pipeflow.engine.webhooks import Webhook, WebhookPlan
+    from pipeflow.outboxes import OutboxTable
     from pipeflow.webhooks import Poster
 
 logger = logging.getLogger("pipeflow")
@@ -57,6 +59,7 @@ class Runtime:
         self.grace = grace
         self.consumers: list[Consumer] = []
         self.sources: list[SourceRunner] = []
+        self.relays: list[OutboxRelay] = []
         self.deliveries: list[StreamDelivery] = []
         self._webhooks: list[Webhook] = []
         self._chance = chance
@@ -99,6 +102,28 @@ class Runtime:
                 progressed=self._progressed.fire,
             )
         )
+
+    def relay(self, name: str, table: OutboxTable) -> None:
+        """Relay this outbox when the scopes open."""
+        from pipeflow.engine.relay import OutboxRelay  # for apps that have one
+
+        self.relays.append(
+            OutboxRelay(
+                name,
+                table,
+                store=self.store,
+                clock=self.clock,
+                observers=self.observers,
+                supervisor=self._supervisor,
+                progressed=self._progressed.fire,
+            )
+        )
+
+    def nudge(self, outbox: str) -> None:
+        """Something is about to be committed there. From any thread."""
+        for relay in self.relays:
+            if relay.name == outbox:
+                relay.nudge()
 
     def deliver(self, plan: DeliveryPlan, sink: Sink, failures: Sink | None = None) -> None:
         """Deliver this stream when the scopes open."""
@@ -211,6 +236,8 @@ class Runtime:
             delivery.start(workers)
         for source in self.sources:
             spawn(intake, self.clock, source.run, f"source {source.plan.name}")
+        for relay in self.relays:
+            spawn(intake, self.clock, relay.run, f"outbox {relay.name}")
         self.observers.emit(Started(self.clock.now(), self.app))
 
     async def _drain(self, workers: TaskGroup) -> None:
@@ -251,6 +278,8 @@ class Runtime:
                 raise source.refused
 
     async def _idle(self) -> bool:
+        for relay in self.relays:
+            await relay.caught_up()
         if not await self._queues_idle():
             return False
         for delivery in self.deliveries:

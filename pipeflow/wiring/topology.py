@@ -87,6 +87,13 @@ def _distinct(kind: str, nouns: Iterator[Any]) -> None:
 
 def _distinct_sources(routers: Sequence[Router]) -> None:
     names: dict[str, str] = {}
+    for outbox in (outbox for router in routers for outbox in router.outboxes):
+        if outbox.name in names:
+            raise ConfigurationError(
+                f"{outbox.place}: outbox {outbox.name} is declared twice; positions are kept by name, so give one "
+                'another: app.outbox(path, name="...")'
+            )
+        names[outbox.name] = f"the outbox {outbox.path}"
     for source in (source for router in routers for source in router.sources):
         if source.name in names:
             raise ConfigurationError(

@@ -1,0 +1,207 @@
+"""The relay of an outbox: what a program committed in its own database is sent into the store, each message once.
+
+The id of each row commits with its message, as the position of a source does. So a crash between the store's commit
+and the deletion of the row sends nothing again, and one before it sends what is still there. Rows are deleted a while
+later, when the store has synced what was sent at any durability. A row that cannot be sent is set aside with the
+reason, and those behind it go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import groupby
+from math import inf
+
+from anyio import CancelScope
+from msgspec.structs import replace
+
+from pipeflow.clock import Clock, Signal
+from pipeflow.engine.supervise import Supervisor
+from pipeflow.errors import Indeterminate, NotFound, RefusedError, Unavailable
+from pipeflow.events import Observers, Published, Queued, Refusal
+from pipeflow.messages import Refused, Sent
+from pipeflow.outboxes import OutboxRow, OutboxTable
+from pipeflow.protocols import BEHIND, Store
+
+logger = logging.getLogger("pipeflow")
+
+SOON = 0.001
+"""Seconds until the next look after something happened, doubled with each look that finds nothing ..."""
+IDLE = 0.25
+"""... up to this: how late a commit of another program is seen at most. A look costs 0.1 ms of processor time."""
+KEPT = 1.0
+"""Seconds that rows are kept after they were sent: a store with durability=normal syncs within a tenth of that."""
+TROUBLED = 5.0
+"""Seconds until the next look at a database that could not be used, or at a row that the full disk refuses."""
+TRANSIENT = frozenset({"disk_full"})
+"""Refusals that say nothing about the row."""
+
+
+class OutboxRelay:
+    """Relays one outbox for as long as it runs."""
+
+    def __init__(
+        self,
+        name: str,
+        table: OutboxTable,
+        *,
+        store: Store,
+        clock: Clock,
+        observers: Observers,
+        supervisor: Supervisor,
+        progressed: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._table = table
+        self._store = store
+        self._clock = clock
+        self._observers = observers
+        self._supervisor = supervisor
+        self._progressed = progressed
+        self._after = 0
+        self._pause = SOON
+        self._nudged = Signal()
+        self._asking: list[Signal] = []
+        self._forget: tuple[float, int] | None = None
+        """(when, up to which row): rows that were sent and are to be deleted."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def nudge(self) -> None:
+        """Something is about to be committed. May be called from any thread."""
+        loop = self._loop
+        if loop is None:
+            return
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._wake()
+        else:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._pause = SOON
+        self._nudged.fire()
+
+    async def caught_up(self) -> None:
+        """Return when everything that was committed before this call has been sent or set aside."""
+        signal = Signal()
+        self._asking.append(signal)
+        self._wake()
+        await self._clock.wait(signal)
+
+    async def run(self) -> None:
+        """Relay until cancelled. ConfigurationError: the table cannot be where it was said to be."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            with suppress(Unavailable):  # it is opened again with every look
+                await self._table.open()
+            self._after = await self._position()
+            self._forget = (-inf, self._after) if self._after else None
+            await self._follow()
+        finally:
+            self._loop = None
+            with CancelScope(shield=True):
+                await self._table.close()
+
+    async def _follow(self) -> None:
+        again = True
+        while True:
+            asking, self._asking = self._asking, []
+            try:
+                rows = await self._table.read(self._after, again)
+                again = bool(rows)
+                if rows:
+                    self._asking = asking + self._asking
+                    await self._relay(rows)
+                    self._pause = SOON
+                await self._tidy()
+                if rows:
+                    continue
+            except Unavailable as error:
+                logger.warning("%s: %s; it is looked at again in %g s", self.name, error, TROUBLED)
+                again = True
+                self._asking = asking + self._asking
+                await self._clock.wait(Signal(), self._clock.now() + TROUBLED)
+                continue
+            for signal in asking:
+                signal.fire()
+            due = self._forget[0] if self._forget is not None else inf
+            await self._clock.wait(self._nudged, min(self._clock.now() + self._pause, due))
+            self._pause = min(self._pause * 2, IDLE)
+
+    async def _relay(self, rows: Sequence[OutboxRow]) -> None:
+        """Send rows in their order, many of one target in one call; return early where one could not be sent."""
+        for (kind, target, unreadable), some in groupby(rows, key=lambda row: (row.kind, row.target, row.unreadable)):
+            batch = list(some)
+            if unreadable:
+                await self._set_aside(batch[:1], unreadable)
+                return
+            try:
+                answers = await self._supervisor.call(partial(self._send, batch), self.name)
+            except (NotFound, RefusedError) as error:
+                await self._set_aside(batch, str(error))
+                return
+            if answers is None:
+                self._after = max(self._after, await self._position())
+                return
+            sent = next((n for n, answer in enumerate(answers) if isinstance(answer, Refused)), len(batch))
+            if sent:
+                self._passed(batch[sent - 1].id)
+                event = Published if kind == "topic" else Queued
+                self._observers.emit(event(self._clock.now(), target, sent))
+                self._progressed()
+            if sent < len(batch):
+                await self._refused(batch[sent], answers[sent])
+                return
+
+    async def _send(self, batch: list[OutboxRow]) -> Sequence[Sent | Refused] | None:
+        """What became of each; None where that cannot be told, and the store's position says it."""
+        # The position goes with each message into the same commit.
+        messages = [replace(row.message, checkpoint=(self.name, str(row.id).encode())) for row in batch]
+        send = self._store.publish if batch[0].kind == "topic" else self._store.send
+        try:
+            return await send(batch[0].target, messages)
+        except Indeterminate:
+            if not self._store.features.reconnects:
+                raise
+            return None
+
+    async def _position(self) -> int:
+        position = await self._supervisor.call(lambda: self._store.position(self.name), self.name)
+        return int(position) if position is not None else 0
+
+    async def _refused(self, row: OutboxRow, answer: Sent | Refused) -> None:
+        assert isinstance(answer, Refused)
+        assert answer is not BEHIND
+        if answer.code in TRANSIENT:
+            raise Unavailable(f"{row.kind} {row.target}: {answer.reason}")
+        await self._set_aside([row], answer.reason)
+
+    async def _set_aside(self, rows: Sequence[OutboxRow], reason: str) -> None:
+        for row in rows:
+            # On disk first: only then may the position of a later row pass it.
+            await self._table.set_aside(row.id, reason)
+            self._after = row.id
+            self._observers.emit(Refusal(self._clock.now(), f"outbox {self.name}", reason))
+            logger.error("%s: row %d for %s %s is set aside: %s", self.name, row.id, row.kind, row.target, reason)
+
+    def _passed(self, id: int) -> None:
+        self._after = id
+        if self._forget is None:
+            self._forget = (self._clock.now() + KEPT, id)
+
+    async def _tidy(self) -> None:
+        if self._forget is None or self._clock.now() < self._forget[0]:
+            return
+        _, upto = self._forget
+        await self._table.forget(upto)
+        # What was sent meanwhile waits its own while.
+        later = self._after > upto
+        self._forget = (self._clock.now() + KEPT, self._after) if later else None

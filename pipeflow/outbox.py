@@ -1,0 +1,217 @@
+"""An outbox: messages that are part of a transaction in the program's own database, and are sent when that commits.
+
+Publishing between two stores has a gap: a crash after the order was committed loses its message, and one after the
+message was sent may leave it without an order. Here the message is a row of the same transaction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, overload
+
+from msgspec.structs import replace
+
+from pipeflow.clock import SystemClock
+from pipeflow.embedded.sqlite.outbox import AsyncConnection, Statements, SyncConnection, retry, write, write_async
+from pipeflow.errors import ConfigurationError, RefusedError
+from pipeflow.messages import AttributeValue, Outgoing
+from pipeflow.names import IdPool, valid_group
+from pipeflow.queue import Queue
+from pipeflow.specs import YEAR
+from pipeflow.topic import Topic, outgoing
+
+if TYPE_CHECKING:
+    from pipeflow.engine.runtime import Runtime
+
+T = TypeVar("T")
+
+__all__ = ["Outbox"]
+
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
+_UNFIT = re.compile(r"[^A-Za-z0-9_.-]")
+
+
+class Outbox:
+    """Takes messages for topics and queues in transactions of an SQLite file. Made by `app.outbox("app.db")`.
+
+    No app need be open to write; the process that runs the app relays, in the order of commits, each message once.
+    """
+
+    __slots__ = ("path", "table", "name", "place", "_say", "_clock", "_ids", "_open")
+
+    def __init__(self, path: str, table: str, *, name: str | None = None, place: str = "") -> None:
+        if not _TABLE.match(table) or table.lower().startswith("sqlite_"):
+            raise ConfigurationError(
+                f"{place}: outbox {path}: table {table!r}; use letters, digits and underscores, and not sqlite_ first"
+            )
+        self.path = Path(path)
+        self.table = table
+        self.name = name or "outbox." + _UNFIT.sub("_", f"{self.path.name}.{table}")[:100]
+        """What the position of the relay is kept under in the store."""
+        self.place = place
+        self._say = Statements(table)
+        self._clock = SystemClock()
+        self._ids = IdPool()
+        self._open: list[Runtime] = []
+
+    @overload
+    def publish(
+        self,
+        connection: SyncConnection,
+        topic: Topic[T],
+        value: T,
+        /,
+        *,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        delay: float | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> str: ...
+    @overload
+    def publish(
+        self,
+        connection: AsyncConnection,
+        topic: Topic[T],
+        value: T,
+        /,
+        *,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        delay: float | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> Awaitable[str]: ...
+    def publish(
+        self,
+        connection: SyncConnection | AsyncConnection,
+        topic: Topic[T],
+        value: T,
+        /,
+        *,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        delay: float | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> str | Awaitable[str]:
+        """Publish when the connection's transaction commits; the id that the message will have.
+
+        With a connection of `sqlite3` at once, with one of `aiosqlite` to be awaited. A rollback publishes nothing.
+        The transaction is opened where none is; nothing is committed here. Options are those of `topic.publish`; a
+        delay counts from the relay. RefusedError, ConfigurationError: nothing was written.
+        """
+        if not isinstance(topic, Topic):
+            raise ConfigurationError(f"outbox {self.path}: {topic!r} is no topic; outbox.send(...) is for queues")
+        sent = outgoing(topic.encode(value), group, dedup_id, delay, attributes, keywords)
+        return self._write(connection, "topic", topic.name, topic.spec.fifo, sent)
+
+    @overload
+    def send(
+        self,
+        connection: SyncConnection,
+        queue: Queue[T],
+        value: T,
+        /,
+        *,
+        delay: float | None = None,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> str: ...
+    @overload
+    def send(
+        self,
+        connection: AsyncConnection,
+        queue: Queue[T],
+        value: T,
+        /,
+        *,
+        delay: float | None = None,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> Awaitable[str]: ...
+    def send(
+        self,
+        connection: SyncConnection | AsyncConnection,
+        queue: Queue[T],
+        value: T,
+        /,
+        *,
+        delay: float | None = None,
+        group: str | None = None,
+        dedup_id: str | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        **keywords: AttributeValue,
+    ) -> str | Awaitable[str]:
+        """Send straight to a queue when the connection's transaction commits; otherwise as `publish`."""
+        if not isinstance(queue, Queue):
+            raise ConfigurationError(f"outbox {self.path}: {queue!r} is no queue; outbox.publish(...) is for topics")
+        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, attributes, keywords)
+        return self._write(connection, "queue", queue.name, queue.spec.fifo, sent)
+
+    def retry(self, connection: SyncConnection, /) -> int:
+        """Send again, when this transaction commits, what was set aside; how many messages. They go to the end."""
+        count = retry(connection, self._say, self._clock.now())
+        self._nudge()
+        return count
+
+    def bind(self, runtime: Runtime) -> None:
+        """A relay may run in this runtime."""
+        self._open.append(runtime)
+
+    def unbind(self, runtime: Runtime) -> None:
+        """It runs there no more."""
+        if runtime in self._open:
+            self._open.remove(runtime)
+
+    def _write(
+        self, connection: SyncConnection | AsyncConnection, kind: str, target: str, fifo: bool, sent: Outgoing
+    ) -> str | Awaitable[str]:
+        _check(target, fifo, sent)
+        now = self._clock.now()
+        id = self._ids.new(now)
+        sent = replace(sent, id=id)
+        if isinstance(connection, SyncConnection):
+            write(connection, self._say, now, kind, target, sent)
+            self._nudge()
+            return id
+        if not isinstance(connection, AsyncConnection):
+            raise ConfigurationError(
+                f"outbox {self.path}: {connection!r} is no connection of sqlite3 or aiosqlite; SQLAlchemy has it as "
+                "connection.connection.driver_connection"
+            )
+        return self._write_async(connection, now, kind, target, sent)
+
+    async def _write_async(
+        self, connection: AsyncConnection, now: float, kind: str, target: str, sent: Outgoing
+    ) -> str:
+        await write_async(connection, self._say, now, kind, target, sent)
+        self._nudge()
+        assert sent.id is not None
+        return sent.id
+
+    def _nudge(self) -> None:
+        for runtime in self._open:
+            runtime.nudge(self.name)
+
+    def __repr__(self) -> str:
+        return f"<outbox {self.path} {self.table}>"
+
+
+def _check(target: str, fifo: bool, sent: Outgoing) -> None:
+    """What would only be set aside later is refused while somebody is there to see it."""
+    if fifo and sent.group is None:
+        raise RefusedError("missing_group", f"{target}: it is FIFO and needs group=... with every message")
+    for what, value in (("group", sent.group), ("dedup_id", sent.dedup_id)):
+        if value is not None and not valid_group(value):
+            raise RefusedError(
+                f"bad_{what}", f"{target}: {what} {value!r} must be 1 to 128 letters, digits or punctuation, no spaces"
+            )
+    if sent.delay is not None and (not 0 <= sent.delay <= YEAR or (fifo and sent.delay > 0)):
+        raise RefusedError("bad_delay", f"{target}: delay is {sent.delay}; use 0 s to a year, and none on FIFO")

@@ -1,0 +1,49 @@
+"""What an outbox is made of: rows that a program writes in its own transactions, sent once those committed.
+
+The table lies in the program's own database. Here is what the relay asks of it, so that another database than SQLite is
+one class more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from pipeflow.messages import Outgoing
+
+
+class OutboxRow(Struct, frozen=True):
+    """One message that waits in an outbox."""
+
+    id: int
+    """Grows in the order of commits, so that all rows up to one can be told from all behind it."""
+    kind: Literal["topic", "queue"]
+    target: str
+    message: Outgoing
+    unreadable: str = ""
+    """Why it cannot be sent: whoever wrote it wrote something else than a message."""
+
+
+class OutboxTable(Protocol):
+    """The rows of one outbox, as the relay sees them. Unavailable: the database cannot be used now; ask again."""
+
+    async def open(self) -> None:
+        """Connect. ConfigurationError: no outbox can be there."""
+
+    async def read(self, after: int, again: bool) -> Sequence[OutboxRow] | None:
+        """Rows behind this one, in order, some at a time; none that were set aside.
+
+        None: nothing was committed since the last call, which is looked at unless `again`.
+        """
+        ...
+
+    async def set_aside(self, id: int, reason: str) -> None:
+        """Pass over this row from now on and keep it, with the reason; committed when it returns."""
+
+    async def forget(self, upto: int) -> None:
+        """Delete the rows up to this one, but not those that were set aside."""
+
+    async def close(self) -> None:
+        """Let go of the database."""

@@ -1,0 +1,374 @@
+"""An outbox: a commit sends each message once, a rollback none, whatever happens between the two databases."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import aiosqlite
+import msgspec
+import pytest
+
+from pipeflow import App, ConfigurationError, Outbox, Queue, RefusedError, Topic
+from pipeflow.messages import Outgoing
+from pipeflow.registry import open_store
+from pipeflow.testing import Harness, harness
+
+
+class Order(msgspec.Struct, frozen=True):
+    id: int
+
+
+class Shop:
+    """An app with an outbox beside its own database."""
+
+    def __init__(self, place: Path) -> None:
+        self.database = place / "app.db"
+        self.app = App("shop", broker=f"sqlite:///{place}/shop.db")
+        self.orders: Topic[Order] = self.app.topic("orders", Order)
+        self.billing: Queue[Order] = self.app.queue("billing", Order, self.orders)
+        self.ledger: Queue[Order] = self.app.queue("ledger", Order, fifo=True)
+        self.mail: Queue[Order] = self.app.queue("mail", Order)
+        self.outbox: Outbox = self.app.outbox(str(self.database))
+        connection = self.connect()
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+        connection.commit()
+        connection.close()
+
+    def connect(self, isolation_level: Literal["DEFERRED"] | None = "DEFERRED") -> sqlite3.Connection:
+        return sqlite3.connect(self.database, isolation_level=isolation_level)
+
+    def place(self, *ids: int, commit: bool = True) -> None:
+        """Orders with their messages, in one transaction."""
+        connection = self.connect()
+        for id in ids:
+            connection.execute("INSERT INTO orders VALUES (?)", (id,))
+            self.outbox.publish(connection, self.orders, Order(id), kind="placed")
+        connection.commit() if commit else connection.rollback()
+        connection.close()
+
+    def rows(self, column: str = "id") -> list[Any]:
+        """What lies in the outbox."""
+        connection = self.connect()
+        found = [row[0] for row in connection.execute(f"SELECT {column} FROM pipeflow_outbox ORDER BY id")]  # noqa: S608
+        connection.close()
+        return found
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def ids(h: Harness, queue: Queue[Order]) -> list[int]:
+    return [order.id for order in h.queued(queue)]
+
+
+async def test_a_commit_publishes_and_a_rollback_does_not(shop: Shop) -> None:
+    async with harness(shop.app) as h:
+        shop.place(1)
+        shop.place(2, commit=False)
+        shop.place(3)
+        await h.advance(1)
+        assert ids(h, shop.billing) == [1, 3]
+        (first, _) = await h.runtime.store.peek("billing")
+        assert first.attributes == {"kind": "placed"}
+
+
+async def test_what_was_committed_before_the_app_ran_is_sent_when_it_runs(shop: Shop) -> None:
+    shop.place(1, 2)
+    async with harness(shop.app) as h:
+        await h.advance(1)
+        assert ids(h, shop.billing) == [1, 2]
+
+
+async def test_a_commit_of_this_process_is_seen_at_once_and_one_of_another_within_a_quarter_of_a_second(
+    shop: Shop,
+) -> None:
+    async with harness(shop.app) as h:
+        await h.advance(60)
+        shop.place(1)
+        await h.settle()
+        assert ids(h, shop.billing) == [1]
+        await h.advance(60)
+        connection = shop.connect()
+        connection.execute(
+            "INSERT INTO pipeflow_outbox (kind, target, body, attributes) VALUES ('topic', 'orders', ?, ?)",
+            ('{"id": 2}', '{"kind": "by hand"}'),
+        )
+        connection.commit()
+        connection.close()
+        await h.advance(0.25)
+        assert ids(h, shop.billing) == [1, 2]
+
+
+async def test_rows_are_deleted_a_while_after_they_were_sent(shop: Shop) -> None:
+    async with harness(shop.app) as h:
+        shop.place(1, 2)
+        await h.settle()
+        assert len(shop.rows()) == 2
+        await h.advance(2)
+        assert shop.rows() == []
+
+
+async def test_messages_come_in_the_order_of_commits_over_topics_and_queues(shop: Shop) -> None:
+    seen: list[tuple[str, int]] = []
+
+    @shop.billing.handler(concurrency=1)
+    async def bill(order: Order) -> None:
+        seen.append(("billing", order.id))
+
+    async with harness(shop.app) as h:
+        connection = shop.connect()
+        for n in range(1_200):
+            if n % 7:
+                shop.outbox.publish(connection, shop.orders, Order(n))
+            else:
+                shop.outbox.send(connection, shop.ledger, Order(n), group="g")
+        connection.commit()
+        connection.close()
+        await h.advance(2)
+        assert [id for _, id in seen] == [n for n in range(1_200) if n % 7]
+        assert ids(h, shop.ledger) == [n for n in range(1_200) if not n % 7]
+
+
+async def test_options_of_a_send_travel_with_it(shop: Shop) -> None:
+    async with harness(shop.app) as h:
+        connection = shop.connect()
+        id = shop.outbox.send(connection, shop.mail, Order(1), delay=60, urgent=True, attributes={"raw": b"\x00"})
+        shop.outbox.send(connection, shop.ledger, Order(2), group="a", dedup_id="once")
+        shop.outbox.send(connection, shop.ledger, Order(3), group="a", dedup_id="once")
+        connection.commit()
+        await h.advance(1)
+        (mail,) = await h.runtime.store.peek("mail")
+        assert (mail.id, mail.state, mail.attributes) == (id, "delayed", {"urgent": True, "raw": b"\x00"})
+        assert ids(h, shop.ledger) == [2]
+        connection.close()
+
+
+async def test_with_aiosqlite_it_is_awaited(shop: Shop) -> None:
+    async with harness(shop.app) as h, aiosqlite.connect(shop.database) as connection:
+        await connection.execute("INSERT INTO orders VALUES (1)")
+        id = await shop.outbox.publish(connection, shop.orders, Order(1))
+        await h.advance(1)
+        assert ids(h, shop.billing) == []
+        await connection.commit()
+        await h.advance(1)
+        assert [message.id for message in await h.runtime.store.peek("billing")] == [id]
+        await shop.outbox.send(connection, shop.mail, Order(2))
+        await connection.rollback()
+        await h.advance(1)
+        assert ids(h, shop.mail) == []
+
+
+async def test_threads_write_too(shop: Shop) -> None:
+    async with harness(shop.app) as h:
+        threads = [threading.Thread(target=shop.place, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        await h.advance(1)
+        assert sorted(ids(h, shop.billing)) == list(range(8))
+
+
+async def test_a_row_that_cannot_be_sent_is_set_aside_and_holds_up_no_other(shop: Shop) -> None:
+    connection = shop.connect()
+    shop.outbox.publish(connection, shop.orders, Order(1))
+    connection.executemany(
+        "INSERT INTO pipeflow_outbox (kind, target, body, attributes) VALUES (?, ?, ?, ?)",
+        [
+            ("topic", "odrers", "{}", None),
+            ("stream", "orders", "{}", None),
+            ("topic", "orders", "{}", "no json"),
+            ("queue", "ledger", "{}", None),
+        ],
+    )
+    shop.outbox.publish(connection, shop.orders, Order(2))
+    connection.commit()
+    connection.close()
+    async with harness(shop.app) as h:
+        await h.advance(10)
+        assert ids(h, shop.billing) == [1, 2]
+        reasons = shop.rows("failure")
+        assert len(reasons) == 4
+        assert "did you mean orders?" in reasons[0]
+        assert "use topic or queue" in reasons[1]
+        assert "unreadable" in reasons[2]
+        assert "needs group" in reasons[3]
+
+
+async def test_what_was_set_aside_is_sent_when_it_is_retried(shop: Shop) -> None:
+    connection = shop.connect()
+    shop.outbox.publish(connection, shop.orders, Order(1))
+    connection.execute("INSERT INTO pipeflow_outbox (kind, target, body) VALUES ('queue', 'post', '{\"id\": 2}')")
+    shop.outbox.publish(connection, shop.orders, Order(3))
+    connection.commit()
+    async with harness(shop.app) as h:
+        await h.advance(5)
+        connection.execute("UPDATE pipeflow_outbox SET target = 'mail'")
+        assert shop.outbox.retry(connection) == 1
+        connection.commit()
+        await h.advance(5)
+        assert (ids(h, shop.billing), ids(h, shop.mail)) == ([1, 3], [2])
+        assert shop.rows() == []
+    connection.close()
+
+
+async def test_a_restart_sends_nothing_again_and_leaves_nothing_out(shop: Shop, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/shop.db"
+    async with harness(shop.app, store=store) as h:
+        shop.place(1, 2)
+        await h.settle()
+        assert len(shop.rows()) == 2, "sent, and not yet deleted"
+    shop.place(3)
+    async with harness(shop.app, store=store) as h:
+        await h.advance(5)
+        assert [order["id"] for order in await bodies(h, "billing")] == [1, 2, 3]
+        assert shop.rows() == []
+
+
+async def test_a_database_that_is_made_anew_or_put_back_is_not_taken_for_the_old_one(
+    shop: Shop, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path}/shop.db"
+    shop.place(1)
+    backup = shop.database.read_bytes()
+    async with harness(shop.app, store=store) as h:
+        shop.place(*range(2, 50))
+        await h.advance(5)
+        assert len(await bodies(h, "billing")) == 49
+    shop.database.write_bytes(backup)
+    shop.place(50)
+    async with harness(shop.app, store=store) as h:
+        await h.advance(5)
+        assert [order["id"] for order in await bodies(h, "billing")] == list(range(1, 51))
+    shop.database.unlink()
+    connection = shop.connect()
+    shop.outbox.publish(connection, shop.orders, Order(51))
+    connection.commit()
+    connection.close()
+    async with harness(shop.app, store=store) as h:
+        await h.advance(5)
+        assert len(await bodies(h, "billing")) == 51
+
+
+async def bodies(h: Harness, queue: str) -> list[dict[str, int]]:
+    return [msgspec.json.decode(message.body) for message in await h.runtime.store.peek(queue, 1_000)]
+
+
+async def test_the_app_runs_until_its_outbox_is_empty(shop: Shop) -> None:
+    seen: list[int] = []
+
+    @shop.billing.handler
+    async def bill(order: Order) -> None:
+        seen.append(order.id)
+
+    shop.place(*range(700))
+    await shop.app.run_until_idle()
+    assert sorted(seen) == list(range(700))
+
+
+async def test_the_file_of_a_store_is_refused(tmp_path: Path) -> None:
+    app = App("shop", broker=f"sqlite:///{tmp_path}/shop.db")
+    orders = app.topic("orders", Order)
+    outbox = app.outbox(f"{tmp_path}/shop.db")
+    with pytest.raises(ConfigurationError, match="this database is a store of pipeflow"):
+        async with app:
+            await app.run_until_idle()
+    store = await open_store(f"sqlite:///{tmp_path}/other.db")
+    await store.close()
+    connection = sqlite3.connect(tmp_path / "other.db")
+    with pytest.raises(ConfigurationError, match="this database is a store of pipeflow"):
+        outbox.publish(connection, orders, Order(1))
+    connection.close()
+
+
+async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "app.db").write_text("a text, and a long one at that: " * 100)
+    app = App("shop", broker="memory://")
+    app.outbox(f"{tmp_path}/app.db")
+    with pytest.raises(ConfigurationError, match=r"file is not a database; name the SQLite file"):
+        await app.run_until_idle()
+
+
+def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
+    connection = shop.connect(isolation_level=None)
+    with pytest.raises(ConfigurationError, match="execute BEGIN first"):
+        shop.outbox.publish(connection, shop.orders, Order(1))
+    connection.execute("BEGIN")
+    shop.outbox.publish(connection, shop.orders, Order(1))
+    connection.execute("COMMIT")
+    connection.close()
+    assert len(shop.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    ("write", "advice"),
+    [
+        (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1)), "needs group="),
+        (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a b"), "no spaces"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay=-1), "use 0 s to a year"),
+        (lambda shop, c: shop.outbox.send(c, shop.orders, Order(1)), "is no queue"),
+        (lambda shop, c: shop.outbox.publish(c, shop.mail, Order(1)), "is no topic"),
+        (lambda shop, c: shop.outbox.publish("app.db", shop.orders, Order(1)), "no connection of sqlite3"),
+    ],
+)
+def test_what_would_be_set_aside_is_refused_while_somebody_sees_it(
+    shop: Shop, write: Callable[[Shop, sqlite3.Connection], object], advice: str
+) -> None:
+    connection = shop.connect()
+    with pytest.raises((RefusedError, ConfigurationError), match=advice):
+        write(shop, connection)
+    connection.commit()
+    connection.close()
+
+
+def test_two_outboxes_of_one_name_are_refused() -> None:
+    app = App("shop", broker="memory://")
+    app.outbox("a/app.db")
+    app.outbox("b/app.db")
+    with pytest.raises(ConfigurationError, match="give one another"):
+        app.topology()
+    with pytest.raises(ConfigurationError, match="use letters, digits and underscores"):
+        app.outbox("app.db", table="a; DROP TABLE b")
+
+
+async def test_a_writer_that_holds_the_database_delays_the_relay_and_does_not_end_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeflow.embedded.sqlite.outbox.BUSY", 0.05)
+    async with harness(shop.app) as h:
+        shop.place(1)
+        await h.settle()
+        holder = shop.connect(isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        await h.advance(3)
+        holder.execute("COMMIT")
+        holder.close()
+        shop.place(2)
+        await h.advance(30)
+        assert ids(h, shop.billing) == [1, 2]
+        assert shop.rows() == []
+
+
+async def test_a_large_body_goes_through_the_outbox(shop: Shop, tmp_path: Path) -> None:
+    blobs = shop.app.queue("blobs", bytes)
+    async with harness(shop.app, store=f"sqlite:///{tmp_path}/shop.db") as h:
+        connection = shop.connect()
+        shop.outbox.send(connection, blobs, b"x" * (3 << 20))
+        connection.commit()
+        connection.close()
+        await h.advance(1)
+        (seen,) = await h.runtime.store.peek("blobs")
+        assert seen.size == 3 << 20
+
+
+def test_outgoing_has_no_field_that_an_outbox_forgets() -> None:
+    """A new option of a message must get a column too, or be named here."""
+    kept = {"body", "attributes", "headers", "group", "dedup_id", "delay", "id"}
+    not_for_callers = {"partition", "checkpoint", "claim"}
+    assert set(Outgoing.__struct_fields__) == kept | not_for_callers
