@@ -67,6 +67,7 @@ class Outbox:
         group: str | None = None,
         dedup_id: str | None = None,
         delay: float | None = None,
+        ttl: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> str: ...
@@ -81,6 +82,7 @@ class Outbox:
         group: str | None = None,
         dedup_id: str | None = None,
         delay: float | None = None,
+        ttl: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> Awaitable[str]: ...
@@ -94,6 +96,7 @@ class Outbox:
         group: str | None = None,
         dedup_id: str | None = None,
         delay: float | None = None,
+        ttl: float | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> str | Awaitable[str]:
@@ -101,11 +104,11 @@ class Outbox:
 
         With a connection of `sqlite3` at once, with one of `aiosqlite` to be awaited. A rollback publishes nothing.
         The transaction is opened where none is; nothing is committed here. Options are those of `topic.publish`; a
-        delay counts from the relay. RefusedError, ConfigurationError: nothing was written.
+        delay and a ttl count from the relay. RefusedError, ConfigurationError: nothing was written.
         """
         if not isinstance(topic, Topic):
             raise ConfigurationError(f"outbox {self.path}: {topic!r} is no topic; outbox.send(...) is for queues")
-        sent = outgoing(topic.encode(value), group, dedup_id, delay, attributes, keywords)
+        sent = outgoing(topic.encode(value), group, dedup_id, delay, ttl, attributes, keywords)
         return self._write(connection, "topic", topic.name, topic.spec.fifo, sent)
 
     @overload
@@ -117,6 +120,7 @@ class Outbox:
         /,
         *,
         delay: float | None = None,
+        ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -131,6 +135,7 @@ class Outbox:
         /,
         *,
         delay: float | None = None,
+        ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -144,6 +149,7 @@ class Outbox:
         /,
         *,
         delay: float | None = None,
+        ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -152,7 +158,7 @@ class Outbox:
         """Send straight to a queue when the connection's transaction commits; otherwise as `publish`."""
         if not isinstance(queue, Queue):
             raise ConfigurationError(f"outbox {self.path}: {queue!r} is no queue; outbox.publish(...) is for topics")
-        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, attributes, keywords)
+        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, attributes, keywords)
         return self._write(connection, "queue", queue.name, queue.spec.fifo, sent)
 
     def retry(self, connection: SyncConnection, /) -> int:

@@ -137,8 +137,9 @@ _Peeked = _mirror(Peeked, attributes=_Attributes)
 
 
 def _outgoing(mirror: Struct) -> Outgoing:
-    *fields, _ = msgspec.structs.astuple(mirror)  # where bodies lie aside is the owner's business
-    message = Outgoing(*fields)
+    message = Outgoing(*msgspec.structs.astuple(mirror))
+    if message.claim is not None:
+        message = msgspec.structs.replace(message, claim=None)  # where bodies lie aside is the owner's business
     if message.attributes:
         _check(message.attributes)
     return message

@@ -33,6 +33,15 @@ BYTES: Final = 16 << 20
 BUSY: Final = 5.0
 """Seconds that the relay waits for a transaction of the program to end."""
 
+NO_OPTIONS: Final = frozenset({"body", "attributes", "headers", "partition", "checkpoint", "claim"})
+"""What of a message has a column of its own, or is not for who sends it to say."""
+OPTIONS: Final = tuple(name for name in Outgoing.__struct_fields__ if name not in NO_OPTIONS)
+_Options = msgspec.defstruct(
+    "_Options",
+    [(each.name, each.type, None) for each in msgspec.structs.fields(Outgoing) if each.name in OPTIONS],
+    forbid_unknown_fields=True,
+)
+
 APPLICATION: Final = "PRAGMA application_id"
 CHANGES: Final = "PRAGMA data_version"
 
@@ -45,21 +54,18 @@ CREATE: Final = """
         body BLOB NOT NULL,
         attributes,
         headers,
-        message_group TEXT,
-        dedup_id TEXT,
-        delay REAL,
-        message_id TEXT,
+        options,
         failure TEXT
     )
 """
 INSERT: Final = """
-    INSERT INTO {table} (id, kind, target, body, attributes, headers, message_group, dedup_id, delay, message_id)
+    INSERT INTO {table} (id, kind, target, body, attributes, headers, options)
     VALUES (
-        max(?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0) + 1), ?, ?, ?, ?, ?, ?, ?, ?, ?
+        max(?, coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0) + 1), ?, ?, ?, ?, ?, ?
     )
 """
 READ: Final = """
-    SELECT id, kind, target, body, attributes, headers, message_group, dedup_id, delay, message_id
+    SELECT id, kind, target, body, attributes, headers, options
     FROM {table}
     WHERE id > ? AND failure IS NULL
     ORDER BY id
@@ -71,10 +77,10 @@ FORGET: Final = """
 """
 FAILED: Final = "SELECT id FROM {table} WHERE failure IS NOT NULL ORDER BY id"
 AGAIN: Final = """
-    INSERT INTO {table} (id, kind, target, body, attributes, headers, message_group, dedup_id, delay, message_id)
+    INSERT INTO {table} (id, kind, target, body, attributes, headers, options)
     SELECT
         max(?, (SELECT seq FROM sqlite_sequence WHERE name = '{table}') + 1),
-        kind, target, body, attributes, headers, message_group, dedup_id, delay, message_id
+        kind, target, body, attributes, headers, options
     FROM {table}
     WHERE id = ?
 """
@@ -156,11 +162,9 @@ def _in_transaction(connection: sqlite3.Connection | aiosqlite.Connection) -> No
 
 
 def _values(now: float, kind: str, target: str, sent: Outgoing) -> tuple[Any, ...]:
-    attributes = msgspec.msgpack.encode(sent.attributes) if sent.attributes else None
-    headers = msgspec.msgpack.encode(sent.headers) if sent.headers else None
-    return (
-        int(now * 1e6), kind, target, sent.body, attributes, headers, sent.group, sent.dedup_id, sent.delay, sent.id,
-    )  # fmt: skip
+    options = {name: value for name in OPTIONS if (value := getattr(sent, name)) is not None}
+    kept = [msgspec.msgpack.encode(each) if each else None for each in (sent.attributes, sent.headers, options)]
+    return int(now * 1e6), kind, target, sent.body, *kept
 
 
 def _refuse_store(application: int) -> None:
@@ -262,26 +266,14 @@ class SqliteOutbox:
             raise Unavailable(f"outbox {self._path}: {error}") from error
 
 
-def _row(
-    id: int,
-    kind: Any,
-    target: Any,
-    body: Any,
-    attributes: Any,
-    headers: Any,
-    group: str | None,
-    dedup_id: str | None,
-    delay: float | None,
-    message_id: str | None,
-) -> OutboxRow:
+def _row(id: int, kind: Any, target: Any, body: Any, attributes: Any, headers: Any, options: Any) -> OutboxRow:
     try:
         if kind not in ("topic", "queue"):
             raise ValueError(f"its kind is {kind!r}; use topic or queue")
         # A trigger of the program may write rows too: text is what SQL has at hand.
         content = body.encode() if isinstance(body, str) else bytes(body)
-        message = Outgoing(
-            content, _mapping(attributes), _mapping(headers), group, dedup_id, delay, None, None, message_id
-        )
+        chosen = msgspec.convert(_mapping(options) or {}, _Options)
+        message = Outgoing(content, _mapping(attributes), _mapping(headers), **msgspec.structs.asdict(chosen))
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         return OutboxRow(id, "queue", str(target), Outgoing(b""), f"unreadable: {error}")
     return OutboxRow(id, kind, str(target), message)

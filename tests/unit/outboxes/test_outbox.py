@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import msgspec
 import pytest
 
 from pipeflow import App, ConfigurationError, Outbox, Queue, RefusedError, Topic
-from pipeflow.messages import Outgoing
 from pipeflow.registry import open_store
 from pipeflow.testing import Harness, harness
 
@@ -184,9 +184,14 @@ async def test_a_row_that_cannot_be_sent_is_set_aside_and_holds_up_no_other(shop
             ("topic", "odrers", "{}", None),
             ("stream", "orders", "{}", None),
             ("topic", "orders", "{}", "no json"),
+            ("topic", "orders", "{}", "[]"),
             ("queue", "ledger", "{}", None),
         ],
     )
+    for options in ('{"group": 5}', '{"gruop": "g"}'):
+        connection.execute(
+            "INSERT INTO pipeflow_outbox (kind, target, body, options) VALUES ('queue', 'mail', '{}', ?)", (options,)
+        )
     shop.outbox.publish(connection, shop.orders, Order(2))
     connection.commit()
     connection.close()
@@ -194,11 +199,14 @@ async def test_a_row_that_cannot_be_sent_is_set_aside_and_holds_up_no_other(shop
         await h.advance(10)
         assert ids(h, shop.billing) == [1, 2]
         reasons = shop.rows("failure")
-        assert len(reasons) == 4
+        assert len(reasons) == 7
         assert "did you mean orders?" in reasons[0]
         assert "use topic or queue" in reasons[1]
         assert "unreadable" in reasons[2]
-        assert "needs group" in reasons[3]
+        assert "unreadable" in reasons[3]
+        assert "needs group" in reasons[4]
+        assert "Expected `str | null`, got `int`" in reasons[5]
+        assert "unknown field `gruop`" in reasons[6]
 
 
 async def test_what_was_set_aside_is_sent_when_it_is_retried(shop: Shop) -> None:
@@ -367,8 +375,10 @@ async def test_a_large_body_goes_through_the_outbox(shop: Shop, tmp_path: Path) 
         assert seen.size == 3 << 20
 
 
-def test_outgoing_has_no_field_that_an_outbox_forgets() -> None:
-    """A new option of a message must get a column too, or be named here."""
-    kept = {"body", "attributes", "headers", "group", "dedup_id", "delay", "id"}
-    not_for_callers = {"partition", "checkpoint", "claim"}
-    assert set(Outgoing.__struct_fields__) == kept | not_for_callers
+def test_an_outbox_takes_every_option_that_topics_and_queues_take() -> None:
+    def options(method: Callable[..., object]) -> set[str]:
+        kinds = {name: each.kind for name, each in inspect.signature(method).parameters.items()}
+        return {name for name, kind in kinds.items() if kind is inspect.Parameter.KEYWORD_ONLY}
+
+    assert options(Outbox.publish) == options(Topic.publish) - {"instead"}
+    assert options(Outbox.send) == options(Queue.send)
