@@ -20,6 +20,7 @@ from pipeflow.messages import AttributeValue, Outgoing
 from pipeflow.names import IdPool, valid_group
 from pipeflow.queue import Queue
 from pipeflow.specs import YEAR
+from pipeflow.state.wishes import unfulfillable
 from pipeflow.topic import Topic, outgoing
 
 if TYPE_CHECKING:
@@ -212,6 +213,9 @@ class Outbox:
 
 def _check(target: str, fifo: bool, sent: Outgoing) -> None:
     """What would only be set aside later is refused while somebody is there to see it."""
+    unfulfilled = unfulfillable(target, sent)
+    if unfulfilled is not None:
+        raise RefusedError(unfulfilled.code, unfulfilled.reason)
     if fifo and sent.group is None:
         raise RefusedError("missing_group", f"{target}: it is FIFO and needs group=... with every message")
     for what, value in (("group", sent.group), ("dedup_id", sent.dedup_id)):

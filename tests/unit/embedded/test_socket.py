@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import anyio
+import msgspec
 import pytest
 from msgspec.structs import replace
 from recalling_store import Recalling, served, serving
@@ -34,6 +35,7 @@ from pipeflow.events import Published
 from pipeflow.messages import (
     Ack,
     AttributeValue,
+    Claim,
     Delivery,
     Emit,
     Outgoing,
@@ -356,6 +358,17 @@ async def test_an_answer_beyond_one_frame_gives_its_messages_back_and_says_so(st
         with pytest.raises(RefusedError, match="ask for less"):
             await client.receive("q", Want(1))
     assert store.settled == [Release(Receipt(1, 2, 3))]
+
+
+async def test_every_option_of_a_message_travels_but_where_its_body_lies(store: Recalling, path: Path) -> None:
+    claim = Claim(1, "", "name", 3, 0, "")
+    said = {each.name: each for each in msgspec.structs.fields(Outgoing)}
+    values: dict[str, object] = {"body": b"b", "attributes": {"a": 1}, "headers": {"h": "x"}, "claim": claim}
+    values |= {"checkpoint": ("s", b"1"), "partition": "p", "group": "g", "dedup_id": "d", "id": "i"}
+    message = Outgoing(**{**dict.fromkeys(said, 7), **values})  # type: ignore[arg-type]  # what comes later is a number
+    async with served(store, path) as client:
+        await client.send("q", [message])
+    assert store.sent == [replace(message, claim=None)]
 
 
 async def test_only_its_user_may_open_the_socket(store: Recalling, path: Path) -> None:

@@ -320,6 +320,7 @@ def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1)), "needs group="),
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a b"), "no spaces"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay=-1), "use 0 s to a year"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), ttl=-1), "ttl is -1"),
         (lambda shop, c: shop.outbox.send(c, shop.orders, Order(1)), "is no queue"),
         (lambda shop, c: shop.outbox.publish(c, shop.mail, Order(1)), "is no topic"),
         (lambda shop, c: shop.outbox.publish("app.db", shop.orders, Order(1)), "no connection of sqlite3"),
