@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from struct import Struct as Packing
 from struct import error as PackingError
@@ -123,13 +124,18 @@ def check_name(name: str, /) -> list[str]:
     return segments
 
 
+DRAWN = 64
+"""Ids whose entropy is drawn at once."""
+
+
 class IdPool:
     """Makes message ids: UUIDs whose first 48 bits are milliseconds (version 7), with entropy drawn in bulk."""
 
-    __slots__ = ("_entropy", "_at", "_head")
+    __slots__ = ("_entropy", "_at", "_head", "_tails")
 
     def __init__(self, seed: int | None = None) -> None:
         self._entropy = _entropy_source(seed)
+        self._tails: list[str] = []
         self._at = 0
         self._head = "00000000-0000-7"
 
@@ -141,35 +147,25 @@ class IdPool:
             self._at = ms
             head = f"{ms:012x}"
             self._head = f"{head[:8]}-{head[8:]}-7"
-        tail = self._entropy(10).hex()
-        variant = _VARIANTS[tail[3]]
-        return f"{self._head}{tail[:3]}-{variant}{tail[4:7]}-{tail[7:19]}"
+        if not self._tails:
+            self._draw()
+        return self._head + self._tails.pop()
+
+    def _draw(self) -> None:
+        # Many in one go: laid out one by one, an id took 5 % of a durable message's time.
+        drawn = self._entropy(10 * DRAWN).hex()
+        self._tails = [
+            f"{drawn[at : at + 3]}-{_VARIANTS[drawn[at + 3]]}{drawn[at + 4 : at + 7]}-{drawn[at + 7 : at + 19]}"
+            for at in range(0, 20 * DRAWN, 20)
+        ]
 
 
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 """The letter of an id that says how it is laid out, drawn by four bits of entropy."""
 
 
-class _Pooled:
-    __slots__ = ("_buffer", "_offset", "_refill")
-
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._offset = 0
-
-    def __call__(self, size: int) -> bytes:
-        # One system call serves 400 ids: os.urandom(10) costs 600 ns, a slice 60.
-        end = self._offset + size
-        if end > len(self._buffer):
-            self._buffer = os.urandom(4096)
-            self._offset, end = 0, size
-        piece = self._buffer[self._offset : end]
-        self._offset = end
-        return piece
-
-
-def _entropy_source(seed: int | None) -> _Pooled | _Seeded:
-    return _Pooled() if seed is None else _Seeded(seed)
+def _entropy_source(seed: int | None) -> Callable[[int], bytes]:
+    return os.urandom if seed is None else _Seeded(seed)
 
 
 class _Seeded:

@@ -24,7 +24,7 @@ from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.commits import Commits
 from pipeflow.embedded.deleting import delete_queue
-from pipeflow.embedded.handout import check_want, hand_out
+from pipeflow.embedded.handout import at_once, check_want, hand_over, take, take_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
@@ -38,6 +38,7 @@ from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.messages import (
     Ack,
     Delivery,
+    Emit,
     Manifest,
     Outgoing,
     Position,
@@ -270,36 +271,48 @@ class EmbeddedBroker:
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
         if self.claims.wanted(batch):
             return await self.claims.around(batch, partial(self.send, queue), self.nouns.open_head(queue).spec.max_body)
-        await self._room()
+        self.check_open()
+        if self.gathering.size > GROUP_BYTES:
+            await self._room()
         head = self.nouns.open_head(queue)
         if head.dedup.shed_upto:
             await self.inlet.recall(head, batch, self.clock.now())
             self.check_open()
         now = self.clock.now()
         results = self.inlet.send_all(head, batch, now)
-        self.after_intake((head,))
-        await self.committed()
+        self._came_in(head)
+        await self.commits.done()
         return results
 
     def after_intake(self, heads: Iterable[Head]) -> None:
         """Messages came into these queues: wake whom that concerns."""
         for head in heads:
-            self.tending.arm(head)
-            if head.waiters:
-                head.wake()
-            if head.tail.ready:
-                # Memory may hold only what is in flight: who waits for a message waits for the tail.
-                self.tending.feed(head)
+            self._came_in(head)
+
+    def _came_in(self, head: Head) -> None:
+        self.tending.arm(head)
+        self._wake(head)
+
+    def _wake(self, head: Head) -> None:
+        if head.waiters:
+            head.wake()
+        if head.tail.ready:
+            # Memory may hold only what is in flight: who waits for a message waits for the tail.
+            self.tending.feed(head)
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         self.check_open()
         head = self.nouns.open_head(queue)
         check_want(head, want)
-        until = self.clock.now() + want.wait
+        now = self.clock.now()
+        taken = take_out(self, head, want, now)
+        if taken and at_once(taken, want):
+            return hand_over(self, head, taken)
+        until = now + want.wait
         while True:
-            taken = await self._take(head, want)
-            if taken:
-                return taken
+            deliveries = await take(self, head, want, taken)
+            if deliveries:
+                return deliveries
             if want.wait <= 0:
                 return []
             signal = Signal()
@@ -316,63 +329,33 @@ class EmbeddedBroker:
                     head.waiters.remove(signal)
             self.check_open()
             head = self.nouns.open_head(queue)  # or it was deleted meanwhile (SQS: Q106)
+            taken = take_out(self, head, want, self.clock.now())
             if not fired:
                 # Time came; what became ready in this very moment still counts.
-                return await self._take(head, want)
-
-    async def _take(self, head: Head, want: Want) -> list[Delivery]:
-        while True:
-            now = self.clock.now()
-            head.tick(now)
-            state, pace = head.state, head.pace
-            taken = state.receive(
-                want.limit if pace is None else min(want.limit, pace.room),
-                want.max_bytes,
-                now,
-                self.boot,
-                want.visibility_timeout,
-                want.durable,
-                want.attempt_id,
-            )
-            if state.buried or state.expired:
-                self._bury(head, now)
-            if pace is not None and taken:
-                pace.took(len(taken), now)
-            self.tending.arm(head)
-            self.tending.feed(head)
-            if pace is not None and not taken and pace.room <= 0:
-                return []
-            if taken:
-                deliveries = await hand_out(self, head, taken, want)
-                if deliveries:
-                    return deliveries
-                continue
-            if not head.tail.ready or state.order.available():
-                # Nothing more is there, or what is there must wait: for room in flight, or to run alone.
-                return []
-            if head.state.in_flight >= head.spec.max_in_flight:
-                return []
-            before = head.tail.progress
-            await self.tending.fed(head)
-            if head.tail.progress == before and not head.state.order.available():
-                return []
+                return await take(self, head, want, taken)
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
         self.check_open()
         head = self.nouns.head(queue)
-        emits = [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits]
-        if emits and self.claims.wanted([emit.message for emit in emits]):
-            return await self.claims.around(batch, partial(self.settle, queue))
-        for stream in self.nouns.streams_fed_by(emits):
-            await self.log.room(stream)
-            self.check_open()
+        emits: list[Emit] = []
+        for settlement in batch:
+            if isinstance(settlement, Ack) and settlement.emits:
+                emits += settlement.emits
+        if emits:
+            if self.claims.wanted([emit.message for emit in emits]):
+                return await self.claims.around(batch, partial(self.settle, queue))
+            for stream in self.nouns.streams_fed_by(emits):
+                await self.log.room(stream)
+                self.check_open()
         now = self.clock.now()
         head.tick(now)
         results: list[Settled | Stale | Refused] = []
         touched: list[Head] = [head]
         state, counters = head.state, head.counters
+        due_changed = bool(emits)
         for settlement in batch:
             if not isinstance(settlement, Ack):
+                due_changed = True
                 results.append(state.settle(settlement, now, self.boot))
                 continue
             refused = self.inlet.refusal(settlement.emits) if settlement.emits else None
@@ -388,12 +371,17 @@ class EmbeddedBroker:
         head.touch()
         head.tail.shed()
         if state.buried:
-            self._bury(head, now)
-        self.after_intake(touched if len(touched) == 1 else dict.fromkeys(touched))
-        await self.committed()
+            self.bury(head, now)
+        # What is only deleted makes nothing due earlier.
+        if due_changed:
+            self.after_intake(dict.fromkeys(touched))
+        else:
+            self._wake(head)
+        await self.commits.done()
         return results
 
-    def _bury(self, head: Head, now: float) -> None:
+    def bury(self, head: Head, now: float) -> None:
+        """Move what failed for good in this queue to its dead letters, and count what expired."""
         self.inlet.bury_all(head, now)
         if head.dead is not None:
             self.after_intake((head.dead,))

@@ -98,9 +98,14 @@ class Gathering:
     def uncount(self, row: int) -> None:
         """A row leaves the disk or its key; a purge has uncounted all up to its place at once."""
         owner = self.owners[row >> PLACE_BITS]
-        if row & PLACE_MASK > owner.counters.purged_upto:
-            _count(owner.counters, row, -1)
-            owner.touch()
+        counters = owner.counters
+        if row & PLACE_MASK > counters.purged_upto:
+            if row & DELAYED_BIT:
+                counters.delayed_rows -= 1
+            else:
+                counters.rows -= 1
+            if not owner.touched:
+                owner.touch()
 
     def freeze(self, clock: float) -> tuple[FrozenGroup, list[asyncio.Future[None]]]:
         """Encode everything as it is now and start anew."""
@@ -176,15 +181,11 @@ class Gathering:
                     inserts += (key, due, group, held, expires, row, row_crc(key, row), None, message.shared)
                 else:
                     inserts += (key, due, group, held, expires, row, row_crc(key, row), body, None)
-            _count(counters, key, 1)
+            if key & DELAYED_BIT:
+                counters.delayed_rows += 1
+            else:
+                counters.rows += 1
             message.row = key
-
-
-def _count(counters: Any, key: int, by: int) -> None:
-    if key & DELAYED_BIT:
-        counters.delayed_rows += by
-    else:
-        counters.rows += by
 
 
 def encode_row(message: Stored, body_crc: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The last step of a receive: a message becomes a delivery, its body read back where memory had no room for it."""
+"""A receive: messages are taken out of their queue and become deliveries, waiting for the disk only where they must."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
+from pipeflow.embedded.tending import Tending
 from pipeflow.errors import ConfigurationError
 from pipeflow.messages import Delivery, Receipt, Release, Want
 from pipeflow.names import valid_group
@@ -23,6 +24,7 @@ class Handing(Protocol):
     boot: int
     inlet: Intake
     claims: Claims
+    tending: Tending
 
     @property
     def clock(self) -> Clock: ...
@@ -33,6 +35,8 @@ class Handing(Protocol):
     async def committed(self) -> None: ...
 
     def written_behind(self) -> None: ...
+
+    def bury(self, head: Head, now: float) -> None: ...
 
 
 def check_want(head: Head, want: Want) -> None:
@@ -47,6 +51,72 @@ def check_want(head: Head, want: Want) -> None:
             f"{head.spec.name}: attempt_id {want.attempt_id!r} is for FIFO queues, 1 to 128 letters, digits or"
             " punctuation (SQS: Q57)"
         )
+
+
+def take_out(broker: Handing, head: Head, want: Want, now: float) -> list[Stored]:
+    """What a receiver may have now."""
+    head.tick(now)
+    state, pace = head.state, head.pace
+    taken = state.receive(
+        want.limit if pace is None else min(want.limit, pace.room),
+        want.max_bytes,
+        now,
+        broker.boot,
+        want.visibility_timeout,
+        want.durable,
+        want.attempt_id,
+    )
+    if state.buried or state.expired:
+        broker.bury(head, now)
+    if pace is not None and taken:
+        pace.took(len(taken), now)
+    broker.tending.arm(head)
+    if head.tail.ready:
+        broker.tending.feed(head)
+    return taken
+
+
+async def take(broker: Handing, head: Head, want: Want, taken: list[Stored]) -> list[Delivery]:
+    """Deliveries of what was just taken out, or of what the tail has when that is nothing."""
+    while True:
+        if taken:
+            deliveries = await hand_out(broker, head, taken, want)
+            if deliveries:
+                return deliveries
+        elif head.pace is not None and head.pace.room <= 0:
+            return []
+        elif not head.tail.ready or head.state.order.available():
+            # Nothing more is there, or what is there must wait: for room in flight, or to run alone.
+            return []
+        elif head.state.in_flight >= head.spec.max_in_flight:
+            return []
+        else:
+            before = head.tail.progress
+            await broker.tending.fed(head)
+            if head.tail.progress == before and not head.state.order.available():
+                return []
+        taken = take_out(broker, head, want, broker.clock.now())
+
+
+def at_once(taken: list[Stored], want: Want) -> bool:
+    """Whether messages that were just taken can be handed out without waiting for the disk."""
+    if want.durable:
+        return False
+    for message in taken:  # noqa: SIM110  # a generator costs more than what it looks at
+        if message.body is None or message.suspect:
+            return False
+    return True
+
+
+def hand_over(broker: Handing, head: Head, taken: list[Stored]) -> list[Delivery]:
+    """The same as `hand_out`, of what can be handed out at once."""
+    inlet = broker.inlet
+    deliveries = [delivery(head, message, inlet) for message in taken]
+    broker.written_behind()
+    if not head.has_room:
+        for message in taken:
+            head.drop_body(message)
+    return deliveries
 
 
 async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:

@@ -106,14 +106,21 @@ class Intake:
 
     def send(self, head: Head, outgoing: Outgoing, now: float) -> Sent | Refused:
         """Take one message into one queue, or say why not."""
-        unfit = _unfit(head.spec.name, outgoing)
+        spec, body = head.spec, outgoing.body
+        if type(body) is bytes and len(body) <= spec.max_body and outgoing == Outgoing(body) and self._takes_all(spec):
+            # Most messages are a body and nothing else: what could be wrong with the rest is not asked one by one.
+            id = self._ids.new(now)
+            message = Stored(0, id, body, len(body), now, now)
+            self._add(head, message, None, now)
+            return Sent(id, message.place)
+        unfit = _unfit(spec.name, outgoing)
         if unfit is not None:
             return unfit
         size = weigh(outgoing)
-        refused = self._refusal(head.spec, outgoing, size)
+        refused = self._refusal(spec, outgoing, size)
         if refused is not None:
             return refused
-        key = self._dedup_key(head.spec, outgoing)
+        key = self._dedup_key(spec, outgoing)
         if key is not None:
             original = head.dedup.find(key, now)
             if original is not None:
@@ -153,6 +160,10 @@ class Intake:
             self._gathering.size += message.size
         head.add(message, now, wait)
         head.touch()
+
+    def _takes_all(self, spec: QueueSpec) -> bool:
+        """Whether a queue asks nothing of a message but its size."""
+        return not (spec.fifo or spec.content_dedup or self._journal.full)
 
     def _refusal(self, spec: QueueSpec, outgoing: Outgoing, size: int) -> Refused | None:
         if size > spec.max_body:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import assert_never
 
 from pipeflow.messages import (
+    Ack,
     Bury,
     Defer,
     Extend,
@@ -309,6 +311,12 @@ class QueueState:
                 return _SETTLED
             return _SUPERSEDED
         held = message.state == IN_FLIGHT
+        if isinstance(settlement, Ack):
+            # A timed-out receipt without successor still counts on standard queues (SQS: Q59, Q61).
+            if not held and self.spec.fifo:
+                return _EXPIRED
+            self._remove(message)
+            return _SETTLED
         if isinstance(settlement, Extend):
             return self._extend(message, settlement.visibility_timeout, now) if held else _EXPIRED
         if isinstance(settlement, Defer):
@@ -327,11 +335,7 @@ class QueueState:
             message.releases += 1
             self._give_back(message, front=True)
             return _SETTLED
-        # An acknowledgement. A timed-out receipt without successor still counts on standard queues (SQS: Q59, Q61).
-        if not held and self.spec.fifo:
-            return _EXPIRED
-        self._remove(message)
-        return _SETTLED
+        assert_never(settlement)
 
     def purge(self) -> int:
         """Delete everything that is here, in flight or not (SQS: Q2 m, Q68); how many there were."""

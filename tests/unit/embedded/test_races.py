@@ -217,7 +217,7 @@ async def test_p27_a_dead_letter_redriven_in_the_commit_that_buried_it_is_counte
     now = store.clock.now()
     head, dead = store.nouns.head("work"), store.nouns.head("dead")
     head.state.settle(Bury(poison.receipt), now, store.boot)
-    store._bury(head, now)
+    store.bury(head, now)
     (letter,) = dead.state.all()
     dead.state.move_out(letter)
     store.inlet.redrive(dead, head, letter, now)
