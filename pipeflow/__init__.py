@@ -24,7 +24,7 @@ from pipeflow.protocols import Handle, Middleware
 from pipeflow.queue import Queue
 from pipeflow.router import Router
 from pipeflow.specs import Backoff, Endpoint
-from pipeflow.topic import Selection, Topic
+from pipeflow.topic import Selection, Topic, TopicPattern
 from pipeflow.version import __version__
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = [
     "App",
     "Router",
     "Topic",
+    "TopicPattern",
     "Selection",
     "Queue",
     "Stream",

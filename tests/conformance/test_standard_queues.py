@@ -16,6 +16,7 @@ from pipeflow.messages import (
     Outgoing,
     Refused,
     Release,
+    Sent,
     Settled,
     Settlement,
     Stale,
@@ -345,3 +346,29 @@ async def test_a_receipt_of_another_boot_or_place_is_stale(desk: Desk) -> None:
         (result,) = await desk.settle(Bury(wrong))
         assert isinstance(result, Stale)
     assert await desk.counts() == (0, 0, 1)
+
+
+async def test_Q43_a_refused_message_of_a_batch_does_not_keep_out_its_neighbours(desk: Desk) -> None:
+    await desk.queue(max_body=10)
+    batch = [
+        Outgoing(b"a"),
+        Outgoing(b"x" * 11),
+        Outgoing(b"b", delay=-1),
+        Outgoing(b"c", group="no space"),
+        Outgoing(b"d"),
+    ]
+    answers = await desk.store.send("q", batch)
+    assert [isinstance(answer, Sent) for answer in answers] == [True, False, False, False, True]
+    assert [answer.code for answer in answers if isinstance(answer, Refused)] == ["too_large", "bad_delay", "bad_group"]
+    assert await desk.bodies() == ["a", "d"]
+
+
+async def test_Q34_a_send_answers_with_the_id_of_the_message(desk: Desk) -> None:
+    await desk.queue()
+    sent = await desk.send("a", "b")
+    assert [delivery.id for delivery in await desk.take()] == [each.id for each in sent]
+    await desk.queue("line", fifo=True)
+    first, second = await desk.send("a", "b", queue="line", group="g")
+    taken = await desk.take(queue="line")
+    assert [(each.id, each.sequence) for each in taken] == [(each.id, each.sequence) for each in (first, second)]
+    assert 0 < first.sequence < second.sequence

@@ -20,7 +20,7 @@ from pipeflow.specs import (
 )
 
 
-def test_the_defaults_of_a_queue_are_the_documented_ones() -> None:
+def test_Q10_the_defaults_of_a_queue_are_the_documented_ones() -> None:
     spec = QueueSpec("billing")
     assert (spec.visibility_timeout, spec.max_receives, spec.retention) == (30.0, 5, 4 * DAY)
     assert (spec.delay, spec.fifo, spec.max_body, spec.dead_letter_age) == (0.0, False, 2 << 30, "arrival")
@@ -54,7 +54,7 @@ def test_the_defaults_of_a_queue_are_the_documented_ones() -> None:
         (lambda: Backoff(base=10, cap=5), "cap >= base"),
     ],
 )
-def test_a_wrong_option_is_refused_with_advice(make: Callable[[], object], advice: str) -> None:
+def test_Q10_a_wrong_option_is_refused_with_advice(make: Callable[[], object], advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):
         make()
 
@@ -114,7 +114,7 @@ def test_a_noun_with_a_bad_name_cannot_be_made(make: Callable[[], object]) -> No
 
 
 @pytest.mark.parametrize("option", [0, 1000 - 999, 43_200])
-def test_the_ends_of_a_range_belong_to_it(option: float) -> None:
+def test_Q10_the_ends_of_a_range_belong_to_it(option: float) -> None:
     assert QueueSpec("q", visibility_timeout=option).visibility_timeout == option
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeflow import App, RefusedError
+from pipeflow.clock import VirtualClock
 from pipeflow.registry import open_store
 from pipeflow.testing import harness
 from pipeflow.testing.running import Harness
 from pipeflow.webhook import Webhook
-from pipeflow.webhooks import TOKEN_LIFE
+from pipeflow.webhooks import TOKEN_LIFE, Verdict
 
 ARN = "arn:aws:sns:us-east-1:000000000000:orders"
 
@@ -205,3 +207,21 @@ async def test_of_two_topics_one_may_be_left_also_through_the_socket_of_the_owne
             await topic.publish(topic.name)
         await h.settle()
         assert [json.loads(notice.body)["Message"] for notice in h.endpoint(hook).posted] == ['"returns"']
+
+
+async def test_T54_after_a_kill_it_is_unsubscribed_and_will_be_told_or_neither(tmp_path: Path) -> None:
+    app, hook = shop()
+    url = f"sqlite:///{tmp_path}/shop.db"
+    async with harness(app, store=url) as h:
+        await confirmed(h, hook)
+        h.endpoint(hook).answer = lambda notice: Verdict(False, reason="https://example.org: no answer")
+        await hook.unsubscribe()
+        # What a kill leaves: the files as they are now.
+        for name in ("shop.db", "shop.db-wal"):
+            shutil.copy(tmp_path / name, tmp_path / f"copy{name[4:]}")
+        clock = VirtualClock(h.clock.now())
+    again, hook = shop()
+    async with harness(again, store=f"sqlite:///{tmp_path}/copy.db", clock=clock) as h:
+        await h.advance(60)
+        assert kinds(h, hook) == ["UnsubscribeConfirmation"]
+        assert await states(hook) == ["unsubscribed"]
