@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from msgspec.structs import replace
 from naive_filters import naive
 
 from pipeflow.messages import Delivery, Outgoing
 from pipeflow.specs import QueueSpec, Subscription, TopicSpec
+from pipeflow.webhooks import TOPIC
 
 WINDOW = 300.0
 
@@ -52,6 +54,8 @@ class Copy:
     group: str | None
     dedup_id: str | None
     replayed: bool
+    by: str | None = None
+    """The topic it says it came by, where its queue has a subscription to several."""
     order: int = 0
     """Copies of one queue and group come in this order for the first time, where the queue is FIFO."""
     came: bool = False
@@ -109,7 +113,23 @@ class Model:
         return None
 
     def matching(self, topic: TopicSpec, outgoing: Outgoing) -> list[Subscription]:
-        return [each for each in self.subscriptions if each.topic == topic.name and lets_through(each, outgoing)]
+        return [each for each in self.feeding(topic) if lets_through(each, outgoing)]
+
+    def feeding(self, topic: TopicSpec) -> list[Subscription]:
+        """By queue: the subscription to this topic, else that to a name with stars which is this topic's, too.
+
+        The latter give a FIFO queue FIFO topics only (T20).
+        """
+        found = []
+        for queue in self.queues.values():
+            own = [each for each in self.subscriptions if (each.topic, each.target) == (topic.name, queue.name)]
+            starred = [
+                replace(each, topic=topic.name)
+                for each in self.subscriptions
+                if each.target == queue.name and "*" in each.topic and means(each.topic, topic.name)
+            ]
+            found += own or (starred if topic.fifo or not queue.fifo else [])
+        return found
 
     def publish(self, topic: TopicSpec, outgoing: Outgoing, id: str, now: float) -> Publish:
         """It was taken: each matching subscription has a copy (T29)."""
@@ -129,13 +149,21 @@ class Model:
             if self.repeated(queue, dedup_id, group, now) is not None:
                 return  # the queue's own window knows it: sent straight, or by another topic
             self.accepted[queue.name].append((dedup_id, group, now, publish.id, 0))
-        self.owe(queue, publish.id, said(publish, subscription.raw, replayed), group, dedup_id, replayed)
+        by = publish.topic.name if subscription.named else None
+        self.owe(queue, publish.id, said(publish, subscription.raw, replayed), group, dedup_id, replayed, by)
 
     def owe(
-        self, queue: QueueSpec, id: str, says: Any, group: str | None, dedup_id: str | None, replayed: bool = False
+        self,
+        queue: QueueSpec,
+        id: str,
+        says: Any,
+        group: str | None,
+        dedup_id: str | None,
+        replayed: bool = False,
+        by: str | None = None,
     ) -> None:
         self.copies += 1
-        self.owed.append(Copy(queue.name, id, says, group, dedup_id, replayed, self.copies))
+        self.owed.append(Copy(queue.name, id, says, group, dedup_id, replayed, by, self.copies))
 
     # -- queues --------------------------------------------------------------------------------------------------
 
@@ -152,8 +180,9 @@ class Model:
         says = as_seen(delivery)
         found = [copy for copy in self.owed if (copy.queue, copy.id, copy.replayed) == (queue, delivery.id, replayed)]
         assert found, f"{queue}: {delivery.id} came and is not owed"
-        alike = [copy for copy in found if (copy.says, copy.group) == (says, delivery.group)]
-        assert alike, f"{queue}: {delivery.id} says {says} in group {delivery.group}; expected {found}"
+        by = delivery.headers.get(TOPIC)
+        alike = [copy for copy in found if (copy.says, copy.group, copy.by) == (says, delivery.group, by)]
+        assert alike, f"{queue}: {delivery.id} says {says} in group {delivery.group} by {by}; expected {found}"
         is_letter = delivery.dead_letter_source is not None
         fifo = self.queues[queue].fifo
         # Replays make copies that are alike: on a FIFO queue each has a place by which it is known again.
@@ -178,8 +207,8 @@ class Model:
         alike = [
             each
             for each in self.owed
-            if (each.queue, each.id, each.says, each.group, each.replayed)
-            == (copy.queue, copy.id, copy.says, copy.group, copy.replayed)
+            if (each.queue, each.id, each.says, each.group, each.replayed, each.by)
+            == (copy.queue, copy.id, copy.says, copy.group, copy.replayed, copy.by)
         ]
         assert alike, f"{copy} was acknowledged once too often"
         self.owed.remove(copy if copy in alike else alike[0])
@@ -225,6 +254,13 @@ class Model:
 
 
 # -- what a copy says ----------------------------------------------------------------------------------------------
+
+
+def means(pattern: str, name: str) -> bool:
+    """Whether a name is that of a pattern, `*` being any run of characters."""
+    if not pattern or pattern[0] != "*":
+        return pattern[:1] == name[:1] and (not pattern or means(pattern[1:], name[1:]))
+    return any(means(pattern[1:], name[n:]) for n in range(len(name) + 1))
 
 
 def lets_through(subscription: Subscription, outgoing: Outgoing) -> bool:

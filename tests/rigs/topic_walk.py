@@ -109,7 +109,7 @@ class Walk:
         lives = 0.6 if self.kind != "memory" else 0.0
         weights = {
             self.publish: 30, self.send: 4, self.receive: 30, self.settle: 30, self.advance: 12, self.replay: 6,
-            self.resubscribe: 2, self.restart: lives,
+            self.resubscribe: 2, self.make_anew: 0.5, self.restart: lives,
         }  # fmt: skip
         (action,) = self.random.choices(list(weights), list(weights.values()))
         await action()
@@ -209,7 +209,19 @@ class Walk:
         self.model.subscriptions = [
             Subscription(topic.name, "queue", queue.name, self.filter(), raw=self.random.random() < 0.5)
             for topic, queue in self.random.sample(pairs, self.random.randint(3, len(pairs)))
+        ] + [
+            Subscription(pattern, "queue", queue.name, self.filter(), raw=self.random.random() < 0.5, named=True)
+            for queue in QUEUES
+            for pattern in self.random.choices([None, "*", "*ed", "n*s", "*e*d*", "x*"], [5, 1, 1, 1, 1, 1])
+            if pattern is not None
         ]
+
+    async def make_anew(self) -> None:
+        """Delete a topic and make it again: what it published is forgotten, and what lies in queues is not (T4)."""
+        assert await self.store.delete_topic("ordered")
+        self.model.taken["ordered"] = []
+        await self.declare()
+        self.note("made anew")
 
     def filter(self) -> FilterPolicy | None:
         scope = self.random.choice([None, "attributes", "body"])
@@ -231,8 +243,7 @@ class Walk:
 
     async def replay(self) -> None:
         """Begin a replay, go on with one, or do one again (T75)."""
-        archived = {topic.name for topic in TOPICS if topic.archive}
-        targets = [each for each in self.model.subscriptions if each.topic in archived]
+        targets = [each for topic in TOPICS if topic.archive for each in self.model.feeding(topic)]
         if not targets:
             return
         target = self.random.choice(targets)

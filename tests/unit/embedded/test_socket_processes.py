@@ -21,6 +21,7 @@ from pipeflow.messages import Ack, Outgoing, Release, Sent, Settled, Want
 from pipeflow.protocols import Redrive
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
+from pipeflow.webhooks import TOPIC
 
 OWNER = """
 import sys
@@ -201,3 +202,18 @@ async def test_an_owner_that_closes_lets_the_next_process_own_the_store(start: S
     assert not isinstance(mine, RemoteStore)
     assert await mine.describe() == TOPOLOGY
     await mine.close()
+
+
+async def test_topics_that_another_program_declares_are_taken_by_their_name(start: Start, url: str) -> None:
+    await owning(start, url)
+    store = await open_store(url, client=True)
+    assert isinstance(store, RemoteStore)
+    pattern = Subscription("orders-*", "queue", "audit", named=True)
+    await store.declare(Topology(queues=(QueueSpec("audit"),), subscriptions=(pattern,)))
+    await store.declare(Topology((TopicSpec("orders-eu"), TopicSpec("returns"))))
+    for topic in ("orders-eu", "returns"):
+        await store.publish(topic, [Outgoing(topic.encode())])
+    (delivery,) = await store.receive("audit", Want())
+    assert (delivery.body, delivery.headers) == (b"orders-eu", {TOPIC: "orders-eu"})
+    assert (await store.describe()).subscriptions == (pattern,)
+    await store.close()
