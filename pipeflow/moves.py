@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
+from pipeflow.edits import Edit
 from pipeflow.specs import FilterPolicy
 
 MoveState: TypeAlias = Literal["running", "cancelling", "completed", "cancelled", "failed"]
@@ -39,6 +40,14 @@ class Move(Struct, frozen=True):
     ended_at: float | None = None
     failure: str = ""
     """Why it failed."""
+    ids: tuple[str, ...] | None = None
+    """These letters alone."""
+    edit: Edit | None = None
+    """How each is changed on its way."""
+    unfit: int = 0
+    """Letters that the edit does not fit, met since the store was last opened: they stay."""
+    entry: int = 0
+    """The entry of the audit that counts what it moves."""
 
     @property
     def under_way(self) -> bool:

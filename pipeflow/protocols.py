@@ -12,10 +12,11 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from msgspec import Struct
 
 from pipeflow.archives import ArchiveReport, ArchiveRequest
+from pipeflow.audit import Entry
 from pipeflow.clock import Clock, Signal
-from pipeflow.errors import ConfigurationError
 from pipeflow.events import Event
 from pipeflow.files import Compaction, CompactReport, CompactRequest, FileFacts, FileQuery, ManifestFacts
+from pipeflow.letters import Change, Discard, Discarded, Provenance, Redrive, Redriven, Rewrite
 from pipeflow.messages import (
     AttributeValue,
     Delivery,
@@ -44,6 +45,8 @@ __all__ = [
     "Catalogue",
     "Compact",
     "Clock",
+    "Discard",
+    "Discarded",
     "Features",
     "Handle",
     "Lane",
@@ -58,6 +61,7 @@ __all__ = [
     "RecordSink",
     "Redrive",
     "Redriven",
+    "Rewrite",
     "Signal",
     "Sink",
     "Store",
@@ -311,34 +315,15 @@ class Peeked(Struct, frozen=True):
     """Bytes with its attributes. Of a body that is kept aside, for being large, `body` is the beginning."""
     expires_at: float | None = None
     """When its own time to live ends; None where the queue's retention alone holds."""
-
-
-class Redrive(Struct, frozen=True):
-    """Which dead letters go where. `where` looks at the view of `pipeflow.filters.view`; None takes all."""
-
-    queue: str
-    """The queue whose dead letters are meant, not the dead letters' own name."""
-    to: str | None = None
-    """Another queue than the one they came from."""
-    where: FilterPolicy | None = None
-    limit: int | None = None
-    dry_run: bool = False
-    rate: float | None = None
-    """Of a move that is started: messages a second at most."""
-
-    def __post_init__(self) -> None:
-        if self.rate is not None and not self.rate > 0:
-            raise ConfigurationError(f"{self.queue}: rate is {self.rate}; use more than 0 messages a second")
-
-
-class Redriven(Struct, frozen=True):
-    """How many dead letters were looked at, matched and moved."""
-
-    examined: int
-    matched: int
-    moved: int
-    ids: list[str]
-    """Of the first 100 that matched."""
+    headers: dict[str, str] = {}
+    """Internal ones: trace, correlation, content type."""
+    first_received_at: float | None = None
+    received_at: float | None = None
+    """The newest receive."""
+    kept_until: float | None = None
+    """When its queue's retention ends for it."""
+    provenance: Provenance | None = None
+    """Where it has been, if it was redriven."""
 
 
 class Admin(Protocol):
@@ -368,7 +353,28 @@ class Admin(Protocol):
     async def redrive(self, request: Redrive) -> Redriven:
         """Move dead letters back, each with a new id and no attempts (SQS: Q99), in chunks of one commit each.
 
-        RefusedError while a move that was started takes from them (Q97).
+        With an edit each is changed in the commit that moves it; one that it does not fit stays. RefusedError while a
+        move that was started takes from them (Q97).
+        """
+        ...
+
+    async def edit(self, request: Rewrite) -> Change:
+        """Change one dead letter where it lies, in one commit. Its id, its place and all that is not named stay.
+
+        NotFound: no such letter. RefusedError: the edit does not fit it, its body is not the expected one, a receiver
+        has it, or a move takes from these letters.
+        """
+        ...
+
+    async def discard(self, request: Discard) -> Discarded:
+        """Delete dead letters for good, counted, in chunks of one commit each. RefusedError as of `redrive`."""
+        ...
+
+    async def audit(self, name: str | None = None, limit: int = 100, before: int | None = None) -> list[Entry]:
+        """What operators did, newest first: to the dead letters of one queue, to one stream, or to all of the store.
+
+        `before`: entries below this number, for the next page. Each entry is in the commit of what it tells; the last
+        10,000 of a store are kept, for 90 days. NotFound: neither a queue nor a stream of this name.
         """
         ...
 

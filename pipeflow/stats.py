@@ -35,6 +35,8 @@ class QueueStats(Struct, frozen=True):
     modified_at: float = 0.0
     """When its options last changed (SQS: Q103)."""
     tags: dict[str, str] = {}
+    discarded: int = 0
+    """Of its dead letters, ever deleted by an operator."""
 
 
 class TopicStats(Struct, frozen=True):

@@ -20,7 +20,10 @@ CEILING = 600
 
 FLOORS: dict[str, int] = {
     **dict.fromkeys(["version", "messages", "specs", "errors", "names", "filters", "codecs", "clock", "events"], 0),
-    **dict.fromkeys(["archives", "arns", "checksum", "files", "moves", "queries", "stats", "webhooks"], 0),
+    **dict.fromkeys(
+        ["archives", "arns", "audit", "checksum", "edits", "files", "letters", "moves", "queries", "stats", "webhooks"],
+        0,
+    ),
     **dict.fromkeys(["outboxes", "protocols", "registry"], 1),
     "state": 2,
     **dict.fromkeys(["embedded", "formats", "sinks"], 3),

@@ -17,13 +17,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from pipeflow.archives import ArchiveReport, ArchiveRequest
+from pipeflow.audit import Entry
 from pipeflow.clock import Clock, Signal
-from pipeflow.embedded import inspection
+from pipeflow.embedded import deleting, endpoints, inspection
 from pipeflow.embedded.archive import Archives
+from pipeflow.embedded.auditing import Trail
 from pipeflow.embedded.catalogue import StreamCatalogue
+from pipeflow.embedded.choosing import Choosing
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.commits import Commits
-from pipeflow.embedded.deleting import delete_queue
 from pipeflow.embedded.handout import at_once, check_want, hand_over, take, take_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
@@ -32,9 +34,11 @@ from pipeflow.embedded.log import Log
 from pipeflow.embedded.moving import Moving
 from pipeflow.embedded.nouns import Nouns
 from pipeflow.embedded.tending import Tending
+from pipeflow.embedded.workbench import Workbench
 from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
 from pipeflow.events import Event, Observers
 from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
+from pipeflow.letters import Change, Discard, Discarded, Redrive, Redriven, Rewrite
 from pipeflow.messages import (
     Ack,
     Delivery,
@@ -54,7 +58,7 @@ from pipeflow.messages import (
 )
 from pipeflow.moves import Move
 from pipeflow.names import IdPool
-from pipeflow.protocols import Features, Lane, Parked, Peeked, Redrive, Redriven, StoreStats, Waiting
+from pipeflow.protocols import Features, Lane, Parked, Peeked, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.webhooks import SubscriptionFacts
 
@@ -96,7 +100,10 @@ class EmbeddedBroker:
         self._ids = IdPool(seed)
         self._closing = False
         self.tending = Tending(self)
+        self.trail = Trail(self)
+        self.choosing = Choosing(self)
         self.moving = Moving(self)
+        self.workbench = Workbench(self)
         self.archives = Archives(self)
         self.claims = Claims(self)
         self._stopped = Signal()
@@ -166,6 +173,7 @@ class EmbeddedBroker:
         self.store_id = recovered.store_id
         self.receipt_key = recovered.receipt_key
         self.clock.floor(recovered.clock)
+        self.trail.restore(recovered.last_entry)
         self.log = Log(self, recovered.log)
         self.nouns = Nouns(self.journal, self.gathering, recovered, self.log, self._hot_messages)
         self.moving.restore(recovered.moves)
@@ -480,13 +488,19 @@ class EmbeddedBroker:
 
     async def purge(self, queue: str) -> int:
         self.check_open()
-        head = self.nouns.head(queue)
-        cold = head.tail.count
-        count = head.purge()
-        if cold:
-            self.tending.sweep(head)
-        await self.committed()
-        return count
+        return await deleting.purge_queue(self, queue)
+
+    async def edit(self, request: Rewrite) -> Change:
+        self.check_open()
+        return await self.workbench.edit(request)
+
+    async def discard(self, request: Discard) -> Discarded:
+        self.check_open()
+        return await self.workbench.discard(request)
+
+    async def audit(self, name: str | None = None, limit: int = 100, before: int | None = None) -> list[Entry]:
+        self.check_open()
+        return await self.trail.read(name, limit, before)
 
     async def redrive(self, request: Redrive) -> Redriven:
         self.check_open()
@@ -518,7 +532,7 @@ class EmbeddedBroker:
 
     async def delete_queue(self, queue: str) -> int:
         self.check_open()
-        return await delete_queue(self, queue)
+        return await deleting.delete_queue(self, queue)
 
     async def stats(self) -> StoreStats:
         self.check_open()
@@ -539,10 +553,7 @@ class EmbeddedBroker:
 
     async def delete_stream(self, stream: str, drop: bool = False) -> int:
         self.check_open()
-        dropped = self.nouns.delete_stream(stream, drop)
-        self.inlet.forget_replays(stream)
-        await self.committed()
-        return dropped
+        return await deleting.delete_stream(self, stream, drop)
 
     async def archived(self, request: ArchiveRequest) -> ArchiveReport:
         self.check_open()
@@ -554,26 +565,15 @@ class EmbeddedBroker:
 
     async def confirm(self, topic: str, token: str) -> SubscriptionFacts:
         self.check_open()
-        confirmed = self.nouns.confirm(topic, token, self.clock.now())
-        await self.committed()
-        which = (topic, confirmed.target)
-        return next(each for each in self.nouns.webhooks(self.clock.now()) if (each.topic, each.webhook) == which)
+        return await endpoints.confirm(self, topic, token)
 
     async def unsubscribe(self, arn: str, undo: bool = False) -> SubscriptionFacts | None:
         self.check_open()
-        now = self.clock.now()
-        told = self.nouns.unsubscribe(arn, undo, now)
-        if told is not None:
-            self.inlet.send(*told, now)
-            self.after_intake((told[0],))
-        await self.committed()
-        return next((each for each in self.nouns.webhooks(now) if each.arn == arn), None)
+        return await endpoints.unsubscribe(self, arn, undo)
 
     async def delete_topic(self, topic: str) -> bool:
         self.check_open()
-        deleted = self.nouns.delete_topic(topic)
-        await self.committed()
-        return deleted
+        return await deleting.delete_topic(self, topic)
 
     def watch(self) -> AsyncIterator[Event]:
         return inspection.watch(self.observers)

@@ -1,7 +1,7 @@
-"""Deleting a queue: what is in it goes with it, who waits on it is told, and its rows leave the disk in chunks.
+"""Deleting nouns and emptying queues: what is in a queue goes, who waits is told, its rows leave the disk in chunks.
 
-Its number is not given to another queue before the last row is gone: until then a marker keeps it, so that a restart
-goes on sweeping.
+A deleted queue's number is not given to another before the last row is gone: until then a marker keeps it, so that a
+restart goes on sweeping.
 """
 
 from __future__ import annotations
@@ -12,12 +12,25 @@ if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
 
 
+async def purge_queue(broker: EmbeddedBroker, name: str) -> int:
+    """Delete every message of a queue; how many there were."""
+    head = broker.nouns.head(name)
+    on_disk = head.tail.count
+    count = head.purge()
+    if on_disk:
+        broker.tending.sweep(head)
+    broker.workbench.note_loss("purge", head, count)
+    await broker.committed()
+    return count
+
+
 async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     """Forget a queue (SQS: Q105, Q106); how many messages were in it."""
     nouns = broker.nouns
     head = nouns.open_head(name)
     nouns.check_unused(name)
     count = head.purge()
+    broker.workbench.note_loss("delete", head, count)
     nouns.remove_queue(head)
     broker.moving.forget_queue(name)
     broker.tending.sweep(head)
@@ -26,3 +39,18 @@ async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     head.waiters.clear()
     await broker.committed()
     return count
+
+
+async def delete_stream(broker: EmbeddedBroker, name: str, drop: bool) -> int:
+    """Forget a stream; how many records were dropped."""
+    dropped = broker.nouns.delete_stream(name, drop)
+    broker.inlet.forget_replays(name)
+    await broker.committed()
+    return dropped
+
+
+async def delete_topic(broker: EmbeddedBroker, name: str) -> bool:
+    """Forget a topic and its subscriptions; whether there was one."""
+    deleted = broker.nouns.delete_topic(name)
+    await broker.committed()
+    return deleted

@@ -128,15 +128,15 @@ class Frames(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def peer_user(self) -> int | None:
-        """The user id of the process at the other end; None where the system does not tell."""
+    def peer(self) -> tuple[int, int] | None:
+        """(process, user) at the other end, as the system says; None where it does not tell."""
         if self._transport is None or not hasattr(socket, "SO_PEERCRED"):
             return None
         # Not every loop's socket answers getsockopt; every one has a descriptor.
         with socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno())) as peer:
             packed = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        user: int = struct.unpack("3i", packed)[1]
-        return user
+        process, user, _ = struct.unpack("3i", packed)
+        return process, user
 
 
 def socket_path(database: str | os.PathLike[str]) -> Path:

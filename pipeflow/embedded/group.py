@@ -14,7 +14,9 @@ from zlib import crc32
 
 import msgspec
 
+from pipeflow.audit import Entry
 from pipeflow.clock import Signal
+from pipeflow.embedded.auditing import subject_of
 from pipeflow.embedded.journal import (
     DELAYED_BIT,
     PLACE_BITS,
@@ -49,6 +51,8 @@ class Gathering:
         "streams",
         "declared",
         "damaged",
+        "rewritten",
+        "audit",
         "sync",
         "size",
         "waiters",
@@ -74,6 +78,10 @@ class Gathering:
         self.declared: list[Declared] = []
         self.damaged: list[int] = []
         """Rows whose checksum did not hold, to be set aside."""
+        self.rewritten: dict[int, bytes] = {}
+        """By row: the body that an operator gave it."""
+        self.audit: dict[int, Entry] = {}
+        """By number, each as it is now."""
         self.sync = False
         self.size = 0
         """Bytes of bodies gathered: callers wait when it is past the group's bound."""
@@ -93,6 +101,7 @@ class Gathering:
             or self.declared
             or self.claims
             or self.damaged
+            or self.audit
         )
 
     def uncount(self, row: int) -> None:
@@ -123,6 +132,8 @@ class Gathering:
             streams=self.streams,
             declared=self.declared,
             damaged=self.damaged,
+            rewritten=self.rewritten,
+            audit=[(n, entry.at, subject_of(entry), _encode(entry)) for n, entry in self.audit.items()],
             clock=clock,
             sync=self.sync,
         )

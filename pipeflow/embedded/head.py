@@ -216,6 +216,8 @@ class Head:
     def drop_body(self, message: Stored) -> None:
         """Let a body leave memory when the disk has it and memory is short of room."""
         if message.row and self.bytes > HOT_BYTES and message.body is not None and message.state != GONE:
+            if message.row in self._gathering.rewritten:
+                return  # the disk has another one yet
             crc_of(message)
             self.bytes -= message.size
             message.body = None

@@ -18,6 +18,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal
 from pipeflow.events import Event, Observers
 from pipeflow.filters import compile_filter, view
+from pipeflow.letters import provenance_of
 from pipeflow.protocols import Peeked, QueueStats, StoreStats, TopicStats
 from pipeflow.specs import FilterPolicy, archive_of
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
@@ -84,17 +85,17 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator
         if not loaded.last:
             break
         after = loaded.last
-        yield _as_it_is(head, loaded.messages, seen)
+        yield as_it_is(head, loaded.messages, seen)
     due = (0.0, 0)
     while delayed:
         loaded = await journal.load_delayed(head.number, *due, size)
         if not loaded.messages:
             break
         due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)
-        yield _as_it_is(head, loaded.messages, seen)
+        yield as_it_is(head, loaded.messages, seen)
 
 
-def _as_it_is(head: Head, read: list[Stored], seen: set[int]) -> list[Stored]:
+def as_it_is(head: Head, read: list[Stored], seen: set[int]) -> list[Stored]:
     """What was read of the tail, as it is now: a load may have brought some of it into memory meanwhile."""
     unseen = [message for message in read if message.place not in seen]
     if all(head.tail.has(message) for message in unseen):
@@ -133,6 +134,11 @@ def look(head: Head, message: Stored) -> Peeked:
         visible_at=message.until if message.state != READY else None,
         size=message.size,
         expires_at=message.expires_at if message.expires_at != inf else None,
+        headers=message.headers or {},
+        first_received_at=message.first_received_at or None,
+        received_at=message.received_at or None,
+        kept_until=message.kept_from + head.spec.retention,
+        provenance=provenance_of(message.headers),
     )
 
 
@@ -191,6 +197,7 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
         expired=counters.expired,
         buried=counters.buried,
         redriven=dead.counters.redriven if dead is not None else 0,
+        discarded=dead.counters.discarded if dead is not None else 0,
         purged=counters.purged,
         quarantined=counters.quarantined,
         oldest_age=max(0.0, now - oldest) if oldest is not None else 0.0,

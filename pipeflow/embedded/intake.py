@@ -6,7 +6,7 @@ whole when one of its targets cannot take it; nothing is dropped in silence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from hashlib import sha256
 from math import inf
@@ -20,7 +20,10 @@ from pipeflow.embedded.journal import Journal, Known, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.embedded.records import replays_of
-from pipeflow.messages import AttributeValue, Claim, Emit, Outgoing, Position, Refused, Sent
+from pipeflow.embedded.rewriting import Rewritten, rewrite
+from pipeflow.embedded.weighing import unfit, weigh
+from pipeflow.letters import PROVENANCE, Passage, sent_back
+from pipeflow.messages import Claim, Emit, Outgoing, Position, Refused, Sent
 from pipeflow.names import IdPool, valid_group
 from pipeflow.protocols import BEHIND
 from pipeflow.specs import YEAR, QueueSpec, Subscription
@@ -29,8 +32,6 @@ from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_si
 from pipeflow.state.stored import READY, Stored
 from pipeflow.state.wishes import unfulfillable
 from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
-
-_encode = msgspec.msgpack.Encoder().encode
 
 SHARE_FROM = 256
 """Bytes from which a body that goes to several queues is stored once; smaller ones are cheaper as copies."""
@@ -113,9 +114,9 @@ class Intake:
             message = Stored(0, id, body, len(body), now, now)
             self._add(head, message, None, now)
             return Sent(id, message.place)
-        unfit = _unfit(spec.name, outgoing)
-        if unfit is not None:
-            return unfit
+        bad = unfit(spec.name, outgoing)
+        if bad is not None:
+            return bad
         size = weigh(outgoing)
         refused = self._refusal(spec, outgoing, size)
         if refused is not None:
@@ -196,7 +197,7 @@ class Intake:
         """Take one message for every subscription that matches it, or for none when one cannot take it."""
         spec = topic.spec
         state = topic.state
-        refused = _unfit(spec.name, outgoing) or state.refusal(outgoing)
+        refused = unfit(spec.name, outgoing) or state.refusal(outgoing)
         if refused is not None:
             return refused
         dedup_id = state.dedup_id(outgoing)
@@ -374,9 +375,9 @@ class Intake:
 
     def _emit_refusal(self, emit: Emit) -> Refused | None:
         message = emit.message
-        unfit = _unfit(emit.target, message)
-        if unfit is not None:
-            return unfit
+        bad = unfit(emit.target, message)
+        if bad is not None:
+            return bad
         if emit.kind == "stream":
             if emit.target not in self._log:
                 return Refused("not_found", f"there is no stream {emit.target}")
@@ -446,10 +447,17 @@ class Intake:
         message.expires_at = inf
         self._move_in(dead, message, now)
 
-    def redrive(self, dead: Head, target: Head, message: Stored, now: float) -> None:
-        """Move a dead letter to a queue as a new message: new id, no attempts, full retention (SQS: Q99)."""
+    def redrive(self, dead: Head, target: Head, message: Stored, after: Rewritten | None, now: float) -> None:
+        """Move a dead letter to a queue as a new message: new id, no attempts, full retention (SQS: Q99).
+
+        It may be changed on the way, and it remembers where it was.
+        """
         message = replace(message)
-        message.headers = {**(message.headers or {}), REDRIVEN: message.id}
+        passage = Passage(now, message.id, message.source or "", dead.spec.name)
+        been = sent_back(message.headers, message.id, message.sent_at, passage)
+        message.headers = {**(message.headers or {}), REDRIVEN: message.id, PROVENANCE: been}
+        if after is not None:
+            rewrite(message, after, self._gathering)
         message.id = self._ids.new(now)
         message.sent_at = message.kept_from = now
         message.expires_at = inf
@@ -519,46 +527,6 @@ class Intake:
 
 SEQUENCE = "pipeflow-topic-sequence"
 """The header in which an enveloped copy carries its FIFO topic's sequence (SNS: T72)."""
-
-
-def _unfit(name: str, outgoing: Outgoing) -> Refused | None:
-    """A value that cannot be kept is refused here: encoded with everybody's group it would fail all of them."""
-    if type(outgoing.body) is not bytes:
-        return Refused("bad_body", f"{name}: the body is {type(outgoing.body).__name__}; encode it to bytes")
-    kept = outgoing.attributes, outgoing.headers, outgoing.group, outgoing.dedup_id, outgoing.id
-    if kept == (None, None, None, None, None):
-        return None
-    try:
-        _encode(kept)
-    except (TypeError, ValueError, OverflowError) as error:
-        return Refused(
-            "bad_attributes",
-            f"{name}: attributes, headers, group or ids cannot be kept ({error}); use plain text, numbers of 64 bits,"
-            " booleans, bytes, and lists of them",
-        )
-    return None
-
-
-def weigh(outgoing: Outgoing) -> int:
-    """Bytes of a message: its body, and name and value of each attribute (SQS: Q26); headers are free."""
-    size = len(outgoing.body) if outgoing.claim is None else outgoing.claim.size
-    if outgoing.attributes:
-        size += attributes_size(outgoing.attributes)
-    return size
-
-
-def attributes_size(attributes: Mapping[str, AttributeValue]) -> int:
-    """Bytes of attributes as SQS counts them: name, type and value."""
-    size = 0
-    for name, value in attributes.items():
-        if isinstance(value, bytes):
-            size += len(value) + 6
-        elif isinstance(value, str):
-            size += len(value.encode()) + 6
-        else:
-            size += len(str(value)) + 6
-        size += len(name.encode())
-    return size
 
 
 def _scope(head: Head | TopicHead) -> int:

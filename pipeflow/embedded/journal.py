@@ -41,6 +41,8 @@ class Counters(Struct):
     expired: int = 0
     buried: int = 0
     redriven: int = 0
+    discarded: int = 0
+    """Dead letters that an operator deleted."""
     purged: int = 0
     quarantined: int = 0
     purged_upto: int = 0
@@ -116,6 +118,8 @@ class FrozenGroup(Struct):
 
     inserts: list[Any]
     """(key, due, group, held until, expires, head, crc, body, shared) of every new row, one after the other."""
+    rewritten: dict[int, bytes]
+    """Key of a row as it is until now -> the body it has from now on, its own."""
     updates: list[tuple[Any, ...]]
     """(key, due, held until, head, crc, old key, group, expires) of every row that is on disk and changed."""
     deletes: list[int]
@@ -133,6 +137,8 @@ class FrozenGroup(Struct):
     declared: list[Declared]
     damaged: list[int]
     """Keys of damaged rows, to be set aside whole."""
+    audit: list[tuple[int, float, str, bytes]]
+    """(number, time, subject, entry) of what operators did."""
     clock: float
     sync: bool
     """Sync to disk even where the durability is `normal`."""
@@ -152,6 +158,7 @@ class FrozenGroup(Struct):
             or self.claims
             or self.releases
             or self.damaged
+            or self.audit
         )
 
 
@@ -197,6 +204,8 @@ class Recovered(Struct):
     """Moves of dead letters, under way or ended."""
     claims: ClaimSpec | None
     """Where large bodies are kept aside, if an app ever said so."""
+    last_entry: int
+    """Number of the audit's newest entry."""
     log: Any
     """What `embedded.log` needs of its own tables."""
 
@@ -329,6 +338,7 @@ class Forget:
             gone=[],
             moves=[],
             claims=None,
+            last_entry=0,
             log=None,
         )
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pipeflow.clock import Clock
+from pipeflow.embedded.auditing import Trail
 from pipeflow.embedded.channel import Channel
 from pipeflow.embedded.records import Totals
 from pipeflow.errors import NotFound, PipeflowError
@@ -39,6 +40,7 @@ class Owner(Protocol):
 
     store_id: str
     boot: int
+    trail: Trail
 
     @property
     def clock(self) -> Clock: ...
@@ -61,6 +63,7 @@ class Ledger:
         self.owner = owner
         self.clock = owner.clock
         self.committed = owner.committed
+        self.trail = owner.trail
         self.streams: dict[str, Channel] = {}
         self._era = 0
         self._last_id = last_id

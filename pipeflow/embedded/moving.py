@@ -1,15 +1,13 @@
 """Dead letters on their way back: at once while the caller waits, or as a move that outlives caller and process.
 
-Every dead letter is looked at, those only on disk too, in chunks of one commit each. The remembered move is part of
-that commit, so a crash leaves each letter in one place or the other and the count right, and the next start goes on.
-One move at a time takes from a queue of dead letters (SQS: Q97).
+Every dead letter is looked at, those only on disk too, in chunks of one commit each. The remembered move and its entry
+in the audit are part of that commit, so a crash leaves each letter in one place or the other and the counts right, and
+the next start goes on. One move at a time takes from a queue of dead letters (SQS: Q97).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -18,19 +16,22 @@ import anyio
 import msgspec
 from msgspec.structs import replace
 
+from pipeflow.audit import Action, Entry
 from pipeflow.clock import Signal
+from pipeflow.embedded.auditing import selection_of
+from pipeflow.embedded.choosing import Choice, Tally
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.inspection import CHUNK, asks_about_bodies, length, matcher, scan, seen
+from pipeflow.embedded.inspection import CHUNK, length, matcher
 from pipeflow.embedded.journal import Declared
+from pipeflow.embedded.rewriting import Fitting, Rewritten, digests_of
 from pipeflow.errors import NotFound, PipeflowError, RefusedError
+from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import KEPT, Move, MoveState
-from pipeflow.protocols import Redrive, Redriven
-from pipeflow.state.stored import IN_FLIGHT, Stored
+from pipeflow.state.stored import Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
 
-IDS_SHOWN = 100
 STEPS_A_SECOND = 10
 """Commits a second that a move with a rate makes of it, where the rate allows so many."""
 
@@ -47,8 +48,10 @@ class Moving:
         self._to_begin: list[str] = []
         self._begun = Signal()
         self._stops: dict[str, Signal] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
-        """By queue of dead letters: who takes from it."""
+        self._ends: dict[str, list[Signal]] = {}
+        """By id: who waits for its end."""
+        self._entries: dict[str, Entry] = {}
+        """By id: the audit's entry of each move that is carried out."""
 
     def restore(self, moves: list[Move]) -> None:
         """Remember what an earlier process remembered, and go on with what was under way."""
@@ -74,22 +77,34 @@ class Moving:
         """Move matching dead letters now, or only count them; the caller waits."""
         if request.rate is not None:
             raise RefusedError("HasRate", f"{request.queue}: a redrive with a rate takes its time; start a move of it")
-        dead = self._broker.nouns.dead_of(request.queue)
-        async with self._turn(dead):
-            move, tally = self._made(request), Tally()
-            async for letters in self._matching(move, tally, CHUNK):
-                if not request.dry_run:
-                    tally.moved += self._take_along(move, letters)
-                    await self._broker.committed()
-        return Redriven(tally.examined, tally.matched, tally.moved, tally.ids)
+        broker = self._broker
+        dead = broker.nouns.dead_of(request.queue)
+        self.refuse_beside(dead)
+        async with broker.choosing.turn(dead.spec.name):
+            move, tally, entry = self._made(request), Tally(), None
+            fitting = Fitting(request.edit, broker.nouns.head(request.to or request.queue).spec)
+            async with aclosing(broker.choosing.matching(_choice(move), tally)) as chunks:
+                async for letters in chunks:
+                    fit = fitting.fit(letters)
+                    if request.dry_run or not fit:
+                        continue
+                    entry = entry or self._entered("redrive", move, request.user)
+                    entry = self._take_along(move, fit, entry)
+                    await broker.committed()
+            if entry is not None:
+                broker.trail.put(replace(entry, finished=True, note=fitting.note))
+                await broker.committed()
+        moved = entry.count if entry is not None else 0
+        return Redriven(tally.examined, tally.matched, moved, tally.ids, fitting.unfit, fitting.reason, fitting.changes)
 
     async def start(self, request: Redrive) -> Move:
         """Begin a move, on disk when this returns; RefusedError while another takes from the same dead letters."""
         if request.dry_run:
             raise RefusedError("DryRun", f"{request.queue}: a dry run is counted by redrive, it is no move")
         dead = self._broker.nouns.dead_of(request.queue)
-        self._refuse_second(dead)
+        self.refuse_beside(dead)
         move = self._made(request)
+        move = replace(move, entry=self._entered("move", move, request.user).number)
         self._moves[move.id] = move
         self._remember(move)
         old = [each.id for each in self._moves.values() if each.source == move.source][:-KEPT]
@@ -113,10 +128,27 @@ class Moving:
         if not move.under_way:
             raise RefusedError("Ended", f"move {id} of {move.queue} has ended: it is {move.state}")
         move = self._change(id, state="cancelling")
+        self._broker.trail.begin("cancel", move.queue, letters=move.source, move=id)
         if id in self._stops:
             self._stops[id].fire()
         await self._broker.committed()
+        if self._moves[id].under_way:
+            # Its step is being committed: then it is at its end, and so is the count.
+            ended = Signal()
+            self._ends.setdefault(id, []).append(ended)
+            await self._broker.clock.wait(ended)
+            await self._broker.committed()
         return self._moves[id]
+
+    def refuse_beside(self, dead: Head) -> None:
+        """RefusedError while a move takes from these letters."""
+        other = next((m for m in self._moves.values() if m.source == dead.spec.name and m.under_way), None)
+        if other is not None:
+            raise RefusedError(
+                "MoveUnderWay",
+                f"move {other.id} takes from {other.source} already, and one does at a time; wait for it or cancel it:"
+                f" `pipeflow dlq moves {other.queue} --cancel {other.id}`",
+            )
 
     def forget_queue(self, name: str) -> None:
         """A queue of dead letters is gone, and with it its moves; one under way fails by itself."""
@@ -143,29 +175,15 @@ class Moving:
             dead.counters.last_place,
             now,
             length(dead),
+            ids=request.ids,
+            edit=request.edit,
         )
-
-    def _refuse_second(self, dead: Head) -> None:
-        other = next((m for m in self._moves.values() if m.source == dead.spec.name and m.under_way), None)
-        if other is not None:
-            raise RefusedError(
-                "MoveUnderWay",
-                f"move {other.id} takes from {other.source} already, and one does at a time; wait for it or cancel it:"
-                f" `pipeflow dlq moves {other.queue} --cancel {other.id}`",
-            )
-
-    @asynccontextmanager
-    async def _turn(self, dead: Head) -> AsyncIterator[None]:
-        """One at a time: what one has read of a tail, another must not have moved."""
-        self._refuse_second(dead)
-        async with self._turns.setdefault(dead.spec.name, asyncio.Lock()):
-            yield
 
     async def _carry_out(self, id: str) -> None:
         stop = self._stops[id] = Signal()
         move = self._moves[id]
         try:
-            async with self._turns.setdefault(move.source, asyncio.Lock()):
+            async with self._broker.choosing.turn(move.source):
                 await self._until_done(id, stop)
         except (NotFound, RefusedError) as error:
             self._end(id, "failed", str(error))
@@ -174,74 +192,68 @@ class Moving:
             return
         finally:
             del self._stops[id]
+            for ended in self._ends.pop(id, []):
+                ended.fire()
         self._broker.written_behind()
 
     async def _until_done(self, id: str, stop: Signal) -> None:
-        clock, rate = self._broker.clock, self._moves[id].rate
+        broker = self._broker
+        clock, move, rate = broker.clock, self._moves[id], self._moves[id].rate
         size = CHUNK if rate is None else max(1, min(CHUNK, int(rate / STEPS_A_SECOND)))
         due = clock.now()
-        async for letters in self._matching(self._moves[id], Tally(self._moves[id].moved), size):
-            if self._moves[id].state == "cancelling":
-                break
-            moved = self._take_along(self._moves[id], letters)
-            self._change(id, moved=self._moves[id].moved + moved)
-            await self._broker.committed()
-            if rate is not None and self._moves[id].state == "running":
-                due = max(due, clock.now()) + moved / rate
-                await clock.wait(stop, due)
+        fitting = Fitting(move.edit, broker.nouns.head(move.to or move.queue).spec)
+        entry = await broker.trail.find(move.entry)
+        if entry is None:
+            # A move of an older version, or one that outlived its entry.
+            entry = self._entered("move", move)
+            move = self._change(id, entry=entry.number)
+        self._entries[id] = entry
+        async with aclosing(broker.choosing.matching(_choice(move), Tally(move.moved), size)) as chunks:
+            async for letters in chunks:
+                if self._moves[id].state == "cancelling":
+                    break
+                # Those that the edit did not fit before a crash lie there still, and are counted anew.
+                fit = fitting.fit(letters)
+                entry = self._entries[id] = replace(self._take_along(move, fit, entry), note=fitting.note)
+                self._change(id, moved=self._moves[id].moved + len(fit), unfit=fitting.unfit)
+                await broker.committed()
+                if rate is not None and self._moves[id].state == "running":
+                    due = max(due, clock.now()) + len(fit) / rate
+                    await clock.wait(stop, due)
         self._end(id, "cancelled" if self._moves[id].state == "cancelling" else "completed")
 
-    async def _matching(self, move: Move, tally: Tally, size: int) -> AsyncIterator[list[Stored]]:
-        """The letters that a move is about, so many at a time, as they are when they are asked for."""
-        broker = self._broker
-        dead = broker.nouns.head(move.source)
-        matches, whole = matcher(move.where, broker.clock.now()), asks_about_bodies(move.where)
-        dead.tail.watch()
-        try:
-            # What is read must be what this process did until now; what leaves meanwhile is noted.
-            await broker.committed()
-            async for chunk in scan(dead, broker.journal, size):
-                letters: list[Stored] = []
-                for message in chunk:
-                    if message.place > move.upto or dead.tail.has_left(message.place):
-                        continue
-                    tally.examined += 1
-                    if message.state == IN_FLIGHT or not matches(await seen(broker.claims, dead, message, whole)):
-                        continue
-                    if dead.tail.has_left(message.place):
-                        continue  # while its body was read
-                    tally.note(message)
-                    letters.append(message)
-                    if tally.matched == move.limit:
-                        break
-                yield letters
-                if tally.matched == move.limit:
-                    return
-                dead.tail.unwatch()
-                dead.tail.watch()
-                await broker.committed()
-        finally:
-            dead.tail.unwatch()
-
-    def _take_along(self, move: Move, letters: list[Stored]) -> int:
-        """Move letters, each as a new message (SQS: Q99), into the open group; how many."""
+    def _take_along(self, move: Move, letters: list[tuple[Stored, Rewritten | None]], entry: Entry) -> Entry:
+        """Move letters, each as a new message (SQS: Q99), into the open group; their entry in the audit with them."""
         broker = self._broker
         nouns, now = broker.nouns, broker.clock.now()
         dead = nouns.head(move.source)
         to = nouns.head(move.to) if move.to is not None else None
-        for message in letters:
+        for message, after in letters:
             target = to or nouns.find_head(message.source or "") or nouns.head(move.queue)
-            if message.place in dead.state.known or not dead.tail.has(message):
-                dead.state.move_out(message)
-            else:
-                dead.tail.take(message)
-            broker.inlet.redrive(dead, target, message, now)
-        if letters:
-            broker.after_intake(nouns.heads() if to is None else [to])
-            broker.tending.feed(dead)
-        return len(letters)
+            broker.choosing.take_out(dead, message)
+            broker.inlet.redrive(dead, target, message, after, now)
+        if not letters:
+            return entry
+        broker.after_intake(nouns.heads() if to is None else [to])
+        broker.tending.feed(dead)
+        return broker.trail.counted(entry, [message.id for message, _ in letters], digests_of(letters))
 
     # -- what is remembered --------------------------------------------------------------------------------------
+
+    def _entered(self, action: Action, move: Move, user: str = "") -> Entry:
+        """A new entry in the audit, that counts what is moved."""
+        return self._broker.trail.begin(
+            action,
+            move.queue,
+            letters=move.source,
+            user=user,
+            selection=selection_of(move.ids, move.where, move.limit),
+            to=move.to,
+            edit=move.edit,
+            move=move.id if action == "move" else "",
+            count=move.moved,
+            finished=False,
+        )
 
     def _change(self, id: str, **fields: object) -> Move:
         move = self._moves[id] = replace(self._moves[id], **fields)
@@ -249,7 +261,12 @@ class Moving:
         return move
 
     def _end(self, id: str, state: MoveState, failure: str = "") -> None:
-        self._change(id, state=state, ended_at=self._broker.clock.now(), failure=failure)
+        move = self._change(id, state=state, ended_at=self._broker.clock.now(), failure=failure)
+        entry = self._entries.pop(id, None)
+        if entry is not None:
+            self._broker.trail.put(replace(entry, finished=True))
+        note = f"{state}: {failure}" if failure else state
+        self._broker.trail.begin("end", move.queue, letters=move.source, move=id, count=move.moved, note=note)
 
     def _remember(self, move: Move) -> None:
         if not self._broker.journal.instant:
@@ -261,21 +278,9 @@ class Moving:
             self._broker.gathering.declared.append(Declared("move", id, 0, None))
 
 
-class Tally:
-    """What one pass over the letters met."""
-
-    def __init__(self, matched: int = 0) -> None:
-        self.examined = 0
-        self.matched = matched
-        """Those of earlier processes count towards the limit."""
-        self.moved = 0
-        self.ids: list[str] = []
-
-    def note(self, message: Stored) -> None:
-        """One more that matches."""
-        self.matched += 1
-        if len(self.ids) < IDS_SHOWN:
-            self.ids.append(message.id)
+def _choice(move: Move) -> Choice:
+    ids = frozenset(move.ids) if move.ids is not None else None
+    return Choice(move.source, ids, move.where, move.limit, move.upto)
 
 
 def _check_target(dead: Head, target: Head) -> None:

@@ -209,6 +209,10 @@ class Nouns:
         """Every subscription of an endpoint."""
         return self.confirmations.facts(self._subscriptions.values(), now)
 
+    def has_stream(self, name: str) -> bool:
+        """Whether there is a stream of this name."""
+        return name in self._streams
+
     def describe(self, claims: ClaimSpec | None) -> Topology:
         """Everything the store holds."""
         return Topology(

@@ -51,8 +51,9 @@ class Parking:
             log.sealed[chunk.segment.id] = log.parked.pop(chunk.segment.id)
             if log.durable:
                 self._ledger.changes().append(Troubled(stream, chunk.segment.id, chunk.trouble))
-        if log.durable:
-            await self._ledger.committed()
+        if chosen:
+            self._ledger.trail.begin("retry parked", stream, selection=_selection(ids, chosen), count=len(chosen))
+        await self._ledger.committed()
         log.signal.fire()
         return len(chosen)
 
@@ -63,8 +64,11 @@ class Parking:
         records = sum(chunk.segment.records for chunk in chosen)
         log.counters.discarded += records
         self._forget(log, chosen)
-        if log.durable:
-            await self._ledger.committed()
+        note = f"{records} records"
+        self._ledger.trail.begin(
+            "discard parked", stream, selection=_selection(ids, chosen), count=len(chosen), note=note
+        )
+        await self._ledger.committed()
         for chunk in chosen:
             logger.warning(
                 "stream %s: %s with %d records was discarded by an operator; it was parked: %s",
@@ -113,6 +117,10 @@ def _chosen(log: Channel, ids: Sequence[int]) -> list[SealedChunk]:
             "Nothing was done"
         )
     return [log.parked[id] for id in dict.fromkeys(ids)]
+
+
+def _selection(ids: Sequence[int] | None, chosen: Sequence[SealedChunk]) -> str:
+    return "all" if ids is None else f"segments {', '.join(str(chunk.segment.id) for chunk in chosen)}"
 
 
 def _seen(chunk: SealedChunk) -> Parked:

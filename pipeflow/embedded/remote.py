@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pipeflow.archives import ArchiveReport, ArchiveRequest
+from pipeflow.audit import Entry
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket, short_named
@@ -35,6 +36,7 @@ from pipeflow.errors import (
 )
 from pipeflow.events import Event
 from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
+from pipeflow.letters import Change, Discard, Discarded, Redrive, Redriven, Rewrite
 from pipeflow.messages import (
     Delivery,
     Manifest,
@@ -59,8 +61,6 @@ from pipeflow.protocols import (
     Lane,
     Parked,
     Peeked,
-    Redrive,
-    Redriven,
     Store,
     StoreStats,
     Waiting,
@@ -191,6 +191,18 @@ class RemoteStore:
     async def delete_queue(self, queue: str) -> int:
         count: int = await self._ask(VERBS["delete_queue"], queue)
         return count
+
+    async def edit(self, request: Rewrite) -> Change:
+        change: Change = await self._ask(VERBS["edit"], request)
+        return change
+
+    async def discard(self, request: Discard) -> Discarded:
+        discarded: Discarded = await self._ask(VERBS["discard"], request)
+        return discarded
+
+    async def audit(self, name: str | None = None, limit: int = 100, before: int | None = None) -> list[Entry]:
+        entries: list[Entry] = await self._ask(VERBS["audit"], name, limit, before)
+        return entries
 
     async def redrive(self, request: Redrive) -> Redriven:
         redriven: Redriven = await self._ask(VERBS["redrive"], request)
@@ -374,10 +386,10 @@ async def _greeted(path: Path, database: Path, url: str) -> _Link:
             f"{url}: the store's owner cannot be reached at {path} ({error.strerror or error}); {remedy}"
         ) from error
     await loop.create_unix_connection(lambda: link.frames, sock=connection)
-    user = link.frames.peer_user()
-    if user is not None and user not in (os.geteuid(), 0):
+    peer = link.frames.peer()
+    if peer is not None and peer[1] not in (os.geteuid(), 0):
         link.close()
-        raise ConfigurationError(f"{url}: the socket {path} belongs to user {user}; run this program as that user")
+        raise ConfigurationError(f"{url}: the socket {path} belongs to user {peer[1]}; run this program as that user")
     await link.greet()
     return link
 

@@ -20,7 +20,9 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
+from pipeflow.audit import Caller, caller
 from pipeflow.embedded import verbs
+from pipeflow.embedded.auditing import user_name
 from pipeflow.embedded.frames import MAX_FRAME, Frames, listening_socket, short_named, socket_path
 from pipeflow.embedded.parts import Held
 from pipeflow.embedded.remote import connect
@@ -125,13 +127,19 @@ class _Session:
         self._held = 0
         self._parts = Held()
         self._greeted = False
+        self._caller: Caller | None = None
+        """Who is at the other end: what they do is told by their name."""
         self._done = anyio.Event()
         self._closing = False
 
     def _on_open(self) -> None:
-        user = self.frames.peer_user()
-        if user is not None and user not in (os.geteuid(), 0):
+        peer = self.frames.peer()
+        if peer is None:
+            return
+        process, user = peer
+        if user not in (os.geteuid(), 0):
             self._refuse(f"this store belongs to user {os.geteuid()}; a process of user {user} may not use it")
+        self._caller = Caller(user_name(user), user, process)
 
     def _refuse(self, reason: str) -> None:
         self._tell(0, RefusedError("Refused", reason))
@@ -173,6 +181,8 @@ class _Session:
             self.frames.close()
             return
         self._greeted = True
+        if self._caller is None:
+            self._caller = Caller(user_name(os.geteuid()), os.geteuid(), hello.pid)
         welcome = Welcome(verbs.MAGIC, verbs.PROTOCOL, __version__, os.getpid(), self._store.features, MAX_CALLS)
         self.frames.write(encode(welcome))
 
@@ -214,6 +224,7 @@ class _Session:
         self._task_group.start_soon(self._serve, id, verb, arguments, size, scope)
 
     async def _serve(self, id: int, verb: Verb, arguments: tuple[Any, ...], size: int, scope: CancelScope) -> None:
+        caller.set(self._caller)
         try:
             with scope:
                 await self._answer(id, verb, arguments, scope)

@@ -49,6 +49,7 @@ class Tail:
         "fed",
         "late",
         "left",
+        "edited",
         "damaged",
         "suspect_upto",
         "_head",
@@ -82,6 +83,8 @@ class Tail:
         """Delayed messages accepted while a load of delayed ones runs: it may not have seen them."""
         self.left: set[int] | None = None
         """Places that left the queue since before the commit a reader waits for: what it reads of them is outdated."""
+        self.edited: dict[int, Stored] = {}
+        """By place: messages changed since a reader waits, who may have read what they were."""
         self.damaged: dict[int, None] = {}
         """Keys of rows that were found damaged: each is counted once, however often it is met until it is set aside."""
         self.suspect_upto = 0
@@ -223,6 +226,7 @@ class Tail:
         self._watching -= 1
         if not self._watching:
             self.left = None
+            self.edited.clear()
 
     async def load(self, now: float) -> int:
         """Bring the next part of the tail into memory; how many rows it found. One load at a time.
@@ -322,7 +326,7 @@ class Tail:
                 continue
             found += 1
             self.ready -= 1
-            self._settle_in(message, now, expired_before)
+            self._settle_in(self.edited.get(message.place, message), now, expired_before)
         return found
 
     def _set_aside(self, keys: Sequence[int]) -> int:
@@ -402,7 +406,7 @@ class Tail:
             if not self._is_elsewhere(message):
                 self.delayed -= 1
                 self.retrying -= message.receives > 0
-                self._settle_in(message, now, expired_before)
+                self._settle_in(self.edited.get(message.place, message), now, expired_before)
         self.retrying = max(0, min(self.retrying, self.delayed))
 
     async def expire(self, now: float) -> None:
@@ -442,7 +446,8 @@ class Tail:
             return (message.until, message.place) >= self.horizon
         if self._groups is None:
             ahead = self.ahead and message.place in self.ahead.get(message.group or UNGROUPED, ())
-            return message.place > self.cursor and not ahead
+            # While nothing waits here the cursor stands still, and memory is beyond it.
+            return self.ready > 0 and message.place > self.cursor and not ahead
         return message.place > self._groups.last_place(message.group or "")
 
     def take(self, message: Stored) -> None:
@@ -455,6 +460,12 @@ class Tail:
         if message.body is not None:
             self._head.bytes += message.size
         self._head.moved(message)
+
+    def changed(self, message: Stored) -> None:
+        """A message that was read from the disk is another one from now on, in its place."""
+        if self.left is not None:
+            self.edited[message.place] = message
+        self._head.changed(message)
 
     def lose(self, message: Stored) -> None:
         """The body of a message in memory cannot be read back: set its row aside."""

@@ -14,9 +14,11 @@ from msgspec import Raw, Struct
 
 from pipeflow import errors
 from pipeflow.archives import ArchiveReport, ArchiveRequest
+from pipeflow.audit import Entry
 from pipeflow.errors import BrokerError, PipeflowError, RefusedError
 from pipeflow.events import Event
 from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
+from pipeflow.letters import Change, Discard, Discarded, Redrive, Redriven, Rewrite
 from pipeflow.messages import (
     Ack,
     AttributeValue,
@@ -36,7 +38,7 @@ from pipeflow.messages import (
     Want,
 )
 from pipeflow.moves import Move
-from pipeflow.protocols import Features, Parked, Peeked, Redrive, Redriven, StoreStats
+from pipeflow.protocols import Features, Parked, Peeked, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.webhooks import SubscriptionFacts
 
@@ -259,6 +261,9 @@ VERBS = {
         ),
         Verb("purge", _NAME, _decoder(int), effect=True),
         Verb("delete_queue", _NAME, _decoder(int), effect=True),
+        Verb("edit", _decoder(tuple[Rewrite]), _decoder(Change), effect=True),
+        Verb("discard", _decoder(tuple[Discard]), _decoder(Discarded), effect=True),
+        Verb("audit", _decoder(tuple[str | None, int, int | None]), _decoder(list[Entry])),
         Verb("redrive", _decoder(tuple[Redrive]), _decoder(Redriven), effect=True),
         Verb("start_move", _decoder(tuple[Redrive]), _decoder(Move), effect=True),
         Verb("moves", _decoder(tuple[str | None]), _decoder(list[Move])),

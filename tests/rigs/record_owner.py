@@ -8,7 +8,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from pipeflow.audit import Entry
 from pipeflow.clock import VirtualClock
+from pipeflow.embedded.auditing import Trail
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.sqlite import streams
 from pipeflow.specs import StreamSpec
@@ -20,6 +22,7 @@ class Group(Struct):
     streams: list[object] = []
     sync: bool = False
     size: int = 0
+    audit: dict[int, Entry] = {}
 
 
 class Remembering:
@@ -40,6 +43,7 @@ class Owner:
     def __init__(self, snapshot: bytes | None = None, *, at: float = 1000.0, instant: bool = False) -> None:
         self.clock = VirtualClock(at)
         self.gathering = Group()
+        self.trail = Trail(self)  # type: ignore[arg-type]  # entries are written here, and read by nobody
         self.syncs: list[bool] = []
         self.on_commit: Callable[[], None] = lambda: None
         self.connection = sqlite3.connect(":memory:", isolation_level=None)

@@ -20,7 +20,7 @@ from zlib import crc32
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.journal import DELAYED_BIT, NO_STARTS, PLACE_BITS, FrozenGroup, Known, Loaded, Recovered
-from pipeflow.embedded.sqlite import recovery, statements, streams, wal
+from pipeflow.embedded.sqlite import audit, recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
@@ -254,6 +254,10 @@ class SqliteJournal:
             self._written += len(body)
         for number, (claim, refs) in group.claims.items():
             execute(statements.HOLD_CLAIM, (number, refs, recovery.encode_claim(claim)))
+        for row, body in group.rewritten.items():
+            # Under the key that the row has until now; its head follows with the updates and moves.
+            execute(statements.REWRITE_BODY, (body, row))
+            self._written += len(body)
         self._insert(connection, group.inserts)
         moved = [row for row in group.updates if row[0] != row[5]]
         self._update(connection, [row for row in group.updates if row[0] == row[5]])
@@ -273,6 +277,8 @@ class SqliteJournal:
             executemany(statements.PUT_SOURCE, [(name, at, crc32(at)) for name, at in group.sources.items()])
         if group.streams:
             streams.write(connection, group.streams, self._scratch)
+        if group.audit:
+            audit.write(connection, group.audit, group.clock)
         if now - self._pruned_at >= PRUNE_INTERVAL:
             self._pruned_at = now
             execute(statements.PRUNE_KNOWN, (now - 330.0,))

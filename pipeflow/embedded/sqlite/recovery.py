@@ -27,7 +27,7 @@ from pipeflow.embedded.journal import (
     Row,
     TopicCounters,
 )
-from pipeflow.embedded.sqlite import schema, statements, streams
+from pipeflow.embedded.sqlite import audit, schema, statements, streams
 from pipeflow.errors import StoreCorrupt
 from pipeflow.messages import Claim
 from pipeflow.moves import Move
@@ -156,6 +156,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
         gone=gone,
         moves=moves,
         claims=claims,
+        last_entry=audit.last(connection),
         log=streams.recover(connection),
     )
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from pipeflow.embedded.sqlite import catalogue, streams
+from pipeflow.embedded.sqlite import audit, catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 4
+VERSION: Final = 5
 
 CLAIMS: Final = (
     # A shared body that is kept aside has its pointer in place of its bytes.
@@ -120,11 +120,13 @@ TABLES: Final = (
         crc INTEGER NOT NULL
     ) WITHOUT ROWID
     """,
+    *audit.TABLES,
 )
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     1: (*catalogue.NEW_IN_2, streams.TROUBLE_TABLE),
     2: ("ALTER TABLE bodies ADD COLUMN claim BLOB", *CLAIMS),
     3: ("ALTER TABLE messages ADD COLUMN expires REAL", EXPIRES_INDEX),
+    4: audit.TABLES,
 }
 """From version n to n + 1: statements of one transaction."""

@@ -308,7 +308,7 @@ async def test_a_store_of_the_format_before_claims_takes_them_after_its_migratio
     await store.close()
     writer = sqlite3.connect(path)
     writer.executescript(
-        "DROP INDEX messages_expires; ALTER TABLE messages DROP COLUMN expires;"
+        "DROP TABLE audit; DROP INDEX messages_expires; ALTER TABLE messages DROP COLUMN expires;"
         "DROP TRIGGER bodies_doomed; DROP INDEX bodies_claim; DROP TABLE doomed;"
         "ALTER TABLE bodies DROP COLUMN claim; DELETE FROM nouns WHERE kind = 'claims'; PRAGMA user_version = 2"
     )

@@ -220,7 +220,7 @@ async def test_p27_a_dead_letter_redriven_in_the_commit_that_buried_it_is_counte
     store.bury(head, now)
     (letter,) = dead.state.all()
     dead.state.move_out(letter)
-    store.inlet.redrive(dead, head, letter, now)
+    store.inlet.redrive(dead, head, letter, None, now)
     assert await rows_of(store, "work") == (1, 1, 0)
     assert await rows_of(store, "dead") == (0, 0, 0)
     assert await drain(store, "work") == [b"poison"]

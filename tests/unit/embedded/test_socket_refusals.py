@@ -131,7 +131,7 @@ async def test_large_calls_under_way_hold_back_reading_until_they_are_answered(
 
 
 async def test_another_user_is_refused(store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeflow.embedded.frames.Frames.peer_user", lambda self: os.geteuid() + 1)
+    monkeypatch.setattr("pipeflow.embedded.frames.Frames.peer", lambda self: (1, os.geteuid() + 1))
     async with serving(store, path):
         with pytest.raises(ConfigurationError, match="belongs to user"):
             await connect(path, store.url, SystemClock(), patience=0)

@@ -1,0 +1,117 @@
+"""Which dead letters an operator's action is about, read so many at a time, those only on disk too.
+
+One action at a time takes from a queue of dead letters (SQS: Q97): what one has read of a tail, another must not have
+moved. A letter that somebody else handles meanwhile, or that is in a receiver's hands, is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.inspection import CHUNK, Matches, as_it_is, asks_about_bodies, look, matcher, scan, seen
+from pipeflow.specs import FilterPolicy
+from pipeflow.state.stored import IN_FLIGHT, Stored
+
+if TYPE_CHECKING:
+    from pipeflow.embedded.broker import EmbeddedBroker
+
+IDS_SHOWN = 100
+
+
+class Choice(Struct, frozen=True):
+    """Letters of one queue: these, those that match, or all, of those that lie there now."""
+
+    letters: str
+    """The queue that holds them."""
+    ids: frozenset[str] | None
+    where: FilterPolicy | None
+    limit: int | None
+    upto: int
+    """What came later stays: one that fails again is not taken for ever."""
+
+
+class Tally:
+    """What one pass over the letters met."""
+
+    def __init__(self, matched: int = 0) -> None:
+        self.examined = 0
+        self.matched = matched
+        """Those of earlier processes count towards the limit."""
+        self.ids: list[str] = []
+
+    def note(self, message: Stored) -> None:
+        """One more that matches."""
+        self.matched += 1
+        if len(self.ids) < IDS_SHOWN:
+            self.ids.append(message.id)
+
+
+class Choosing:
+    """Reads letters for those who act on them, and lets one of them at a time."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        self._broker = broker
+        self._turns: dict[str, asyncio.Lock] = {}
+        """By queue of dead letters: who takes from it."""
+
+    @asynccontextmanager
+    async def turn(self, letters: str) -> AsyncIterator[None]:
+        """The time in which nobody else acts on these letters."""
+        async with self._turns.setdefault(letters, asyncio.Lock()):
+            yield
+
+    async def matching(self, choice: Choice, tally: Tally, size: int = CHUNK) -> AsyncGenerator[list[Stored], None]:
+        """The letters that are meant, so many at a time, as they are when they are asked for."""
+        broker = self._broker
+        dead = broker.nouns.head(choice.letters)
+        matches, whole = matcher(choice.where, broker.clock.now()), asks_about_bodies(choice.where)
+        missing = set(choice.ids) if choice.ids is not None else None
+        dead.tail.watch()
+        try:
+            # What is read must be what this process did until now; what leaves meanwhile is noted.
+            await broker.committed()
+            async for chunk in scan(dead, broker.journal, size):
+                found: list[Stored] = []
+                aside = await self._matching_aside(dead, chunk, matches) if whole else {}
+                # Reading those takes time, and a letter may come into memory meanwhile.
+                for message in as_it_is(dead, chunk, set()) if aside else chunk:
+                    if message.place > choice.upto or dead.tail.has_left(message.place):
+                        continue
+                    tally.examined += 1
+                    if missing is not None and message.id not in missing:
+                        continue
+                    fits = aside.get(message.place)
+                    if message.state == IN_FLIGHT or not (matches(look(dead, message)) if fits is None else fits):
+                        continue
+                    if missing is not None:
+                        missing.discard(message.id)
+                    tally.note(message)
+                    found.append(message)
+                    if tally.matched == choice.limit or missing == set():
+                        break
+                yield found
+                if tally.matched == choice.limit or missing == set():
+                    return
+                dead.tail.unwatch()
+                dead.tail.watch()
+                await broker.committed()
+        finally:
+            dead.tail.unwatch()
+
+    async def _matching_aside(self, dead: Head, chunk: list[Stored], matches: Matches) -> dict[int, bool]:
+        """By place, of letters whose bodies are kept aside, whether they match; one is read at a time."""
+        claims = self._broker.claims
+        return {m.place: matches(await seen(claims, dead, m, True)) for m in chunk if m.claim is not None}
+
+    def take_out(self, dead: Head, message: Stored) -> None:
+        """Take a letter out of its queue, wherever it lies, for another queue to take in or for nobody."""
+        if message.place in dead.state.known or not dead.tail.has(message):
+            dead.state.move_out(message)
+        else:
+            dead.tail.take(message)

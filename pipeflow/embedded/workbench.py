@@ -1,0 +1,135 @@
+"""Dead letters under an operator's hands: one is changed where it lies, some are deleted for good.
+
+Whoever dies at any line leaves a letter as it was or as it is to be, and the audit says the same.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from pipeflow.audit import Action, Entry
+from pipeflow.embedded.auditing import selection_of
+from pipeflow.embedded.choosing import Choice, Tally
+from pipeflow.embedded.head import Head
+from pipeflow.embedded.rewriting import Rewritten, change_of, digests_of, rewrite, rewritten
+from pipeflow.errors import NotFound, RefusedError
+from pipeflow.letters import Change, Discard, Discarded, Rewrite
+from pipeflow.state.stored import IN_FLIGHT, Stored
+
+if TYPE_CHECKING:
+    from pipeflow.embedded.broker import EmbeddedBroker
+
+
+class Workbench:
+    """The verbs of `Admin` for single dead letters, and for deleting them."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        self._broker = broker
+
+    async def edit(self, request: Rewrite) -> Change:
+        """Change one letter in one commit, or only say what it would become. NotFound, RefusedError."""
+        broker = self._broker
+        head = broker.nouns.head(request.queue)
+        dead = broker.nouns.dead_of(request.queue)
+        broker.moving.refuse_beside(dead)
+        if broker.journal.full and not request.dry_run:
+            raise RefusedError("disk_full", f"{request.queue}: the disk of the store is nearly full; free space first")
+        async with broker.choosing.turn(dead.spec.name):
+            choice = Choice(dead.spec.name, frozenset((request.id,)), None, 1, dead.counters.last_place)
+            async with aclosing(broker.choosing.matching(choice, Tally())) as chunks:
+                async for letters in chunks:
+                    for message in letters:
+                        after = rewritten(request.edit, message, head.spec)
+                        change = change_of(message, after)
+                        _check_expected(request, change)
+                        if not request.dry_run:
+                            self._rewrite(dead, message, after, request)
+                            await broker.committed()
+                        return change
+        raise self._absent(dead, request)
+
+    def _rewrite(self, dead: Head, message: Stored, after: Rewritten, request: Rewrite) -> None:
+        """Into the open group: the letter as it is to be, and the entry that says so."""
+        trail = self._broker.trail
+        entry = trail.begin(
+            "edit",
+            request.queue,
+            letters=dead.spec.name,
+            user=request.user,
+            selection=selection_of((request.id,), None, None),
+            edit=request.edit,
+        )
+        trail.counted(entry, [message.id], digests_of([(message, after)]))
+        cold = dead.tail.has(message)
+        if not cold and message.body is not None:
+            dead.bytes += after.size - message.size
+        rewrite(message, after, self._broker.gathering)
+        if cold:
+            dead.tail.changed(message)
+        else:
+            dead.state.changes.changed(message)
+
+    def _absent(self, dead: Head, request: Rewrite) -> NotFound | RefusedError:
+        if any(m.id == request.id and m.state == IN_FLIGHT for m in dead.state.known.values()):
+            return RefusedError(
+                "InFlight", f"{request.queue}: a receiver of {dead.spec.name} has {request.id}; wait until it is back"
+            )
+        return NotFound(f"{request.queue}: no dead letter {request.id}; `pipeflow dlq ls {request.queue}` lists them")
+
+    async def discard(self, request: Discard) -> Discarded:
+        """Delete letters for good, in chunks of one commit each, or only count them."""
+        broker = self._broker
+        dead = broker.nouns.dead_of(request.queue)
+        broker.moving.refuse_beside(dead)
+        async with broker.choosing.turn(dead.spec.name):
+            tally, entry = Tally(), None
+            ids = frozenset(request.ids) if request.ids is not None else None
+            choice = Choice(dead.spec.name, ids, request.where, request.limit, dead.counters.last_place)
+            async with aclosing(broker.choosing.matching(choice, tally)) as chunks:
+                async for letters in chunks:
+                    if request.dry_run or not letters:
+                        continue
+                    entry = self._delete(dead, letters, entry or self._entered(dead, request))
+                    await broker.committed()
+            if entry is not None:
+                broker.trail.put(replace(entry, finished=True))
+                await broker.committed()
+        return Discarded(tally.examined, tally.matched, entry.count if entry is not None else 0, tally.ids)
+
+    def _delete(self, dead: Head, letters: list[Stored], entry: Entry) -> Entry:
+        broker = self._broker
+        for message in letters:
+            broker.choosing.take_out(dead, message)
+            dead.discard(message)
+        dead.counters.discarded += len(letters)
+        dead.touch()
+        broker.after_intake((dead,))
+        return broker.trail.counted(entry, [message.id for message in letters])
+
+    def _entered(self, dead: Head, request: Discard) -> Entry:
+        return self._broker.trail.begin(
+            "discard",
+            request.queue,
+            letters=dead.spec.name,
+            user=request.user,
+            selection=selection_of(request.ids, request.where, request.limit),
+            finished=False,
+        )
+
+    def note_loss(self, action: Action, head: Head, count: int) -> None:
+        """Somebody empties or deletes a queue: told in the audit if it holds dead letters."""
+        name = head.spec.name
+        if head.spec.holds_dead_letters or name in self._broker.nouns.sources():
+            self._broker.trail.begin(action, name, letters=name, selection="all", count=count)
+
+
+def _check_expected(request: Rewrite, change: Change) -> None:
+    if request.expects and request.expects != change.before.digest:
+        raise RefusedError(
+            "Changed",
+            f"{request.queue}: {request.id} was changed meanwhile: its body is {change.before.digest}, the edit was"
+            f" made for {request.expects}; look at it again",
+        )
