@@ -305,7 +305,7 @@ class EmbeddedBroker:
         if head.waiters:
             head.wake()
         if head.tail.ready:
-            # Memory may hold only what is in flight: who waits for a message waits for the tail.
+            # Memory may hold only what is in flight, or what its group holds back: who waits, waits for the tail.
             self.tending.feed(head)
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:

@@ -402,7 +402,8 @@ class _Link:
         self.welcome: Welcome | None = None
         self._url = url
         self._greeting: asyncio.Future[Welcome] | None = None
-        self._calls: dict[int, tuple[Verb, asyncio.Future[Any]]] = {}
+        self._calls: dict[int, tuple[Verb, asyncio.Future[Any], tuple[object, ...]]] = {}
+        """Those that have no answer yet."""
         self._streams: dict[int, asyncio.Queue[Event | PipeflowError | None]] = {}
         self._abandoned: dict[int, str] = {}
         self._room = anyio.CapacityLimiter(1)
@@ -436,11 +437,15 @@ class _Link:
             if not self.frames.open:
                 # The owner hung up before it had the whole frame.
                 raise self._lost(verb, sent=False)
-            self._calls[id] = verb, answer
+            self._calls[id] = verb, answer, arguments
             try:
                 return await answer
             except asyncio.CancelledError:
-                self._take_back(id, verb, arguments)
+                if id in self._calls:
+                    self._take_back(id, verb, arguments)
+                elif verb.name == "receive" and not answer.cancelled() and answer.exception() is None:
+                    # The answer woke the caller, who was cancelled before he ran: nobody has what it brought.
+                    self._release(str(arguments[0]), answer.result())
                 raise
             finally:
                 self._calls.pop(id, None)
@@ -509,7 +514,7 @@ class _Link:
         if not answer.id and answer.kind == "done":
             self._in_order = True
             return
-        verb, future = self._calls.get(answer.id, (None, None))
+        verb, future, arguments = self._calls.get(answer.id, (None, None, ()))
         if answer.kind == "error":
             error = verbs.raised(verbs.read_fault(answer.content))
             if not answer.id:
@@ -519,8 +524,13 @@ class _Link:
             self._abandoned.pop(answer.id, None)
         elif verb is not None and future is not None and not future.done():
             future.set_result(verb.read_result(verb.result.decode(answer.content)))
+        elif verb is not None and verb.name == "receive":
+            # The caller is cancelled and did not run since.
+            self._give_back(str(arguments[0]), answer)
         elif answer.id in self._abandoned:
+            # The answer crossed the cancellation on its way.
             self._give_back(self._abandoned.pop(answer.id), answer)
+        self._calls.pop(answer.id, None)
 
     def _on_item(self, answer: Answer, items: asyncio.Queue[Event | PipeflowError | None]) -> None:
         if items.full():
@@ -534,9 +544,10 @@ class _Link:
                 items.put_nowait(None)
 
     def _give_back(self, queue: str, answer: Answer) -> None:
-        # The answer crossed the cancellation on its way: nobody here holds these messages.
-        verb = VERBS["receive"]
-        deliveries: list[Delivery] = verb.read_result(verb.result.decode(answer.content))
+        receive = VERBS["receive"]
+        self._release(queue, receive.read_result(receive.result.decode(answer.content)))
+
+    def _release(self, queue: str, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
             forget(self, deliveries)
             self.tell(VERBS["settle"], queue, [Release(delivery.receipt) for delivery in deliveries])
@@ -544,7 +555,7 @@ class _Link:
     def _on_lost(self, _: Exception | None) -> None:
         if self._greeting is not None and not self._greeting.done():
             self._greeting.set_exception(self._reason or Unavailable(f"{self._url}: the owner hung up at the greeting"))
-        for verb, future in self._calls.values():
+        for verb, future, _arguments in self._calls.values():
             if not future.done():
                 future.set_exception(self._lost(verb, sent=not self._in_order))
         for items in self._streams.values():

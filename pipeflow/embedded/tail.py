@@ -38,6 +38,7 @@ class Tail:
     """What of one queue is on disk only."""
 
     __slots__ = (
+        "met",
         "ready",
         "delayed",
         "retrying",
@@ -70,6 +71,8 @@ class Tail:
         self.delayed = counters.delayed_rows
         self.retrying = counters.delayed_rows
         """How many of those wait for a retry: after a restart maybe all, until they were looked at."""
+        self.met = 0
+        """How many of them loads have ever brought into memory or set aside."""
         self.cursor = counters.purged_upto
         self.group_cursor = ""
         self.ahead: dict[str, dict[int, None]] = {}
@@ -181,21 +184,26 @@ class Tail:
 
     @property
     def progress(self) -> tuple[int, int, int, str, bool]:
-        """Changes with every load that met anything."""
+        """Changes with every load that met anything and every message that came: neither makes up for the other."""
         fair = self._state.fair
-        return self.ready, self.delayed, self.cursor, self.group_cursor, fair is not None and fair.elsewhere
+        elsewhere = fair is not None and fair.elsewhere
+        return self.met, self._counters.last_place, self.cursor, self.group_cursor, elsewhere
 
     # -- out -----------------------------------------------------------------------------------------------------
 
     @property
     def hungry(self) -> bool:
-        """Whether a load would bring something into memory that has room there."""
-        if not self.ready or self._head.spec.archives:
+        """Whether a load would bring something into memory that has room there, or that somebody waits for."""
+        head = self._head
+        if not self.ready or head.spec.archives:
             return False
         fair = self._state.fair
         if fair is not None and fair.starved:
             return True
-        return self._head.hot < max(1, self._head.limit // 2) and self._head.has_room
+        if head.hot < max(1, head.limit // 2) and head.has_room:
+            return True
+        # Memory may be full of what its groups hold back: a blocked group hides no other (SQS: Q80).
+        return bool(head.waiters) and not self._state.order.available()
 
     def delayed_due(self, now: float) -> bool:
         """Whether delayed messages on disk may be due."""
@@ -325,6 +333,7 @@ class Tail:
             if self._is_elsewhere(message):
                 continue
             found += 1
+            self.met += 1
             self.ready -= 1
             self._settle_in(self.edited.get(message.place, message), now, expired_before)
         return found
@@ -342,6 +351,7 @@ class Tail:
                 self.delayed -= 1
             else:
                 self.ready -= 1
+            self.met += 1
             new += 1
         return new
 
@@ -404,6 +414,7 @@ class Tail:
         expired_before = now - self._head.spec.retention
         for message in [*seen, *(m for m in late if (m.until, m.place) < self.horizon)]:
             if not self._is_elsewhere(message):
+                self.met += 1
                 self.delayed -= 1
                 self.retrying -= message.receives > 0
                 self._settle_in(self.edited.get(message.place, message), now, expired_before)

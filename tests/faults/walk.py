@@ -1,10 +1,11 @@
 """A million steps of state machines beside their naive models; also of a broker with three messages in memory.
 
-    python tests/faults/walk.py [STEPS] [--seed N] [--broker STEPS] [--topics STEPS]
+    python tests/faults/walk.py [STEPS] [--seed N] [--broker STEPS] [--topics STEPS] [--waiting SCHEDULES]
 
 Each walk is some hundred steps long and has a seed of its own, which is printed with what it found: `Walk(kind, seed)`
 of the rig walks the same way again. The broker's steps go half to walks with restarts beside the model, half to walks
-that die at random moments and are audited. Those of topics restart and die too.
+that die at random moments and are audited. Those of topics restart and die too. Schedules are of
+receivers that wait and are cancelled at any moment.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from broker_walk import Walk as BrokerWalk
 from side_by_side import SPECS, Walk
 from test_crash_walks import walked
 from topic_walk import Walk as TopicWalk
+from waiting_walk import Schedule
 
 from pipeflow.state import fair
 
 MACHINE_STEPS, FAIR_STEPS, BROKER_STEPS, CRASH_STEPS, TOPIC_STEPS = 700, 250, 1000, 200, 500
+SCHEDULE_STEPS = 80
 """Of one walk each. Long enough for everything to meet everything, short enough to start with other options often."""
 
 
@@ -135,12 +138,29 @@ def _topics(kind: str, seed: int) -> dict[str, int]:
     return walk.seen
 
 
+def waiting(schedules: int, seed: int) -> dict[str, Any]:
+    """Schedules of receivers that are cancelled: half over memory, the others over disks and through the socket."""
+    campaign = Campaign()
+    for n in range(schedules):
+        kind = "memory" if n % 2 else ("sqlite", "cold", "socket")[n // 2 % 3]
+        campaign.walk(f"waiting, {kind}", seed + n, SCHEDULE_STEPS, partial(_waiting, kind))
+    return campaign.result()
+
+
+def _waiting(kind: str, seed: int) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        schedule = Schedule(kind, Path(folder), seed)
+        asyncio.run(schedule.run(SCHEDULE_STEPS))
+    return {"schedules": 1, "cancelled": schedule.cancelled, "taken": schedule.taken}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/faults walk", description=__doc__)
     parser.add_argument("steps", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--broker", type=int, default=0, metavar="STEPS", help="steps over the broker; default 0")
     parser.add_argument("--topics", type=int, default=0, metavar="STEPS", help="steps of topics; default 0")
+    parser.add_argument("--waiting", type=int, default=0, metavar="N", help="schedules of receivers; default 0")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"campaign": "walk", "seed": arguments.seed}
     if arguments.steps:
@@ -149,6 +169,8 @@ def main() -> int:
         result["broker"] = broker(arguments.broker, arguments.seed)
     if arguments.topics:
         result["topics"] = topics(arguments.topics, arguments.seed)
+    if arguments.waiting:
+        result["waiting"] = waiting(arguments.waiting, arguments.seed)
     print(json.dumps(result))
     return 1 if any(part["differences"] for part in result.values() if isinstance(part, dict)) else 0
 

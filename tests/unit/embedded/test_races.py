@@ -86,6 +86,35 @@ async def test_Q48_who_waits_gets_what_is_sent_while_memory_is_full_of_what_is_i
         assert [each.body for each in await waiting] == [b"d"]
 
 
+async def test_Q80_who_waits_gets_what_is_sent_to_a_free_group_while_memory_is_full_of_a_blocked_one(
+    store: Kept, clock: VirtualClock
+) -> None:
+    await store.send("groups", messages("1", "2", "3", group="blocked"))
+    assert len(await take(store, "groups", 1)) == 1
+    waiting = asyncio.create_task(take(store, "groups", wait=20.0))
+    await turns(store)
+    await store.send("groups", messages("x", group="free"))
+    async with asyncio.timeout(10):
+        assert [each.body for each in await waiting] == [b"x"]
+
+
+async def test_Q80_what_is_sent_while_a_load_finds_as_much_of_a_blocked_group_ends_no_receive(
+    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One message went into memory and one came onto the tail: there are as many as before, and yet a load did find."""
+    await store.send("groups", messages("1", "2", "3", group="blocked"))
+    assert len(await take(store, "groups", 1)) == 1
+    await store.send("groups", [*messages("4", group="blocked"), *messages("x", group="free")])
+    await clock.settle()
+    gate = Gate(store, "load_group", monkeypatch)
+    gate.close()
+    receiving = asyncio.create_task(take(store, "groups"))
+    await gate.reached()
+    await store.send("groups", messages("y", group="free"))
+    gate.open()
+    assert [each.body for each in await receiving][:1] == [b"x"]
+
+
 async def test_a_delayed_message_sent_while_a_load_waits_for_its_commit_comes_due(
     store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

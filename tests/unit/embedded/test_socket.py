@@ -181,6 +181,32 @@ async def test_a_cancelled_receive_is_taken_back_in_the_owner(store: Recalling, 
         assert await client.position("old") == b"\x00\xff"
 
 
+@pytest.mark.parametrize("first", ["answer", "cancel"])
+async def test_what_was_received_for_a_caller_that_was_cancelled_in_that_moment_is_given_back(
+    store: Recalling, path: Path, first: str
+) -> None:
+    """The answer and the cancellation are both there before the caller runs: nobody has the messages."""
+    store.deliveries = [delivery()]
+    async with served(store, path) as client:
+        link = client._link  # type: ignore[attr-defined]
+        on_answer = link._on_answer
+
+        def then_cancel(answer: object) -> None:
+            if first == "cancel":
+                waiting.cancel()
+            on_answer(answer)
+            waiting.cancel()
+
+        link._on_answer = then_cancel
+        waiting = asyncio.ensure_future(client.receive("q", Want(wait=20)))
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        link._on_answer = on_answer
+        await client.position("old")
+        assert store.settled == [Release(Receipt(1, 2, 3))]
+        assert not link._abandoned
+
+
 async def test_what_was_received_for_a_client_that_is_gone_is_given_back(store: Recalling, path: Path) -> None:
     """The answer was never written, so the messages need not wait for their visibility timeout."""
 

@@ -1,0 +1,134 @@
+"""Lines of the queues' state machines, each broken in one way: at deadlines, in counts, in order, in what is told.
+
+The tests that are to notice are quick ones: the state machines beside naive models, and their units.
+"""
+
+# ruff: noqa: E501  # what is broken is quoted as it stands
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+QUEUE, GROUPS, LINE = "pipeflow/state/queue.py", "pipeflow/state/groups.py", "pipeflow/state/order.py"
+DEDUP, ATTEMPTS, FAIR = "pipeflow/state/dedup.py", "pipeflow/state/attempts.py", "pipeflow/state/fair.py"
+
+BESIDE = ("tests/properties/test_state_machines_against_a_naive_model.py", "tests/unit/state")
+TENANTS = ("tests/properties/test_fair_queues_against_a_naive_model.py", "tests/unit/state/test_fair.py")
+REPEATED = ("tests/properties/test_state_machines_against_a_naive_model.py", "tests/conformance/test_queue_options.py")
+
+DEADLINES = (
+    Mutant("delay_ends_late", QUEUE, "waiting[0][0] <= now", "waiting[0][0] < now", BESIDE),
+    Mutant("hold_ends_late", QUEUE, "held[0][0] <= now", "held[0][0] < now", BESIDE),
+    Mutant("extended_hold_ends_at_the_old_time", QUEUE, "if message.until > now:", "if False:", BESIDE),
+    Mutant("retention_ends_late", QUEUE, "kept_from + retention <= now", "kept_from + retention < now", BESIDE),
+    Mutant("retention_is_never_looked_at", QUEUE, "if expires < self._sweep_at:", "if False:", BESIDE),
+    Mutant("new_retention_is_for_later", QUEUE, "self._sweep_at = oldest + spec.retention", "pass", BESIDE),
+    Mutant("new_delay_is_for_later", QUEUE, "redelayed = spec.fifo and", "redelayed = False and", BESIDE),
+    Mutant("new_delay_is_for_retries_too", QUEUE, "== DELAYED and not message.receives:", "== DELAYED:", BESIDE),
+    Mutant("deadline_of_a_hold_not_kept", QUEUE, "if held and held[0][0] < due:", "if False:", BESIDE),
+    Mutant("deadline_of_a_delay_not_kept", QUEUE, "if waiting and waiting[0][0] < due:", "if False:", BESIDE),
+    Mutant("shorter_hold_ends_at_the_old_time", QUEUE, "if shorter:", "if False:", BESIDE),
+    Mutant("extension_adds_to_the_rest", QUEUE, "shorter = now", "message.until += timeout - now\n            shorter = now",
+           BESIDE),
+    Mutant("hold_of_twelve_hours_refused", QUEUE, "> LONGEST_HOLD and", ">= LONGEST_HOLD and", BESIDE),
+    Mutant("hold_beyond_twelve_hours", QUEUE, "now + timeout - message.received_at >", "timeout >", BESIDE),
+    Mutant("hold_of_nothing_holds", QUEUE, "        if timeout <= 0:\n            for", "        if False:\n            for",
+           BESIDE),
+)  # fmt: skip
+
+COUNTS = (
+    Mutant("release_counts_towards_the_dead_letters", QUEUE, "message.receives - message.releases >=",
+           "message.receives >=", BESIDE),
+    Mutant("dead_without_dead_letters", QUEUE, "spec.max_receives if spec.dead_letters is not None else None",
+           "spec.max_receives", BESIDE),
+    Mutant("one_more_in_flight", QUEUE, "spec.max_in_flight - self.in_flight", "spec.max_in_flight - self.in_flight + 1",
+           BESIDE),
+    Mutant("receive_number_stays", QUEUE, "message.receives += 1", "message.receives = 1", BESIDE),
+    Mutant("first_receive_is_the_last", QUEUE, "            message.first_received_at = now", "            pass", BESIDE),
+    Mutant("a_byte_too_few", QUEUE, "size + message.size > max_bytes", "size + message.size >= max_bytes", BESIDE),
+    Mutant("a_message_too_many", QUEUE, "if len(taken) == limit:", "if len(taken) > limit:", BESIDE),
+    Mutant("retry_not_counted", QUEUE, "self.retrying += 1", "pass", BESIDE),
+    Mutant("retry_counted_for_ever", QUEUE,
+           "                self.retrying -= message.receives > 0\n                self._make_ready",
+           "                self._make_ready", BESIDE),
+    Mutant("expiry_not_counted", QUEUE, "self.expired += 1", "pass", BESIDE),
+    Mutant("purge_leaves_what_is_delayed", QUEUE, "victims = list(self.all())",
+           "victims = [m for m in self.all() if m.state != DELAYED]", BESIDE),
+    Mutant("purge_leaves_what_is_held", QUEUE, "victims = list(self.all())",
+           "victims = [m for m in self.all() if m.state != IN_FLIGHT]", BESIDE),
+)  # fmt: skip
+
+RECEIPTS = (
+    Mutant("deferred_receipt_still_good", QUEUE, "        message.boot = 0\n        message.state = DELAYED",
+           "        message.state = DELAYED", BESIDE),
+    Mutant("released_receipt_still_good", QUEUE, "        message.boot = 0\n        self._make_ready",
+           "        self._make_ready", BESIDE),
+    Mutant("late_ack_of_a_group", QUEUE, "        if not held and self.spec.fifo:\n            return _EXPIRED\n        self._r",
+           "        self._r", BESIDE),
+    Mutant("late_ack_refused", QUEUE, "        if not held and self.spec.fifo:\n            return _EXPIRED\n        self._r",
+           "        if not held:\n            return _EXPIRED\n        self._r", BESIDE),
+    Mutant("late_burial_of_a_group", QUEUE, "            if not held and self.spec.fifo:", "            if False:", BESIDE),
+    Mutant("older_ack_of_a_group", QUEUE, "superseded_ok and not self.spec.fifo", "superseded_ok", BESIDE),
+    Mutant("older_ack_refused", QUEUE, "if superseded_ok and", "if False and", BESIDE),
+    Mutant("gone_message_is_known", QUEUE, "        self.known.pop(message.place, None)\n        self.order.released_from(message)\n        self.changes.gone",
+           "        self.order.released_from(message)\n        self.changes.gone", BESIDE),
+    Mutant("repeat_after_five_minutes", ATTEMPTS, "now - made[0] >= REPEATABLE", "False", REPEATED),
+    Mutant("repeat_of_what_was_extended", ATTEMPTS, "message.until == until > now", "message.until > now", REPEATED),
+    Mutant("repeat_of_what_changed_and_changed_back", ATTEMPTS, "self._made.pop(id, None)", "self._made.get(id)", REPEATED),
+    Mutant("repeat_gives_no_new_time", QUEUE, "            message.until = until\n            if message.durable:",
+           "            if message.durable:", REPEATED),
+)  # fmt: skip
+
+ORDER = (
+    Mutant("released_to_the_back", QUEUE, "self._give_back(message, front=True)", "self._give_back(message, front=False)",
+           BESIDE),
+    Mutant("newest_first", LINE, "            self._line.append(message)\n\n    def ready", "            self._line.appendleft(message)\n\n    def ready",
+           BESIDE),
+    Mutant("expired_hold_to_the_front", LINE, "        else:\n            self._line.append(message)",
+           "        else:\n            self._line.appendleft(message)", BESIDE),
+    Mutant("group_does_not_come_back", GROUPS, "if head is not None and head.state == READY:", "if False:", BESIDE),
+    Mutant("group_waits_for_its_acknowledged_head", GROUPS, "elif head.state == READY and head.place > message.place:",
+           "elif False:", BESIDE),
+    Mutant("group_keeps_the_turn_of_its_old_head", GROUPS, " and head.place == place", "", BESIDE),
+    Mutant("groups_by_name", GROUPS, "heappush(self._heads, (message.place, name))", "heappush(self._heads, (0, name))",
+           BESIDE),
+    Mutant("one_group_at_a_time", GROUPS, "while self.available():", "if self.available():", BESIDE),
+    Mutant("group_is_never_empty", GROUPS, "            del self._groups[name]", "            pass", BESIDE),
+    Mutant("duplicate_a_moment_too_long", DEDUP, "now - known[0] < WINDOW", "now - known[0] <= WINDOW", BESIDE),
+    Mutant("duplicate_forgotten_early", DEDUP, ">= WINDOW + BUCKET", ">= WINDOW", BESIDE),
+    Mutant("duplicates_of_all_groups", DEDUP, 'dedup_id.encode() + b"\\0" + group.encode()', "dedup_id.encode()", BESIDE),
+)  # fmt: skip
+
+TOLD = (
+    Mutant("new_message_not_told", QUEUE, "        self.restore(message)\n        self.changes.changed(message)",
+           "        self.restore(message)", BESIDE),
+    Mutant("receive_not_told", QUEUE, "heappush(self._held, (message.until, self._count, message.receives, message))\n        self.changes.changed(message)",
+           "heappush(self._held, (message.until, self._count, message.receives, message))", BESIDE),
+    Mutant("extension_not_told", QUEUE, "        if durable:\n", "        if False:\n", BESIDE),
+    Mutant("release_not_told", QUEUE, "        self._make_ready(message, front)\n        self.changes.changed(message)",
+           "        self._make_ready(message, front)", BESIDE),
+    Mutant("deletion_not_told", QUEUE, "self.changes.gone(message)", "pass", BESIDE),
+    Mutant("move_not_told", QUEUE, "self.changes.moved(message)", "pass", BESIDE),
+    Mutant("new_delay_not_told", QUEUE, "                self.changes.changed(message)\n        self._sweep_at",
+           "        self._sweep_at", BESIDE),
+)  # fmt: skip
+
+NOISE = (
+    Mutant("noisy_from_the_next_message", FAIR, "if tenant.taken < MANY", "if tenant.taken <= MANY", TENANTS),
+    Mutant("noisy_with_a_tenth", FAIR, "tenant.in_flight * SHARES > self.in_flight", "tenant.in_flight * SHARES >= self.in_flight",
+           TENANTS),
+    Mutant("noisy_by_slots_alone", FAIR, "return has_slots or tenant.busy * SHARES > self._busy", "return has_slots", TENANTS),
+    Mutant("noisy_by_time_alone", FAIR, "return has_slots or ", "return ", TENANTS),
+    Mutant("noisy_for_ever", FAIR, "if now - tenant.since >= SILENCE:", "if False:", TENANTS),
+    Mutant("quiet_a_moment_late", FAIR, "if now - tenant.since >= SILENCE:", "if now - tenant.since > SILENCE:", TENANTS),
+    Mutant("noisiest_first", FAIR, "return min(waiting,", "return max(waiting,", TENANTS),
+    Mutant("noisy_ones_by_age_alone", FAIR, "(each.in_flight, each.line[0][0])", "each.line[0][0]", TENANTS),
+    Mutant("noise_is_not_forgiven", FAIR, "        tenant.busy = 0.0\n        self.elsewhere", "        self.elsewhere", TENANTS),
+    Mutant("no_tenant_is_noisy_too", FAIR, " or tenant is self._plain", "", TENANTS),
+    Mutant("time_does_not_fade", FAIR, "return float(2.0**age)", "return 1.0", TENANTS),
+    Mutant("given_back_behind_the_tenant", FAIR, "line.appendleft((self._first, message))", "line.append((self._first, message))",
+           TENANTS),
+    Mutant("landing_is_free", FAIR, "tenant.in_flight -= 1", "pass", TENANTS),
+)  # fmt: skip
+
+MUTANTS = (*DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE)

@@ -1,0 +1,95 @@
+"""Lines of topics, archives, moves and the memory of queues, each broken in one way."""
+
+# ruff: noqa: E501  # what is broken is quoted as it stands
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+TOPIC, INTAKE = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py"
+ARCHIVE, MOVING, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/moving.py", "pipeflow/embedded/tail.py"
+HEAD, HANDOUT, BROKER = "pipeflow/embedded/head.py", "pipeflow/embedded/handout.py", "pipeflow/embedded/broker.py"
+
+WALKED = ("tests/properties/test_topics_against_a_naive_model.py", "tests/conformance/test_topics.py")
+ARCHIVED = ("tests/properties/test_topics_against_a_naive_model.py", "tests/unit/archives")
+MOVED = (
+    "tests/conformance/test_redrive_moves.py",
+    "tests/conformance/test_dead_letters.py",
+    "tests/unit/embedded/test_dead_letter_moves.py",
+    "tests/properties/test_queues_against_a_naive_model.py",
+)
+TAILS = (
+    "tests/unit/embedded/test_tail.py",
+    "tests/unit/embedded/test_races.py",
+    "tests/properties/test_queues_against_a_naive_model.py",
+    "tests/properties/test_crash_walks.py",
+)
+WAITING = ("tests/properties/test_receivers_that_wait.py", "tests/unit/embedded/test_races.py")
+
+PUBLISHES = (
+    Mutant("publish_never_a_duplicate", INTAKE, "original = topic.dedup.find(key, now)", "original = None", WALKED),
+    Mutant("publish_renews_the_window", INTAKE, "            original = topic.dedup.find(key, now)\n            if original is not None:",
+           "            original = topic.dedup.find(key, now)\n            if original is not None:\n                self._remember(topic, key, now, *original)", WALKED),
+    Mutant("duplicates_of_all_groups_of_a_topic", INTAKE, 'outgoing.group if spec.dedup_scope == "group" else None', "None", WALKED),
+    Mutant("copy_in_spite_of_the_queue_window", INTAKE, "if key is not None and head.dedup.find(key, now) is not None:\n            return", "if False:\n            return", WALKED),
+    Mutant("copy_unknown_to_the_queue_window", INTAKE, "        self._add(head, message, delay, now)\n        if key is not None:", "        self._add(head, message, delay, now)\n        if False:", WALKED),
+    Mutant("others_get_what_one_cannot_take", INTAKE, "            if refused is not None:\n                return refused\n        counters", "            if refused is not None:\n                continue\n        counters", WALKED),
+    Mutant("group_of_a_fifo_topic_to_everybody", TOPIC, "            group, dedup_id = None, None\n", "            dedup_id = None\n", WALKED),
+    Mutant("dedup_id_for_standard_queues", TOPIC, "            group, dedup_id = None, None\n", "            group = None\n", WALKED),
+    Mutant("hash_is_not_passed_on", INTAKE, "mine = state.addressed(outgoing, target, dedup_id)", "mine = state.addressed(outgoing, target, outgoing.dedup_id)", WALKED),
+    Mutant("envelope_of_the_next_publish", INTAKE, "SEQUENCE: str(topic.counters.last_sequence)}", "SEQUENCE: str(topic.counters.last_sequence + 1)}", WALKED),
+    Mutant("publish_waits_where_its_queue_does_not", INTAKE, "None if head.spec.fifo else mine.delay", "None", ("tests/conformance/test_topics.py",)),
+    Mutant("filters_let_everything_through", TOPIC, "            passing = self._sieve.passing(Subject(message.body, message.attributes))", "            return everybody", WALKED),
+)  # fmt: skip
+
+ARCHIVES = (
+    Mutant("replay_is_not_marked", INTAKE, 'REPLAYED: "1"}', "}", ARCHIVED),
+    Mutant("replay_of_what_came_meanwhile", ARCHIVE, "if message.place <= position.upto and _inside", "if _inside", ARCHIVED),
+    Mutant("replay_forgets_where_it_was", ARCHIVE, "broker.inlet.note_position(", "(", ARCHIVED),
+    Mutant("replay_to_the_last_moment_too", ARCHIVE, "message.sent_at < request.until", "message.sent_at <= request.until", ARCHIVED),
+    Mutant("replay_from_the_next_moment", ARCHIVE, "found[0].sent_at < since", "found[0].sent_at <= since", ARCHIVED),
+    Mutant("replay_through_no_filter", ARCHIVE, "request.policy or target.filter", "request.policy", ARCHIVED),
+    Mutant("replay_says_now", INTAKE, "weigh(mine), archived.sent_at, now", "weigh(mine), now, now", ARCHIVED),
+    Mutant("archive_waits_with_the_publish", INTAKE, "0.0 if head.spec.archives else", "", ARCHIVED),
+    Mutant("replay_stops_halfway", ARCHIVE, "            made.append((message, mine))\n", "            made.append((message, mine))\n            broker.inlet.redeliver(topic, target, message, mine, now)\n            made.clear()\n", ARCHIVED),
+)  # fmt: skip
+
+MOVES = (
+    Mutant("letter_moved_out_of_hands", MOVING, "message.state == IN_FLIGHT or not matches", "not matches", MOVED),
+    Mutant("letter_that_came_meanwhile_moves_too", MOVING, "if message.place > move.upto or ", "if ", MOVED),
+    Mutant("redriven_under_its_old_id", INTAKE, "message.id = self._ids.new(now)\n        message.sent_at", "message.sent_at", MOVED),
+    Mutant("redriven_with_its_attempts", INTAKE, "        message.receives = message.releases = 0\n", "", MOVED),
+    Mutant("redriven_with_its_age", INTAKE, "message.sent_at = message.kept_from = now", "message.sent_at = now", MOVED),
+    Mutant("redriven_not_counted", INTAKE, "dead.counters.redriven += 1", "pass", MOVED),
+    Mutant("letter_with_the_age_of_its_message", INTAKE, "            message.kept_from = now\n        message.source", "            pass\n        message.source", MOVED),
+    Mutant("letter_forgets_where_it_is_from", INTAKE, "message.source = head.spec.name", "pass", MOVED),
+    Mutant("letter_is_a_duplicate_of_another", INTAKE, "            message.dedup_id = message.id", "            pass", MOVED),
+    Mutant("burial_not_counted", INTAKE, "head.counters.buried += 1", "pass", MOVED),
+    Mutant("cancelled_move_goes_on", MOVING, '            if self._moves[id].state == "cancelling":\n                break', "            pass", MOVED),
+    Mutant("two_moves_at_once", MOVING, "if other is not None:", "if False:", MOVED),
+    Mutant("move_beyond_its_limit", MOVING, "                if tally.matched == move.limit:\n                    return", "                pass", MOVED),
+)  # fmt: skip
+
+MEMORY = (
+    Mutant("cold_message_hides_behind_new_ones", HEAD, "elif tail.ready or", "elif", TAILS),
+    Mutant("expired_on_disk_is_handed_out", TAIL, "if message.kept_from <= expired_before:", "if False:", TAILS),
+    Mutant("expired_on_disk_not_counted", TAIL, "            self._counters.expired += 1\n            self._head.gone", "            self._head.gone", TAILS),
+    Mutant("hold_of_an_outside_consumer_ends_at_a_load", TAIL, "message.state == IN_FLIGHT and message.durable and", "False and", TAILS),
+    Mutant("read_twice", TAIL, "return message.place in self._state.known or self.has_left(message.place)", "return False", TAILS),
+    Mutant("late_delayed_message_not_seen", TAIL, "        if self.late is not None:\n            self.late.append(message)", "        pass", TAILS),
+    Mutant("horizon_too_far", TAIL, "(last.until, last.place + 1) if full", "(last.until + 1, last.place + 1) if full", TAILS),
+    Mutant("due_message_before_the_cold_ones", HEAD, "if self.tail.ready and not self.spec.fifo:", "if False:", TAILS),
+    Mutant("purge_leaves_the_horizon", TAIL, "        self.horizon = (inf, 0)\n        return count", "        return count", TAILS),
+    Mutant("group_loaded_behind_a_hole", TAIL, "last = max(groups.last_place(name), upto)", "last = groups.last_place(name) + 1", TAILS),
+)  # fmt: skip
+
+WAKING = (
+    Mutant("cancelled_receiver_keeps_its_wake_up", BROKER, "if signal not in head.waiters:", "if False:", WAITING),
+    Mutant("cancelled_receiver_stays_in_the_queue", BROKER, "            finally:\n                if signal in head.waiters:\n                    head.waiters.remove(signal)", "            finally:\n                pass", WAITING),
+    Mutant("cancelled_hand_out_keeps_its_messages", HANDOUT, "head.state.settle(Release(receipt), broker.clock.now(), broker.boot)", "pass", WAITING),
+    Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "        head.wake()\n", "", WAITING),
+    Mutant("one_receiver_is_woken_for_many", HEAD, "count = self.state.ready if self.state.order.available() else 0", "count = 1 if self.state.order.available() else 0", WAITING),
+    Mutant("settling_wakes_nobody", BROKER, "        self.after_intake(touched if len(touched) == 1 else dict.fromkeys(touched))\n", "", WAITING),
+)  # fmt: skip
+
+MUTANTS = (*PUBLISHES, *ARCHIVES, *MOVES, *MEMORY, *WAKING)
