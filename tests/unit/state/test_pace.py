@@ -41,6 +41,16 @@ def test_Q78_no_second_has_more_than_is_allowed_and_none_is_held_back_that_may_g
     assert most_in_any(pace.seconds, gone) <= pace.count
 
 
+def test_a_million_a_second_are_remembered_in_a_thousand_entries() -> None:
+    pace = Pace(1_000_000)
+    for n in range(100_000):
+        pace.took(10, n / 100_000)
+    assert pace.room == 0
+    assert len(pace._given) <= 1001
+    pace.tick(1.0025)
+    assert 1000 <= pace.room <= 3000
+
+
 @pytest.mark.parametrize(("rate", "count", "seconds"), [(10, 10, 1.0), (1, 1, 1.0), (0.1, 1, 10.0), (0.5, 1, 2.0)])
 def test_a_rate_below_one_is_one_message_every_so_many_seconds(rate: float, count: int, seconds: float) -> None:
     pace = Pace(rate)
