@@ -28,6 +28,7 @@ one = app.queue("one", Order, orders)
 two = app.queue("two", Order, orders.where_body({"customer": [{"prefix": "eu-"}]}))
 three = app.queue("three", Order)
 four = app.queue("four", Order, orders)
+five = app.queue("five", Order, orders, app.topics_named("orders-*", Order), max_per_second=10)
 
 
 # A handler of another type
@@ -48,6 +49,11 @@ async def another_batch(batch: Batch[Click]) -> None: ...
 
 # A queue of another type than its topic
 app.queue("bad", Receipt, orders)  # refused
+
+# Or than the topics of its name
+app.queue("worse", Receipt, app.topics_named("orders-*", Order).where(kind="placed"))  # refused
+# And a webhook names its topics
+app.webhook("partner", app.topics_named("orders-*", Order), url="https://example.org")  # refused
 
 
 async def another_record() -> None:
@@ -166,4 +172,4 @@ def test_mypy_refuses_the_line(what: str, verdict: Verdict) -> None:
 def test_mypy_accepts_every_other_line(verdict: Verdict) -> None:
     expected = {number for number, line in enumerate(LINES, 1) if line.endswith("# refused")}
     assert verdict.refused == expected, verdict.text
-    assert len(expected) == 6
+    assert len(expected) == 8
