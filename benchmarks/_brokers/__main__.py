@@ -28,7 +28,7 @@ async def serve(name: str, folder: Path, behind: int) -> None:
     except Absent as absent:
         say(absent=str(absent))
         return
-    books = Books()
+    books = Books(peer.body)
     try:
         await fill(peer, books, behind)
         callers = Callers(peer, books, behind)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
-from _brokers.peer import Taken
+from _brokers.peer import BODY, Taken
 from _brokers.servers import Server, free_port, program
 
 WITH_BODY = (b"RESERVED ", b"OK ")
@@ -33,21 +33,23 @@ class Connection:
         body = await self._reader.readexactly(int(line[line.rindex(b" ") :]) + 2)
         return line, body[:-2]
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
-        return await self.ask([b"put 0 0 600 %d\r\n%b\r\n" % (len(body), body) for body in bodies], b"INSERTED")
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
+        return self.ask([b"put 0 0 600 %d\r\n%b\r\n" % (len(body), body) for body in bodies], b"INSERTED")
 
     async def take(self, limit: int) -> Sequence[Taken]:
         answers = await self.ask([b"reserve-with-timeout 10\r\n"] * limit, b"RESERVED")
         return [(body, line.split()[1]) for line, body in answers]
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
-        return await self.ask([b"delete %b\r\n" % job for _, job in taken], b"DELETED")
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
+        return self.ask([b"delete %b\r\n" % job for _, job in taken], b"DELETED")
 
     def close(self) -> None:
         self._writer.close()
 
 
 class Beanstalkd:
+    body = BODY
+
     def __init__(self, server: Server, port: int) -> None:
         self._process = server
         self._port = port

@@ -15,7 +15,7 @@ from _brokers.peer import Books, Ended, Peer, Sender, Taker
 
 WARM = 0.15
 """Seconds before counting starts: the callers are then spread over the groups of commits."""
-LONGER = 4
+LONGER = 3
 """How often the time is prolonged while fewer than two messages of each caller have come through."""
 FILLERS, FILL = 20, 50
 PATIENCE = 60.0

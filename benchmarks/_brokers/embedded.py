@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
-from _brokers.peer import Taken
-from pipeflow.messages import Ack, Outgoing, Want
+from pipeflow.messages import Ack, Delivery, Outgoing, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
@@ -16,6 +16,7 @@ class Pipeflow:
     """Every caller uses the store as it is."""
 
     server = None
+    body = attrgetter("body")
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -26,14 +27,14 @@ class Pipeflow:
     async def taker(self) -> Pipeflow:
         return self
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
-        return await self._store.send("q", [Outgoing(body) for body in bodies])
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
+        return self._store.send("q", [Outgoing(body) for body in bodies])
 
-    async def take(self, limit: int) -> Sequence[Taken]:
-        return [(each.body, each.receipt) for each in await self._store.receive("q", Want(limit, wait=0.2))]
+    def take(self, limit: int) -> Awaitable[Sequence[Delivery]]:
+        return self._store.receive("q", Want(limit, wait=0.2))
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
-        return await self._store.settle("q", [Ack(receipt) for _, receipt in taken])
+    def ack(self, taken: Sequence[Delivery]) -> Awaitable[object]:
+        return self._store.settle("q", [Ack(each.receipt) for each in taken])
 
     def end(self) -> None:
         return

@@ -7,11 +7,11 @@ batch is ten of them at once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _brokers.peer import Absent, Taken
+from _brokers.peer import BODY, Absent, Taken
 from _brokers.servers import SBIN, Server, free_port, program
 from _brokers.shared import Fetched
 
@@ -27,6 +27,8 @@ SYNC = {"as it comes": "", "always": "sync_interval: always"}
 
 
 class JetStream:
+    body = BODY
+
     def __init__(self, server: Server, client: Any, stream: Any, subscription: Any) -> None:
         self._process = server
         self._client = client
@@ -42,19 +44,19 @@ class JetStream:
     async def taker(self) -> JetStream:
         return self
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
         publish = self._stream.publish
         if len(bodies) == 1:
-            return await publish("q", bodies[0])
-        return await asyncio.gather(*(publish("q", body) for body in bodies))
+            return publish("q", bodies[0])
+        return asyncio.gather(*(publish("q", body) for body in bodies))
 
     async def _fetch(self) -> Sequence[Taken]:
         return [(message.data, message) for message in await self._subscription.fetch(256, PATIENCE)]
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
         if len(taken) == 1:
-            return await taken[0][1].ack_sync(PATIENCE)
-        return await asyncio.gather(*(message.ack_sync(PATIENCE) for _, message in taken))
+            return taken[0][1].ack_sync(PATIENCE)
+        return asyncio.gather(*(message.ack_sync(PATIENCE) for _, message in taken))
 
     def end(self) -> None:
         return

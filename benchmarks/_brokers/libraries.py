@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from _brokers.peer import Absent, Taken
+from _brokers.peer import BODY, Absent, Taken
 from _brokers.shared import Threads
 
 KEPT = 500
@@ -23,6 +23,7 @@ class Library:
     """What a library has for a send, a receive, an acknowledgement and a count, on its thread."""
 
     server = None
+    body = BODY
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 SIZE = 1_024
@@ -10,7 +11,8 @@ _REST = b"".join(b"%c" % (32 + n % 95) for n in range(SIZE - 16))
 """Text, because some of the systems carry JSON."""
 
 Taken = tuple[bytes, Any]
-"""The body of a message that was received, and what its acknowledgement needs."""
+"""Of most systems: the body of a message that was received, and what its acknowledgement needs."""
+BODY: Callable[[Any], bytes] = itemgetter(0)
 
 
 class Absent(Exception):
@@ -26,15 +28,15 @@ class Ended(Exception):
 
 
 class Sender(Protocol):
-    async def send(self, bodies: Sequence[bytes]) -> object:
-        """Return when all of them are committed, as far as the system promises it."""
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
+        """Returns when all of them are committed, as far as the system promises it."""
 
 
 class Taker(Protocol):
-    async def take(self, limit: int) -> Sequence[Taken]: ...
+    def take(self, limit: int) -> Awaitable[Sequence[Any]]: ...
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
-        """Return when all of them are gone, as far as the system promises it."""
+    def ack(self, taken: Sequence[Any]) -> Awaitable[object]:
+        """Returns when all of them are gone, as far as the system promises it."""
 
 
 class Peer(Protocol):
@@ -42,6 +44,9 @@ class Peer(Protocol):
 
     server: int | None
     """The process whose time, with that of its children, is the server's."""
+
+    body: Callable[[Any], bytes]
+    """Of a message that was taken."""
 
     async def sender(self) -> Sender:
         """What one caller sends with: a connection of its own where that is how it is used."""
@@ -60,7 +65,8 @@ class Peer(Protocol):
 class Books:
     """Makes messages that are all different, and sees to it that each comes back once and as it was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: Callable[[Any], bytes]) -> None:
+        self._body = body
         self.made = self.sent = self.acked = 0
         self._seen = bytearray()
 
@@ -70,9 +76,9 @@ class Books:
         self._seen += bytes(count)
         return [b"%016d" % number + _REST for number in range(first, first + count)]
 
-    def check(self, taken: Sequence[Taken]) -> None:
+    def check(self, taken: Sequence[Any]) -> None:
         seen = self._seen
-        for body, _ in taken:
+        for body in map(self._body, taken):
             number = int(body[:16])
             if body[16:] != _REST or number >= self.made:
                 raise Wrong(f"a message came back that was never sent: {body[:32]!r}")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _brokers.peer import Absent, Taken
+from _brokers.peer import BODY, Absent, Taken
 from _brokers.servers import POSTGRES, Server, free_port, program, root
 
 POOL = 32
@@ -27,7 +27,7 @@ SEND_MANY = "INSERT INTO jobs (body) SELECT unnest($1::bytea[])"
 CLAIM = """
     UPDATE jobs SET held = now()
     WHERE id = ANY (ARRAY (SELECT id FROM jobs WHERE held IS NULL ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-    RETURNING id, body
+    RETURNING body, id
 """
 DELETE = "DELETE FROM jobs WHERE id = $1"
 DELETE_MANY = "DELETE FROM jobs WHERE id = ANY ($1::bigint[])"
@@ -41,6 +41,8 @@ SETTINGS = {
 
 
 class Postgres:
+    body = BODY
+
     def __init__(self, server: Server, settled: Any, claims: Any) -> None:
         self._process = server
         self._settled = settled
@@ -52,18 +54,18 @@ class Postgres:
 
     taker = sender
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
         if len(bodies) == 1:
-            return await self._settled.execute(SEND, bodies[0])
-        return await self._settled.execute(SEND_MANY, bodies)
+            return self._settled.execute(SEND, bodies[0])
+        return self._settled.execute(SEND_MANY, bodies)
 
-    async def take(self, limit: int) -> Sequence[Taken]:
-        return [(row[1], row[0]) for row in await self._claims.fetch(CLAIM, limit)]
+    def take(self, limit: int) -> Awaitable[Sequence[Taken]]:
+        return self._claims.fetch(CLAIM, limit)
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
         if len(taken) == 1:
-            return await self._settled.execute(DELETE, taken[0][1])
-        return await self._settled.execute(DELETE_MANY, [id for _, id in taken])
+            return self._settled.execute(DELETE, taken[0][1])
+        return self._settled.execute(DELETE_MANY, [id for _, id in taken])
 
     def end(self) -> None:
         return

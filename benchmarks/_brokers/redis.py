@@ -8,11 +8,11 @@ threads.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _brokers.peer import Absent, Taken
+from _brokers.peer import BODY, Absent, Taken
 from _brokers.servers import Server, free_port, program
 from _brokers.shared import Fetched, Threads
 
@@ -38,27 +38,29 @@ class Caller:
         self._client = client
         self._name = name
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
         if len(bodies) == 1:
-            return await self._client.xadd(STREAM, {"b": bodies[0]})
+            return self._client.xadd(STREAM, {"b": bodies[0]})
         pipe = self._client.pipeline(transaction=False)
         for body in bodies:
             pipe.xadd(STREAM, {"b": body})
-        return await pipe.execute()
+        return pipe.execute()
 
     async def take(self, limit: int) -> Sequence[Taken]:
         found = await self._client.xreadgroup(GROUP, self._name, {STREAM: ">"}, count=limit)
         return [(fields[b"b"], id) for _, entries in found for id, fields in entries]
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
         ids = [id for _, id in taken]
         pipe = self._client.pipeline(transaction=False)
         pipe.xack(STREAM, GROUP, *ids)
         pipe.xdel(STREAM, *ids)
-        return await pipe.execute()
+        return pipe.execute()
 
 
 class Streams:
+    body = BODY
+
     def __init__(self, server: Server, url: str) -> None:
         from redis.asyncio import Redis
 
@@ -104,6 +106,8 @@ async def open_streams(setting: str, folder: Path) -> Streams:
 class Saq:
     """A job is a message; finishing it deletes it."""
 
+    body = BODY
+
     def __init__(self, server: Server, queue: Any, complete: Any) -> None:
         self._process = server
         self._queue = queue
@@ -115,16 +119,16 @@ class Saq:
 
     taker = sender
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
         enqueue = self._queue.enqueue
-        return await asyncio.gather(*(enqueue("work", ttl=-1, timeout=600, body=body.decode()) for body in bodies))
+        return asyncio.gather(*(enqueue("work", ttl=-1, timeout=600, body=body.decode()) for body in bodies))
 
     async def take(self, limit: int) -> Sequence[Taken]:
         jobs = await asyncio.gather(*(self._queue.dequeue(timeout=10) for _ in range(limit)))
         return [(job.kwargs["body"].encode(), job) for job in jobs if job is not None]
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
-        return await asyncio.gather(*(self._queue.finish(job, self._complete) for _, job in taken))
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
+        return asyncio.gather(*(self._queue.finish(job, self._complete) for _, job in taken))
 
     def end(self) -> None:
         return
@@ -153,6 +157,8 @@ async def open_saq(setting: str, folder: Path) -> Saq:
 class Taskiq:
     """A task's call is a message; a listener fetches for all callers, a hundred at a time, as it comes."""
 
+    body = BODY
+
     def __init__(self, server: Server, broker: Any) -> None:
         self._process = server
         self._broker = broker
@@ -173,16 +179,16 @@ class Taskiq:
     async def taker(self) -> Taskiq:
         return self
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
-        return await asyncio.gather(*(self._work.kiq(body.decode()) for body in bodies))
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
+        return asyncio.gather(*(self._work.kiq(body.decode()) for body in bodies))
 
     async def _listen(self) -> Sequence[Taken]:
         message = await anext(self._listening)
         called = self._broker.formatter.loads(message.data)
         return [(called.args[0].encode(), message.ack)]
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
-        return await asyncio.gather(*(ack() for _, ack in taken))
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
+        return asyncio.gather(*(ack() for _, ack in taken))
 
     def end(self) -> None:
         return
@@ -215,6 +221,8 @@ async def open_taskiq(setting: str, folder: Path) -> Taskiq:
 class Dramatiq:
     """An actor's message is a message; one consumer fetches for all callers, as one does in a worker."""
 
+    body = BODY
+
     def __init__(self, server: Server, broker: Any, message: Any) -> None:
         self._process = server
         self._broker = broker
@@ -234,8 +242,8 @@ class Dramatiq:
     def _made(self, body: bytes) -> Any:
         return self._message(queue_name="default", actor_name="work", args=(body.decode(),), kwargs={}, options={})
 
-    async def send(self, bodies: Sequence[bytes]) -> object:
-        return await self._threads.call(lambda _: [self._broker.enqueue(self._made(body)) for body in bodies])
+    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
+        return self._threads.call(lambda _: [self._broker.enqueue(self._made(body)) for body in bodies])
 
     async def _fetch(self) -> Sequence[Taken]:
         def fetch(_: object) -> list[Taken]:
@@ -250,8 +258,8 @@ class Dramatiq:
 
         return await self._consuming.call(fetch)
 
-    async def ack(self, taken: Sequence[Taken]) -> object:
-        return await self._threads.call(lambda _: [self._consumer.ack(message) for _, message in taken], always=True)
+    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
+        return self._threads.call(lambda _: [self._consumer.ack(message) for _, message in taken], always=True)
 
     def end(self) -> None:
         self._threads.end()
