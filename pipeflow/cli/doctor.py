@@ -135,20 +135,24 @@ def _file(database: Path) -> Check:
 
 def bodies_aside(database: Path) -> Iterator[Check]:
     """Large bodies that lie in files beside the store: whether all are there, and none that nobody needs."""
-    claims = [claim for claim in claims_of(database) if not claim.place]
+    claims = {claim.name: claim.size for claim in claims_of(database) if not claim.place}
     directory = database.with_name(f"{database.name}-claims")
-    there = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
-    missing = [claim.name for claim in claims if claim.name not in there]
+    there = {path.name for path in directory.rglob("*") if path.is_file()}
+    missing = [name for name in claims if name not in there and not (directory / name).exists()]
+    if missing:
+        # An owner may have deleted some while we looked.
+        still = {claim.name for claim in claims_of(database)}
+        missing = [name for name in missing if name in still]
     if missing:
         yield Check(
             "large bodies", "bad", f"{count(len(missing))} files are missing in {directory}, {missing[0]} first",
             "bring them back from a backup; their messages are set aside when they are received",
         )  # fmt: skip
-    orphans = len(there) - len(claims) + len(missing)
+    orphans = len(there - claims.keys())
     if orphans and owner_of(database) is None:
         yield Check("large bodies", "note", f"{count(orphans)} files that no message needs", "opening deletes them")
     elif claims and not missing:
-        size = units.size(sum(claim.size for claim in claims))
+        size = units.size(sum(claims.values()))
         yield Check("large bodies", "ok", f"{count(len(claims))} in files beside the store, {size}")
 
 

@@ -167,7 +167,7 @@ class Archives:
             await broker.log.room(target.target)
         now = broker.clock.now()
         # From here on nothing waits: all of it goes in one group, with the position, or nothing of it.
-        taken = [message for message in taken if _is_whole(message, bodies, target, now - head.spec.retention)]
+        taken = [message for message in taken if _is_whole(message, bodies, target, head, now)]
         made: list[tuple[Stored, Outgoing]] = []
         for message in taken:
             body = bodies.get(message.place, message.body or b"")
@@ -264,11 +264,12 @@ class Archives:
             return None
 
 
-def _is_whole(message: Stored, bodies: dict[int, bytes], target: Subscription, expired_before: float) -> bool:
-    """Whether its body is there: one that is kept aside goes with the archive's row when that is too old."""
+def _is_whole(message: Stored, bodies: dict[int, bytes], target: Subscription, head: Head, now: float) -> bool:
+    """Whether its body is there: one that is kept aside may have gone, with the archive's row, since that was read."""
     if message.claim is None:
         return True
-    return message.kept_from > expired_before and (target.kind == "queue" or message.place in bodies)
+    gone = message.kept_from <= now - head.spec.retention or message.place <= head.counters.purged_upto
+    return not gone and (target.kind == "queue" or message.place in bodies)
 
 
 def _bounded(chunk: list[Stored], last: int) -> tuple[list[Stored], int]:

@@ -20,6 +20,7 @@ from sys import maxsize
 from typing import Protocol, TypeVar, cast
 from zlib import crc32
 
+import anyio
 import anyio.to_thread
 import msgspec
 from msgspec.structs import replace
@@ -55,6 +56,8 @@ TIDY_AGAIN = 60.0
 """Seconds until bodies are tried again that could not be deleted."""
 CHUNK = 100
 """Bodies that are deleted between two looks at the list."""
+AT_ONCE = 8
+"""Bodies that are deleted at the same time from a bucket."""
 SHOWN = 4096
 """Bytes of a body that an operator is shown."""
 
@@ -183,7 +186,7 @@ class Claims:
     async def _write(self, body: bytes, written: list[Claim]) -> Claim:
         broker, place = self._broker, self.spec.url
         crc, digest = await anyio.to_thread.run_sync(_fingerprints, body)
-        name = f"{broker.store_id}/{broker.boot:08x}-{broker.new_id()}"
+        name = f"{broker.store_id}-{broker.boot:08x}-{broker.new_id()}"
         claim = Claim(self._number(), place, name, len(body), crc, digest)
         written.append(claim)
         try:
@@ -303,14 +306,43 @@ class Claims:
     async def _tidy(self) -> None:
         journal = self._broker.journal
         while doomed := await journal.doomed(CHUNK):
-            for _, claim in doomed:
-                if claim is not None:
-                    await self._sink(claim.place).delete(claim.name)
+            claims = [claim for _, claim in doomed if claim is not None]
+            beside = [claim.name for claim in claims if not claim.place]
+            if beside:
+                await anyio.to_thread.run_sync(self._unlink, beside)
+            elsewhere = [claim for claim in claims if claim.place]
+            for start in range(0, len(elsewhere), AT_ONCE):
+                # Senders are many, so this must not fall behind them by going one at a time.
+                await self._delete(elsewhere[start : start + AT_ONCE])
             await journal.undoom([number for number, _ in doomed])
+
+    async def _delete(self, claims: Sequence[Claim]) -> None:
+        failed: list[SinkUnavailable] = []
+
+        async def delete(claim: Claim) -> None:
+            try:
+                await self._sink(claim.place).delete(claim.name)
+            except SinkUnavailable as error:
+                failed.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for claim in claims:
+                tasks.start_soon(delete, claim)
+        if failed:
+            raise failed[0]
+
+    def _unlink(self, names: Sequence[str]) -> None:
+        """Without a sync: a file that a power cut brings back is an orphan of an earlier boot."""
+        assert self._aside is not None
+        for name in names:
+            try:
+                (self._aside / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise SinkUnavailable(f"{self._aside / name}: {error.strerror}") from error
 
     async def _sweep(self, place: str) -> None:
         sink, journal = self._sink(place), self._broker.journal
-        old = [name for name in await sink.list(f"{self._broker.store_id}/") if self._is_old(name)]
+        old = [name for name in await sink.list(f"{self._broker.store_id}-") if self._is_old(name)]
         if isinstance(sink, SweepingSink):
             await sink.sweep(self._is_old, False)
         if not old:
@@ -325,8 +357,10 @@ class Claims:
                 await sink.delete(name)
 
     def _is_old(self, name: str) -> bool:
+        """Whether an earlier boot of this store wrote it; other stores may use the same place."""
+        store, _, rest = name.partition("-")
         try:
-            return int(name.rpartition("/")[2][:8], 16) < self._broker.boot
+            return store == self._broker.store_id and int(rest[:8], 16) < self._broker.boot
         except ValueError:
             return False
 

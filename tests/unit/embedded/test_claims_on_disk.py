@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeflow.clock import VirtualClock
+from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.opening import Kept
 from pipeflow.errors import ConfigurationError, SinkUnavailable, Unavailable
 from pipeflow.messages import Ack, Outgoing, Refused, Sent, Want
@@ -59,7 +60,7 @@ async def test_a_large_body_lies_beside_the_store_until_it_is_acknowledged(tmp_p
     await store.send("q", [Outgoing(LARGE), Outgoing(b"small")])
     (file,) = files(path)
     assert file.read_bytes() == LARGE
-    assert file.parent.parent.stat().st_mode & 0o777 == 0o700
+    assert file.parent.stat().st_mode & 0o777 == 0o700
     assert LARGE not in path.read_bytes() + Path(f"{path}-wal").read_bytes()
     assert await taken(store) == [LARGE, b"small"]
     await until_gone(beside(path))
@@ -164,14 +165,15 @@ async def test_what_a_killed_process_wrote_and_never_committed_is_taken_away_at_
     store = await opened(path)
     await store.send("q", [Outgoing(LARGE)])
     (kept,) = files(path)
-    orphan = kept.with_name("00000001-orphan")
-    unfinished = kept.with_name(".tmp-00000001-unfinished")
-    ours = kept.with_name("0000ffff-of-a-boot-to-come")
-    for left in (orphan, unfinished, ours):
+    orphan = kept.with_name(f"{store.store_id}-00000001-orphan")
+    unfinished = kept.with_name(f".tmp-{store.store_id}-00000001-unfinished")
+    ours = kept.with_name(f"{store.store_id}-0000ffff-of-a-boot-to-come")
+    others = kept.with_name("aaaaaaaaaaaa-00000001-of-another-store")
+    for left in (orphan, unfinished, ours, others):
         left.write_bytes(b"left")
     await store.close()
     store = await opened(path)
-    assert files(path) == [kept, ours]
+    assert set(files(path)) == {kept, ours, others}
     assert await taken(store) == [LARGE]
     await store.close()
 
@@ -183,11 +185,11 @@ async def test_a_body_whose_deletion_was_cut_off_is_deleted_at_the_next_start(
     store = await opened(path)
     await store.send("q", [Outgoing(LARGE)])
 
-    async def fails(self: FileSink, name: str) -> None:
+    def fails(self: Claims, names: list[str]) -> None:
         raise SinkUnavailable("out of order")
 
     with monkeypatch.context() as broken:
-        broken.setattr(FileSink, "delete", fails)
+        broken.setattr(Claims, "_unlink", fails)
         assert await taken(store) == [LARGE]
         await store.close()
     assert len(files(path)) == 1
