@@ -1,13 +1,15 @@
-"""SIGKILL a process that publishes to ten queues and empties them: each publish is in all of them, or in none.
+"""SIGKILL a process that publishes to ten queues and a stream: each publish is in all of them, or in none.
 
     python tests/faults/fanout_kills.py [cycles] [--seed N] [--durability full|normal]
 
-Bodies are of sizes at which copies are cheaper, and of sizes that are stored once and counted. Publishes, copies and
-acknowledgements are told through a pipe before and after each. At the end everything is drained. The rules:
+Bodies are of sizes at which copies are cheaper, and of sizes that are stored once and counted. The queues are emptied
+meanwhile, the stream is not. Publishes, copies and acknowledgements are told through a pipe before and after each. At
+the end everything is drained. The rules:
 
-- torn: a publish reached some of the queues and not the others
+- torn: a publish reached some of the targets and not the others
 - lost: a publish was acknowledged and is in none of them
 - undead: a copy was delivered after its acknowledgement was confirmed
+- twice: a publish is in the stream more than once
 - ghosts: a copy that nobody published, or whose body is not the one that was published
 - orphans: bodies on disk that no message names, when everything is drained
 """
@@ -27,13 +29,15 @@ from pathlib import Path
 
 import anyio
 
-from pipeflow.messages import Ack, Outgoing, Sent, Settled, Want
+from pipeflow.messages import Ack, Manifest, ObjectFacts, Outgoing, Sent, Settled, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
-from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
+from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
 from queue_kills import Pace, body_of, complaints, key_of, listen, tell
 
 QUEUES = tuple(f"copy{number}" for number in range(10))
+STREAM = "lake"
+TARGETS = {*QUEUES, STREAM}
 
 
 # --- the child -------------------------------------------------------------------------------------------------------
@@ -43,7 +47,8 @@ def topology() -> Topology:
     return Topology(
         (TopicSpec("news"),),
         tuple(QueueSpec(queue, max_receives=None) for queue in QUEUES),
-        subscriptions=tuple(Subscription("news", "queue", queue) for queue in QUEUES),
+        (StreamSpec(STREAM, "memory://lake", delimiter=b""),),
+        (*(Subscription("news", "queue", queue) for queue in QUEUES), Subscription("news", "stream", STREAM)),
     )
 
 
@@ -85,6 +90,11 @@ async def drain(url: str) -> None:
     tell("ready", "-", ["-"])
     for queue in QUEUES:
         await empty(store, queue, Pace(), 0)
+    store.demand(STREAM, "drain")
+    while (segment := await store.seal(STREAM)) is not None:
+        async for records in store.read(segment):
+            tell("got", STREAM, [key_of(body) for body in records.bodies])
+        await store.commit(segment, Manifest([ObjectFacts(segment.name, segment.size, 1, segment.records)]))
     await store.close()
 
 
@@ -99,8 +109,9 @@ class Oracle:
         self.published: set[str] = set()
         self.reached: dict[str, set[str]] = {}
         self.acked: set[tuple[str, str]] = set()
-        self.copies = 0
+        self.copies = self.records = 0
         self.undead: list[str] = []
+        self.twice: list[str] = []
         self.ghosts: list[str] = []
 
     def hear(self, line: str) -> None:
@@ -116,12 +127,17 @@ class Oracle:
                     self.ghosts.append(key)
                 if (queue, key) in self.acked:
                     self.undead.append(f"{queue} {key}")
-                self.reached.setdefault(key, set()).add(queue)
+                reached = self.reached.setdefault(key, set())
+                if queue == STREAM:
+                    self.records += 1
+                    if STREAM in reached:
+                        self.twice.append(key)
+                reached.add(queue)
             case "acked":
                 self.acked.add((queue, key))
 
     def torn(self) -> list[str]:
-        return [key for key, queues in self.reached.items() if len(queues) < len(QUEUES)]
+        return [key for key, targets in self.reached.items() if targets != TARGETS]
 
     def lost(self) -> list[str]:
         return [key for key in self.published if key not in self.reached]
@@ -156,21 +172,23 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
         "durability": durability,
         "cycles": cycles,
         "published": len(oracle.published),
-        "copies": oracle.copies,
+        "copies": oracle.copies - oracle.records,
+        "records": oracle.records,
         "unanswered": len(oracle.tried - oracle.published),
         "torn": len(oracle.torn()),
         "lost": len(oracle.lost()),
         "undead": len(oracle.undead),
+        "twice": len(oracle.twice),
         "ghosts": len(oracle.ghosts),
         "orphans": orphans,
-        "examples": (oracle.torn() + oracle.lost() + oracle.undead + oracle.ghosts)[:10],
+        "examples": (oracle.torn() + oracle.lost() + oracle.undead + oracle.twice + oracle.ghosts)[:10],
         "crashes": crashed,
     }
 
 
 def clean(result: dict[str, object]) -> bool:
     """Whether every rule was kept."""
-    return not any(result[rule] for rule in ("torn", "lost", "undead", "ghosts", "orphans", "crashes"))
+    return not any(result[rule] for rule in ("torn", "lost", "undead", "twice", "ghosts", "orphans", "crashes"))
 
 
 def main() -> int:

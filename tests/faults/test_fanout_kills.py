@@ -1,4 +1,4 @@
-"""Eight kills of a process that publishes to ten queues; `scripts/faults fanout` does two hundred."""
+"""Eight kills of a process that publishes to ten queues and a stream; `scripts/faults fanout` does two hundred."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from fanout_kills import QUEUES, Oracle, campaign, clean
+from fanout_kills import TARGETS, Oracle, campaign, clean
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-def test_T29_T60_a_publish_is_in_all_of_its_queues_or_in_none_when_the_process_is_killed(
+def test_T29_T60_a_publish_is_in_all_of_its_targets_or_in_none_when_the_process_is_killed(
     durability: str, tmp_path: Path
 ) -> None:
     cycles = 8 if durability == "full" else 4
     result = campaign(cycles, seed=7, durability=durability, directory=tmp_path)
     assert clean(result), result
     assert isinstance(result["copies"], int)
-    assert result["copies"] > 0
+    assert isinstance(result["records"], int)
+    assert result["copies"] > result["records"] > 0
 
 
 def heard(*lines: str) -> Oracle:
@@ -27,8 +28,8 @@ def heard(*lines: str) -> Oracle:
     return oracle
 
 
-def test_the_oracle_notices_a_publish_that_reached_some_queues_only() -> None:
-    story = ["publish - a.1", *(f"got {queue} a.1" for queue in QUEUES)]
+def test_the_oracle_notices_a_publish_that_reached_some_targets_only() -> None:
+    story = ["publish - a.1", *(f"got {target} a.1" for target in TARGETS)]
     assert heard(*story).torn() == []
     assert heard(*story[:-1]).torn() == ["a.1"]
     assert heard("publish - a.1").torn() == [], "none is well"
@@ -37,6 +38,11 @@ def test_the_oracle_notices_a_publish_that_reached_some_queues_only() -> None:
 def test_the_oracle_notices_a_publish_that_is_nowhere_and_one_that_nobody_made() -> None:
     assert heard("publish - a.1", "published - a.1").lost() == ["a.1"]
     assert heard("got copy1 damaged").ghosts == ["damaged"]
+
+
+def test_the_oracle_notices_a_record_that_is_there_twice() -> None:
+    assert heard("publish - a.1", "got lake a.1", "got copy1 a.1", "got copy1 a.1").twice == []
+    assert heard("publish - a.1", "got lake a.1", "got lake a.1").twice == ["a.1"]
 
 
 def test_the_oracle_notices_a_copy_that_comes_back() -> None:
