@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from math import inf
 from typing import Any
 
 import click
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from pipeflow.cli import units
+from pipeflow.cli.audit import log
+from pipeflow.cli.letters import (
+    change_row,
+    check_type,
+    codec_of,
+    differences,
+    discard,
+    edit_letter,
+    named,
+    show_letter,
+    user_option,
+    with_dead_letters,
+)
 from pipeflow.cli.main import Suggesting
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import (
@@ -27,13 +40,14 @@ from pipeflow.cli.output import (
     show,
     show_one,
 )
-from pipeflow.cli.peek import DEAD, look, row_of, wanted
+from pipeflow.cli.peek import DEAD, look, wanted
 from pipeflow.clock import Signal
-from pipeflow.errors import ConfigurationError, NotFound
-from pipeflow.filters import parse_where
+from pipeflow.codecs import Codec
+from pipeflow.edits import parse_edit
+from pipeflow.errors import RefusedError
+from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import Move
-from pipeflow.protocols import Redrive, Redriven, Store
-from pipeflow.specs import QueueSpec
+from pipeflow.protocols import Peeked, Store
 
 GROUPED = (
     Column("error"),
@@ -51,12 +65,24 @@ MOVES = (
     number("to_move", "at the start"),
     Column("rate", write=lambda rate: f"{rate:g}/s" if rate else "-", right=True),
     Column("to", write=lambda to: to or "-"),
+    Column("edit", write=lambda edit: edit or "-", rare=True, wide=True),
+    number("unfit", rare=True),
     Column("failure", write=one_line, rare=True),
 )
 LOOK_EVERY = 0.2
 """Seconds between two looks at a move that is waited for."""
 MOST = 100_000
 """Dead letters that are looked at for grouping."""
+LOOKED_AT = 100
+"""Dead letters that a redrive with an edit tries on the queue's type before it begins."""
+
+
+class Selection(Struct, frozen=True):
+    """What was written about which letters, and how the queue they go to reads them."""
+
+    ids: tuple[str, ...]
+    where: str | None
+    codec: Codec[Any] | None = None
 
 
 class _Rate(click.ParamType[float]):
@@ -79,22 +105,12 @@ RATE = _Rate()
 
 @click.group(cls=Suggesting)
 def dlq() -> None:
-    """List, show and redrive the dead letters of a queue."""
-
-
-async def _with_dead_letters(store: Store, queue: str) -> QueueSpec:
-    await known(store, "queue", queue)
-    spec = next(spec for spec in (await store.describe()).queues if spec.name == queue)
-    if spec.dead_letters is None:
-        source = [other.name for other in (await store.describe()).queues if other.dead_letters == queue]
-        hint = f"; it holds those of {', '.join(source)}: name that queue" if source else ""
-        raise ConfigurationError(f"{queue}: this queue has no dead letters{hint}")
-    return spec
+    """List, show, edit, redrive and discard the dead letters of a queue, and tell who did."""
 
 
 async def dead_rows(store: Store, queue: str, where: str | None, limit: int) -> list[Row]:
     """The dead letters that `where` takes, oldest first."""
-    await _with_dead_letters(store, queue)
+    await with_dead_letters(store, queue)
     return await look(store, queue, where=where, limit=limit, dead=True)
 
 
@@ -156,70 +172,35 @@ def ls(
     found(rows, fail_empty)
 
 
-async def one(store: Store, queue: str, id: str) -> Row:
-    """The dead letter whose id is, or uniquely begins with, `id`."""
-    await _with_dead_letters(store, queue)
-    now = store.clock.now()
-    pattern = f"id='{id}'" if len(id) >= 36 else f"id={id}*"
-    letters = await store.peek(queue, 10, True, parse_where(pattern, now))
-    if len(letters) == 1:
-        return row_of(letters[0], now)
-    if letters:
-        ids = ", ".join(letter.id for letter in letters)
-        raise NotFound(f"{queue}: several dead letters begin with {id!r}: {ids}; write more of the id")
-    raise NotFound(f"{queue}: no dead letter {id!r}; pipeflow dlq ls {queue} lists them")
-
-
-def written(row: Row) -> str:
-    """Everything about one message, for a person."""
-    failures: Any = row["failures"]
-    lines = [
-        f"{key + ':':<12} {row[key] if key != 'age' else units.seconds(float(str(row[key])))}"
-        for key in ("id", "queue", "dead_letter_source", "attempt", "age", "group", "dedup_id", "sequence")
-        if row[key] is not None
-    ]
-    attributes: Any = row["attributes"]
-    lines += [
-        f"{'attribute:':<12} {name} = {msgspec.json.encode(value).decode()}" for name, value in attributes.items()
-    ]
-    lines += [f"{'failed:':<12} {_failure(failure)}" for failure in failures]
-    body = row["body"]
-    text = body if isinstance(body, str) else msgspec.json.format(msgspec.json.encode(body)).decode()
-    return "\n".join([*lines, "", text])
-
-
-def _failure(failure: Mapping[str, Any]) -> str:
-    at = datetime.fromtimestamp(failure["at"], UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    place = f"  [{failure['digest']}]" if failure["digest"] else ""
-    return f"{at}  attempt {failure['attempt']}  {failure['type']}: {one_line(failure['message'])}{place}"
-
-
-@dlq.command("show")
-@click.argument("queue")
-@click.argument("id")
-@store_options
-@json_option
-def show_letter(queue: str, id: str, broker: str | None, app: str | None, as_json: bool) -> None:
-    """Show one dead letter of QUEUE whole: every failed attempt, attributes, body. ID may be its beginning."""
-    row = ask(store_url(broker, app), lambda store: one(store, queue, id))
-    show_one(row, written(row), as_json=as_json)
-
-
-async def drive_back(store: Store, request: Redrive, where: str | None) -> Redriven:
+async def drive_back(store: Store, request: Redrive, selection: Selection) -> Redriven:
     """Move dead letters back, or only count them."""
-    return await store.redrive(await _wanted(store, request, where))
+    return await store.redrive(await _wanted(store, request, selection))
 
 
-async def _wanted(store: Store, request: Redrive, where: str | None) -> Redrive:
-    await _with_dead_letters(store, request.queue)
+async def _wanted(store: Store, request: Redrive, selection: Selection) -> Redrive:
+    await with_dead_letters(store, request.queue)
     if request.to is not None:
         await known(store, "queue", request.to)
-    return replace(request, where=wanted(where, store.clock.now()))
+    where, ids = wanted(selection.where, store.clock.now()), await named(store, request.queue, selection.ids)
+    if request.edit is not None and selection.codec is not None:
+        # The first few are looked at here, where the type is known; the store knows bodies only.
+        for letter in await store.peek(request.queue, LOOKED_AT, True, where):
+            if ids is None or letter.id in ids:
+                _check_fit(request, selection.codec, letter)
+    return replace(request, where=where, ids=ids)
 
 
-async def drive_slowly(store: Store, request: Redrive, where: str | None, detach: bool) -> Move:
+def _check_fit(request: Redrive, codec: Codec[Any], letter: Peeked) -> None:
+    assert request.edit is not None
+    try:
+        check_type(request.to or request.queue, codec, request.edit, letter)
+    except RefusedError:
+        return  # the edit does not fit it: it stays, and is counted
+
+
+async def drive_slowly(store: Store, request: Redrive, selection: Selection, detach: bool) -> Move:
     """Start a move and see it to its end, or not."""
-    move = await store.start_move(await _wanted(store, request, where))
+    move = await store.start_move(await _wanted(store, request, selection))
     nobody = Signal()
     while move.under_way and not detach:
         await store.clock.wait(nobody, store.clock.now() + LOOK_EVERY)
@@ -229,23 +210,31 @@ async def drive_slowly(store: Store, request: Redrive, where: str | None, detach
 
 @dlq.command("redrive")
 @click.argument("queue")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Only this one; may be its beginning; repeat.")
 @click.option("--where", metavar="EXPR", help="Only those that match, as in `pipeflow peek`.")
+@click.option(
+    "--edit", "terms", multiple=True, metavar="PATH=VALUE", help="Change each on its way: body.total=0; repeat."
+)
 @click.option("--to", metavar="QUEUE", help="Another queue than the one they came from.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--rate", metavar="N/s", type=RATE, help="So many a second at most, such as 100/s.")
 @click.option("--detach", is_flag=True, help="Do not wait for its end; it goes on while an app has the store open.")
-@click.option("--dry-run", is_flag=True, help="Count what would move, and move nothing.")
+@click.option("--dry-run", is_flag=True, help="Count what would move, show what an edit makes of it, move nothing.")
+@user_option
 @store_options
 @json_option
 @fail_empty_option
 def redrive(
     queue: str,
+    ids: tuple[str, ...],
     where: str | None,
+    terms: tuple[str, ...],
     to: str | None,
     limit: int | None,
     rate: float | None,
     detach: bool,
     dry_run: bool,
+    user: str,
     broker: str | None,
     app: str | None,
     as_json: bool,
@@ -257,16 +246,23 @@ def redrive(
     far it is, and an interrupt of this command does not stop it.
     """
     url = store_url(broker, app)
-    request = Redrive(queue, to, None, limit, dry_run, rate)
+    edit = parse_edit(terms) if terms else None
+    selection = Selection(ids, where, codec_of(to or queue, broker, app) if edit is not None else None)
+    request = Redrive(queue, to, None, limit, dry_run, rate, None, edit, user)
     if (rate is not None or detach) and not dry_run:
-        move = ask(url, lambda store: drive_slowly(store, request, where, detach))
+        move = ask(url, lambda store: drive_slowly(store, request, selection, detach))
         show_one(move_row(move), _told(move), as_json=as_json)
         found(move.moved or detach, fail_empty)
         return
-    moved = ask(url, lambda store: drive_back(store, replace(request, rate=None), where))
+    moved = ask(url, lambda store: drive_back(store, replace(request, rate=None), selection))
     text = f"{count(moved.matched)} of {count(moved.examined)} dead letters match; "
     text += "nothing was moved" if dry_run else f"{count(moved.moved)} moved to {to or queue}"
-    row = {"queue": queue, "to": to or queue, "dry_run": dry_run, **msgspec.structs.asdict(moved)}
+    if moved.unfit:
+        text += f"\nthe edit does not fit {count(moved.unfit)}, which stay; {moved.unfit_reason}"
+    if dry_run:
+        text = "\n\n".join([*map(differences, moved.changes), text])
+    changes = [change_row(change) for change in moved.changes]
+    row = {"queue": queue, "to": to or queue, "dry_run": dry_run, **msgspec.structs.asdict(moved), "changes": changes}
     show_one(row, text, as_json=as_json)
     found(moved.matched, fail_empty)
 
@@ -274,7 +270,8 @@ def redrive(
 def move_row(move: Move) -> Row:
     """One move, as it is shown."""
     row = msgspec.structs.asdict(move)
-    del row["upto"]
+    del row["upto"], row["entry"]
+    row["edit"] = move.edit.text if move.edit is not None else None
     return {**row, "where": move.where.policy if move.where is not None else None}
 
 
@@ -286,7 +283,7 @@ def _told(move: Move) -> str:
 async def moves_of(store: Store, queue: str | None, cancel: str | None) -> list[Move]:
     """The moves that are remembered, once this one is cancelled."""
     if queue is not None:
-        await _with_dead_letters(store, queue)
+        await with_dead_letters(store, queue)
     if cancel is not None:
         await store.cancel_move(cancel)
     return await store.moves(queue)
@@ -305,3 +302,7 @@ def moves(
     rows = [move_row(move) for move in ask(store_url(broker, app), lambda store: moves_of(store, queue, cancel))]
     show(rows, MOVES, as_json=as_json, empty="no moves")
     found(rows, fail_empty)
+
+
+for _command in (show_letter, edit_letter, discard, log):
+    dlq.add_command(_command)

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "flush": ("pipeflow.cli.flush:flush", "Deliver what a stream holds, now."),
     "peek": ("pipeflow.cli.peek:peek", "Look at messages without touching them."),
     "purge": ("pipeflow.cli.peek:purge", "Delete every message of a queue."),
-    "dlq": ("pipeflow.cli.dlq:dlq", "List, show and redrive dead letters."),
+    "dlq": ("pipeflow.cli.dlq:dlq", "List, show, edit, redrive and discard dead letters, and tell who did."),
     "parked": ("pipeflow.cli.parked:parked", "List, retry and discard what a stream could not deliver."),
     "match": ("pipeflow.cli.match:match", "Try a filter policy on an event."),
     "graph": ("pipeflow.cli.graph:graph", "Draw an app: topics, queues, handlers, streams, dead letters."),

@@ -288,7 +288,7 @@ def test_one_dead_letter_is_shown_whole_by_the_beginning_of_its_id(call: Call, s
     shown = call("dlq", "show", "billing", letter["id"])
     assert "attempt 1  KeyError: bad KeyError  [0badc0de]" in shown.stdout
     assert '"total": 2' in shown.stdout
-    assert 'attribute:   kind = "placed"' in shown.stdout
+    assert 'attribute:          kind = "placed"' in shown.stdout
     several = call("dlq", "show", "billing", letter["id"][:8])
     assert several.exit_code == 1
     assert "write more of the id" in several.stderr
