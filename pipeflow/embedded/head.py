@@ -140,7 +140,8 @@ class Head:
         if message.body is not None:
             self.bytes += message.size
         state.add(message, now, delay)
-        tail.shed()
+        if delay > 0:
+            tail.shed()
 
     @property
     def hot(self) -> int:

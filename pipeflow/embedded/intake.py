@@ -160,7 +160,8 @@ class Intake:
         else:
             self._gathering.size += message.size
         head.add(message, now, wait)
-        head.touch()
+        if not head.touched:
+            head.touch()
 
     def _takes_all(self, spec: QueueSpec) -> bool:
         """Whether a queue asks nothing of a message but its size."""
