@@ -24,7 +24,7 @@ class ArchiveRequest(Struct, frozen=True):
     until: float | None = None
     """Published before this time; None: before the replay began."""
     policy: FilterPolicy | None = None
-    """What is taken; None: what the subscriber's own filter takes."""
+    """What is taken of that, besides what the subscriber's own filter takes; None: all."""
     name: str = ""
     """What its position is kept under, besides topic and subscriber."""
     again: bool = False
@@ -34,6 +34,11 @@ class ArchiveRequest(Struct, frozen=True):
     after: int = 0
     """Where it is only looked at: go on behind this place."""
     limit: int = CHUNK
+
+    @staticmethod
+    def name_of(since: object, until: object, policy: FilterPolicy | None) -> str:
+        """What a position is kept under where nobody names it: the same call goes on, another is another replay."""
+        return f"{since} {until}" if policy is None else f"{since} {until} {policy.scope} {policy.policy}"
 
 
 class ArchiveReport(Struct, frozen=True):

@@ -141,6 +141,7 @@ class Topic(Generic[T]):
         *,
         since: float | None = None,
         until: float | None = None,
+        where: Selection[T] | FilterPolicy | None = None,
         rate: float | None = None,
         name: str = "",
         again: bool = False,
@@ -148,16 +149,18 @@ class Topic(Generic[T]):
     ) -> ArchiveReport:
         """Deliver what the archive kept again to one subscriber, and to nobody else: what its filter takes.
 
-        `since` and `until` are epoch seconds, `rate` messages a second. Ids, bodies and times are those of the first
-        time; a header, and the envelope, say that it is a replay (SNS: T75). Stopped anywhere, the same call goes on
-        there; `again` begins anew, `name` keeps a position of its own. `dry_run` counts what would be sent as
-        `matched`, and sends nothing. NotFound: no archive, or no subscriber.
+        `since` and `until` are epoch seconds, `rate` messages a second; `where` takes a part of that. Ids, bodies and
+        times are those of the first time; a header, and the envelope, say that it is a replay (SNS: T75). Stopped
+        anywhere, the same call goes on there; `again` begins anew, `name` keeps a position of its own. `dry_run` counts
+        what would be sent as `matched`, and sends nothing. NotFound: no archive, or no subscriber.
         """
         from pipeflow.archives import ArchiveRequest
         from pipeflow.engine.archives import through
 
         runtime = self.binding.runtime
-        request = ArchiveRequest(self.name, to.name, since, until, None, name or f"{since} {until}", again, dry_run)
+        policy = where.filter if isinstance(where, Selection) else where
+        named = name or ArchiveRequest.name_of(since, until, policy)
+        request = ArchiveRequest(self.name, to.name, since, until, policy, named, again, dry_run)
         return await through(request, runtime.store, runtime.clock, rate)
 
     async def matching(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import click
 import msgspec
 
-from pipeflow.cli.archives import looked_through
+from pipeflow.cli.archives import Scope, looked_through, policy_text
 from pipeflow.cli.bodies import Body, bodies
 from pipeflow.cli.opening import store_options, store_url
 from pipeflow.cli.output import count, fail_empty_option, found, json_option, show_one
@@ -16,8 +15,6 @@ from pipeflow.errors import CodecError
 from pipeflow.filters import compile_filter
 from pipeflow.messages import AttributeValue
 from pipeflow.specs import FilterPolicy
-
-Scope = Literal["body", "attributes"]
 
 
 def matching(policy: str, scope: Scope, events: Sequence[Body]) -> list[bool]:
@@ -50,14 +47,6 @@ def _attribute(value: object) -> AttributeValue:
         value = msgspec.json.decode(typed.Value)
     converted: AttributeValue = msgspec.convert(value, str | int | float | bool | list[str | int | float | bool | None])
     return converted
-
-
-def policy_text(written: str) -> str:
-    """The policy, or what stands in @FILE."""
-    if not written.startswith("@"):
-        return written
-    with open(written[1:]) as file:
-        return file.read()
 
 
 @click.command()

@@ -8,8 +8,8 @@ import click
 import msgspec
 
 from pipeflow.cli import units
+from pipeflow.cli.archives import policy_text
 from pipeflow.cli.bodies import attributes
-from pipeflow.cli.match import policy_text
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import count, json_option, say, show_one
 from pipeflow.engine.replay import Replay, Replayed, Target, replayed

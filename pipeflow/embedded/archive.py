@@ -29,7 +29,7 @@ from pipeflow.filters import compile_filter
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.specs import FilterPolicy, Subscription, archive_of
 from pipeflow.state.stored import Stored
-from pipeflow.state.topic import text_for
+from pipeflow.state.topic import own_text
 from pipeflow.webhooks import TEXTS
 
 logger = logging.getLogger("pipeflow")
@@ -226,27 +226,30 @@ class Archives:
     async def _taken(
         self, messages: list[Stored], since: float | None, policy: FilterPolicy | None, target: Subscription | None
     ) -> list[Stored]:
-        """What a policy takes, else the filter of a subscriber, by the text that subscriber gets (SNS: T48).
+        """What a policy and the filter of a subscriber take, by the text that subscriber gets (SNS: T48).
 
-        Bodies kept aside are read one at a time, where the policy looks at them.
+        Bodies kept aside are read one at a time, where a filter looks at them.
         """
         # Rows that cannot be read blur where the search for the time to begin at ends.
         recent = [each for each in messages if since is None or each.sent_at >= since]
-        if policy is None and target is not None:
-            policy = target.filter
-        if policy is None:
+        filters = [each for each in (policy, target.filter if target is not None else None) if each is not None]
+        if not filters:
             return recent
-        takes = compile_filter(policy)
+        looks_inside = any(each.scope == "body" for each in filters)
+        takes = [compile_filter(each) for each in filters]
         taken: list[Stored] = []
         for message in recent:
-            body: bytes | None = message.body or b""
-            if target is not None and message.headers is not None and TEXTS in message.headers:
-                body = text_for(Outgoing(message.body or b"", headers=message.headers), target)
-            elif message.claim is not None and policy.scope == "body":
-                body = await self._read_aside(message)
-            if body is not None and takes(body, message.attributes or {}):
+            body = await self._text(message, target) if looks_inside else b""
+            if body is not None and all(each(body, message.attributes or {}) for each in takes):
                 taken.append(message)
         return taken
+
+    async def _text(self, message: Stored, target: Subscription | None) -> bytes | None:
+        if target is not None and message.headers is not None and TEXTS in message.headers:
+            own = own_text(Outgoing(b"", headers=message.headers), target)
+            if own is not None:
+                return own
+        return message.body or b"" if message.claim is None else await self._read_aside(message)
 
     async def _bodies(self, messages: list[Stored], target: Subscription) -> dict[int, bytes]:
         """By place: bodies kept aside that a stream takes as records; queues refer to them where they are."""

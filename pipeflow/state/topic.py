@@ -25,7 +25,13 @@ from pipeflow.webhooks import TEXTS
 
 def text_for(message: Outgoing, subscription: Subscription) -> bytes:
     """What a publish with one text per protocol says to this subscriber: its protocol's, else the body (SNS: T25)."""
-    return _texts(message).get(_protocol(subscription), message.body)
+    own = own_text(message, subscription)
+    return message.body if own is None else own
+
+
+def own_text(message: Outgoing, subscription: Subscription) -> bytes | None:
+    """Of a publish with one text per protocol that of this subscriber's; None where that is the body."""
+    return _texts(message).get(_protocol(subscription))
 
 
 def _texts(message: Outgoing) -> dict[str, bytes]:
@@ -37,13 +43,14 @@ def _protocol(subscription: Subscription) -> str:
     return "webhook" if subscription.endpoint else subscription.kind
 
 
-def _own_text(message: Outgoing, subscription: Subscription, spec: TopicSpec) -> Outgoing:
+def _in_its_words(message: Outgoing, subscription: Subscription, spec: TopicSpec) -> Outgoing:
     if subscription.target == archive_of(spec.name):
         return message  # all of it, to be replayed to anybody
     headers = {name: value for name, value in (message.headers or {}).items() if name != TEXTS}
-    body = text_for(message, subscription)
-    claim = message.claim if body is message.body else None
-    return msgspec.structs.replace(message, body=body, headers=headers or None, claim=claim)
+    own = own_text(message, subscription)
+    if own is None:
+        return msgspec.structs.replace(message, headers=headers or None)
+    return msgspec.structs.replace(message, body=own, headers=headers or None, claim=None)
 
 
 class _Target:
@@ -204,7 +211,7 @@ class TopicState:
         takes neither from a FIFO topic, and the group, for fairness, from a standard one. Streams take neither.
         """
         if message.headers is not None and TEXTS in message.headers:
-            message = _own_text(message, subscription, self.spec)
+            message = _in_its_words(message, subscription, self.spec)
         known = self._targets.get((subscription.kind, subscription.target))
         group = message.group
         if subscription.kind == "stream" or (self.spec.fifo and not (known is not None and known.fifo)):

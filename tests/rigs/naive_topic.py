@@ -241,7 +241,7 @@ class Model:
         sent = [
             each
             for each in chunk
-            if (naive_takes(policy, each.outgoing) if policy is not None else lets_through(subscription, each.outgoing))
+            if (policy is None or naive_takes(policy, each.outgoing)) and lets_through(subscription, each.outgoing)
         ]
         if any(len(each.outgoing.body) > self.queues[subscription.target].max_body for each in sent):
             return None

@@ -473,3 +473,19 @@ async def test_T75_a_row_that_cannot_be_read_brings_nothing_older_into_a_replay(
         await drain(store)
         await replay(store, clock, since=START + 600)
         assert [each.body for each in await drain(store)] == [b"6", b"7"]
+
+
+async def test_a_replay_takes_a_part_of_what_its_subscriber_takes_and_another_part_is_another_replay() -> None:
+    app = App("shop")
+    orders = app.topic("orders", str, archive=30)
+    billing = app.queue("billing", str, orders.where(kind="placed"))
+    async with harness(app) as h:
+        for n in range(6):
+            await orders.publish(str(n), kind="placed" if n % 2 else "void", total=n)
+        small = orders.where(total=num("<", 4))
+        assert (await orders.replay(billing, where=small, dry_run=True)).ids == (
+            await orders.replay(billing, where=small)
+        ).ids
+        assert (await orders.replay(billing, where=orders.where(total=num(">=", 4)).filter)).sent == 1
+        assert (await orders.replay(billing, where=small)).before == 2
+        assert h.queued(billing) == ["1", "3", "5", "1", "3", "5"]

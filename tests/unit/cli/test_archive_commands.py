@@ -47,6 +47,14 @@ def test_T75_a_replay_is_counted_then_done_then_done_already(store: tuple[str, s
     assert "orders-archive" in said("queues", "--all", *store)
 
 
+def test_a_replay_takes_only_what_a_policy_takes(store: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text('{"kind": ["placed", "void"]}')
+    words = ("topics", "replay", "orders", "--to", "placed", "--scope", "attributes", *store)
+    assert json.loads(said(*words, "--policy", '{"kind": ["void"]}', "--dry-run", "--json"))["matched"] == 0
+    assert json.loads(said(*words, "--policy", f"@{tmp_path}/policy.json", "--json"))["sent"] == 4
+    assert json.loads(said(*words, "--json"))["sent"] == 4, "another replay"
+
+
 def test_a_replay_to_nobody_is_refused_by_name(store: tuple[str, str]) -> None:
     result = CliRunner().invoke(cli, ["topics", "replay", "orders", "--to", "elsewhere", *store])
     assert result.exit_code != 0
