@@ -40,7 +40,7 @@ class Outbox:
     No app need be open to write; the process that runs the app relays, in the order of commits, each message once.
     """
 
-    __slots__ = ("path", "table", "name", "place", "_say", "_clock", "_ids", "_open")
+    __slots__ = ("path", "table", "name", "place", "_say", "_clock", "_open")
 
     def __init__(self, path: str, table: str, *, name: str | None = None, place: str = "") -> None:
         if not _TABLE.match(table) or table.lower().startswith("sqlite_"):
@@ -54,7 +54,6 @@ class Outbox:
         self.place = place
         self._say = Statements(table)
         self._clock = SystemClock()
-        self._ids = IdPool()
         self._open: list[Runtime] = []
 
     @overload
@@ -160,6 +159,10 @@ class Outbox:
         if not isinstance(queue, Queue):
             raise ConfigurationError(f"outbox {self.path}: {queue!r} is no queue; outbox.publish(...) is for topics")
         sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, attributes, keywords)
+        if len(sent.body) > queue.spec.max_body:
+            raise RefusedError(
+                "too_large", f"{queue.name}: the body has {len(sent.body)} bytes, the limit is {queue.spec.max_body}"
+            )
         return self._write(connection, "queue", queue.name, queue.spec.fifo, sent)
 
     def retry(self, connection: SyncConnection, /) -> int:
@@ -182,7 +185,8 @@ class Outbox:
     ) -> str | Awaitable[str]:
         _check(target, fifo, sent)
         now = self._clock.now()
-        id = self._ids.new(now)
+        # Entropy of its own each time: threads and forked workers write here, and a pool is for one task.
+        id = IdPool().new(now)
         sent = replace(sent, id=id)
         if isinstance(connection, SyncConnection):
             write(connection, self._say, now, kind, target, sent)

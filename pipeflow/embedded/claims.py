@@ -143,17 +143,21 @@ class Claims:
     def wanted(self, batch: Sequence[Outgoing]) -> bool:
         """Whether one of these is too large to lie in the store, and not yet aside. It is asked at every send."""
         inline = self._inline
-        for outgoing in batch:
-            body = outgoing.body
-            # What is not bytes is refused later, by name.
-            if type(body) is bytes and len(body) > inline and outgoing.claim is None:
-                return True
+        try:
+            for outgoing in batch:
+                if len(outgoing.body) > inline and _is_large(outgoing, inline):
+                    return True
+        except TypeError:
+            # What is not even a text is refused later, by name.
+            return any(_is_large(outgoing, inline) for outgoing in batch)
         return False
 
     async def around(
         self, batch: Sequence[Item], verb: Callable[[list[Item]], Awaitable[T]], limit: int = LARGEST_BODY
     ) -> T:
-        """Write what is large, then call with messages that say where it lies. Unavailable: nothing was done.
+        """Write what is large, then call with messages that say where it lies.
+
+        Unavailable, RefusedError (the disk is full): nothing was done.
 
         What is above `limit` is going to be refused for its size, and is not written.
         """
@@ -191,7 +195,7 @@ class Claims:
         written.append(claim)
         try:
             if not place:
-                await anyio.to_thread.run_sync(self._make_directory)
+                await anyio.to_thread.run_sync(self._make_room, len(body))
             await self._sink(place).write(Object(name, [body]))
         except (SinkUnavailable, OSError) as error:
             raise Unavailable(
@@ -201,8 +205,14 @@ class Claims:
             raise RefusedError("ClaimRefused", f"{broker.url}: a body may not be kept aside: {error}") from error
         return claim
 
-    def _make_directory(self) -> None:
+    def _make_room(self, size: int) -> None:
         assert self._aside is not None
+        if not self._broker.journal.has_room(size):
+            raise RefusedError(
+                "disk_full",
+                f"{self._broker.url}: the disk has no room for a body of {size} bytes beside what the store needs; free"
+                " space and send again. Nothing was sent",
+            )
         if not self._aside.is_dir():
             # As private as the store itself. FileSink syncs what it makes, not what it finds.
             self._aside.mkdir(mode=0o700, exist_ok=True)
@@ -363,6 +373,10 @@ class Claims:
             return store == self._broker.store_id and int(rest[:8], 16) < self._broker.boot
         except ValueError:
             return False
+
+
+def _is_large(outgoing: Outgoing, inline: int) -> bool:
+    return type(outgoing.body) is bytes and len(outgoing.body) > inline and outgoing.claim is None
 
 
 def _fingerprints(body: bytes) -> tuple[int, str]:

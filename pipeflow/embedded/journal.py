@@ -288,6 +288,10 @@ class Journal(Protocol):
         """Delete up to `limit` rows of a purged queue; how many there were."""
         ...
 
+    def has_room(self, size: int) -> bool:
+        """Whether the store can go on when so many bytes are written beside it. Asks the disk: not on the loop."""
+        ...
+
     async def claims(self) -> list[Claim | None]:
         """Every body that is kept aside and that some row refers to; None where the pointer is damaged."""
         ...
@@ -380,6 +384,9 @@ class Forget:
 
     async def sweep(self, queue: int, upto: int, limit: int) -> int:
         return 0
+
+    def has_room(self, size: int) -> bool:
+        return True
 
     async def claims(self) -> list[Claim | None]:
         return []

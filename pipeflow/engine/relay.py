@@ -146,6 +146,8 @@ class OutboxRelay:
             try:
                 answers = await self._supervisor.call(partial(self._send, batch), self.name)
             except (NotFound, RefusedError) as error:
+                if isinstance(error, RefusedError) and error.code in TRANSIENT:
+                    raise Unavailable(str(error)) from error
                 await self._set_aside(batch, str(error))
                 return
             if answers is None:
@@ -201,7 +203,12 @@ class OutboxRelay:
         if self._forget is None or self._clock.now() < self._forget[0]:
             return
         _, upto = self._forget
-        await self._table.forget(upto)
+        try:
+            await self._table.forget(upto)
+        except Unavailable:
+            # A writer is busy there: what waits to be sent does not wait for this.
+            self._forget = (self._clock.now() + KEPT, upto)
+            return
         # What was sent meanwhile waits its own while.
         later = self._after > upto
         self._forget = (self._clock.now() + KEPT, self._after) if later else None

@@ -11,8 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = '''
 """Lines that end with `# refused` must be the only ones that mypy objects to."""
 
+import sqlite3
 from collections.abc import AsyncIterator
 
+import aiosqlite
 import msgspec
 
 from pipeflow import At, Batch, Context, Delivery, Handle, Message
@@ -54,6 +56,19 @@ app.queue("bad", Receipt, orders)  # refused
 app.queue("worse", Receipt, app.topics_named("orders-*", Order).where(kind="placed"))  # refused
 # And a webhook names its topics
 app.webhook("partner", app.topics_named("orders-*", Order), url="https://example.org")  # refused
+
+
+# A message of another type than its topic or queue, in a transaction
+outbox = app.outbox("app.db")
+
+
+async def another_message(own: sqlite3.Connection, theirs: aiosqlite.Connection) -> str:
+    outbox.publish(own, orders, Receipt("1"))  # refused
+    await outbox.send(theirs, billing, Receipt("1"))  # refused
+    await outbox.publish(own, orders, Order("1", "ada", 5))  # refused
+    outbox.publish("app.db", orders, Order("1", "ada", 5))  # refused
+    first: str = outbox.send(own, billing, Order("1", "ada", 5), delay=60)
+    return first + await outbox.publish(theirs, orders, Order("1", "ada", 5), kind="placed")
 
 
 async def another_record() -> None:
@@ -172,4 +187,4 @@ def test_mypy_refuses_the_line(what: str, verdict: Verdict) -> None:
 def test_mypy_accepts_every_other_line(verdict: Verdict) -> None:
     expected = {number for number, line in enumerate(LINES, 1) if line.endswith("# refused")}
     assert verdict.refused == expected, verdict.text
-    assert len(expected) == 8
+    assert len(expected) == 12

@@ -446,6 +446,10 @@ class SqliteJournal:
 
         return await self._read(transact)
 
+    def has_room(self, size: int) -> bool:
+        space = os.statvfs(self.path.parent)
+        return space.f_bavail * space.f_frsize - size >= max(self._min_free, LEAST_FREE)
+
     async def claims(self) -> list[Claim | None]:
         def read(connection: sqlite3.Connection) -> list[Claim | None]:
             return [recovery.decode_claim(claim) for (claim,) in connection.execute(statements.CLAIMS)]

@@ -31,7 +31,9 @@ ROWS: Final = 500
 BYTES: Final = 16 << 20
 """... and bytes of bodies, the last one's included."""
 BUSY: Final = 5.0
-"""Seconds that the relay waits for a transaction of the program to end."""
+"""Seconds that the relay waits for a transaction of the program to end, where it must ..."""
+BUSY_TIDYING: Final = 0.05
+"""... and where it can as well come again."""
 
 NO_OPTIONS: Final = frozenset({"body", "attributes", "headers", "partition", "checkpoint", "claim"})
 """What of a message has a column of its own, or is not for who sends it to say."""
@@ -44,6 +46,7 @@ _Options = msgspec.defstruct(
 
 APPLICATION: Final = "PRAGMA application_id"
 CHANGES: Final = "PRAGMA data_version"
+PATIENCE: Final = "PRAGMA busy_timeout = {}"
 
 
 CREATE: Final = """
@@ -240,12 +243,15 @@ class SqliteOutbox:
 
     async def forget(self, upto: int) -> None:
         def delete(connection: sqlite3.Connection) -> int:
+            connection.execute(PATIENCE.format(int(BUSY_TIDYING * 1000)))
             try:
                 return connection.execute(self._say.forget, (upto, ROWS)).rowcount
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
                 return 0
+            finally:
+                connection.execute(PATIENCE.format(int(BUSY * 1000)))
 
         # In pieces: between two of them the program's writers have their turn.
         while await self._run(delete) >= ROWS:

@@ -12,7 +12,7 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.opening import Kept
-from pipeflow.errors import ConfigurationError, SinkUnavailable, Unavailable
+from pipeflow.errors import ConfigurationError, RefusedError, SinkUnavailable, Unavailable
 from pipeflow.messages import Ack, Outgoing, Refused, Sent, Want
 from pipeflow.protocols import Object
 from pipeflow.registry import open_store
@@ -263,6 +263,22 @@ async def test_a_body_that_cannot_be_written_is_not_sent(tmp_path: Path, monkeyp
     assert await taken(store) == []
     await store.send("q", [Outgoing(LARGE)])
     assert await taken(store) == [LARGE]
+    await store.close()
+
+
+async def test_a_body_for_which_the_disk_has_no_room_is_refused_and_small_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path)
+    free = os.statvfs(tmp_path)
+    room = free.f_bavail * free.f_frsize
+    monkeypatch.setattr(store.journal, "_min_free", room - 3_000)
+    with pytest.raises(RefusedError, match="the disk has no room for a body of 5000 bytes") as refused:
+        await store.send("q", [Outgoing(b"small"), Outgoing(LARGE)])
+    assert refused.value.code == "disk_full"
+    await store.send("q", [Outgoing(b"small")])
+    assert (await taken(store), files(path)) == ([b"small"], [])
     await store.close()
 
 

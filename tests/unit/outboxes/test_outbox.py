@@ -31,7 +31,7 @@ class Shop:
         self.orders: Topic[Order] = self.app.topic("orders", Order)
         self.billing: Queue[Order] = self.app.queue("billing", Order, self.orders)
         self.ledger: Queue[Order] = self.app.queue("ledger", Order, fifo=True)
-        self.mail: Queue[Order] = self.app.queue("mail", Order)
+        self.mail: Queue[Order] = self.app.queue("mail", Order, max_body=1_000)
         self.outbox: Outbox = self.app.outbox(str(self.database))
         connection = self.connect()
         connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
@@ -74,6 +74,7 @@ async def test_a_commit_publishes_and_a_rollback_does_not(shop: Shop) -> None:
         shop.place(3)
         await h.advance(1)
         assert ids(h, shop.billing) == [1, 3]
+        assert h.published(shop.orders) == [Order(1), Order(3)]
         (first, _) = await h.runtime.store.peek("billing")
         assert first.attributes == {"kind": "placed"}
 
@@ -321,6 +322,7 @@ def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a b"), "no spaces"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay=-1), "use 0 s to a year"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), ttl=-1), "ttl is -1"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(10**1_000)), "the limit is 1000"),
         (lambda shop, c: shop.outbox.send(c, shop.orders, Order(1)), "is no queue"),
         (lambda shop, c: shop.outbox.publish(c, shop.mail, Order(1)), "is no topic"),
         (lambda shop, c: shop.outbox.publish("app.db", shop.orders, Order(1)), "no connection of sqlite3"),
@@ -346,22 +348,55 @@ def test_two_outboxes_of_one_name_are_refused() -> None:
         app.outbox("app.db", table="a; DROP TABLE b")
 
 
-async def test_a_writer_that_holds_the_database_delays_the_relay_and_does_not_end_it(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+async def test_a_writer_that_holds_the_database_keeps_rows_from_being_deleted_and_none_from_being_sent(
+    shop: Shop,
 ) -> None:
+    connection = shop.connect()
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+    async with harness(shop.app) as h:
+        shop.place(1)
+        await h.settle()
+        holder = shop.connect(isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        await h.advance(10)
+        assert len(shop.rows()) == 1
+        holder.execute("COMMIT")
+        shop.place(2)
+        holder.execute("BEGIN IMMEDIATE")
+        await h.settle()
+        assert ids(h, shop.billing) == [1, 2]
+        holder.execute("ROLLBACK")
+        holder.close()
+        await h.advance(3)
+        assert shop.rows() == []
+
+
+async def test_a_database_that_cannot_be_read_is_looked_at_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeflow.embedded.sqlite.outbox.BUSY", 0.05)
     async with harness(shop.app) as h:
         shop.place(1)
         await h.settle()
         holder = shop.connect(isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        await h.advance(3)
+        await h.advance(12)
         holder.execute("COMMIT")
         holder.close()
         shop.place(2)
-        await h.advance(30)
+        await h.advance(10)
         assert ids(h, shop.billing) == [1, 2]
         assert shop.rows() == []
+
+
+async def test_a_full_disk_holds_rows_up_and_sets_none_aside(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with harness(shop.app) as h:
+        monkeypatch.setattr("pipeflow.embedded.journal.Forget.full", True)
+        shop.place(1, 2)
+        await h.advance(60)
+        assert (ids(h, shop.billing), shop.rows("failure")) == ([], [None, None])
+        monkeypatch.setattr("pipeflow.embedded.journal.Forget.full", False)
+        await h.advance(10)
+        assert ids(h, shop.billing) == [1, 2]
 
 
 async def test_a_large_body_goes_through_the_outbox(shop: Shop, tmp_path: Path) -> None:
