@@ -5,9 +5,10 @@ callers each send a message of 200 B, receive the oldest and acknowledge it, eac
 backlog stays as long as it is. What counts is the processor time of a message, all threads, and its ratio to the other
 sizes; `start_ms` is from opening until the first message is in hand, `peak_mb` the most resident memory of the whole
 life (VmHWM). Ten million take about 4 GB of disk and minutes to fill, so they are asked for; `--folder` keeps what was
-filled, for the next run to use.
+filled, for the next run to use. With `--groups` the queue is FIFO and has so many groups.
 
-    python benchmarks/backlog_scale.py [--rounds N] [--sizes N ...] [--messages N] [--folder DIR] [--quick]
+    python benchmarks/backlog_scale.py [--rounds N] [--sizes N ...] [--messages N] [--groups N] [--folder DIR]
+        [--quick]
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import count
 from pathlib import Path
 
 from _rounds import alone, median, table
@@ -38,21 +40,26 @@ FLAT, OF_LEAST, PEAK_MB, START_MS = 1.3, 4.0, 200, 5_000
 """Targets: times of 100,000 waiting, times of the least, and of the life at ten million."""
 
 
-async def opened(url: str) -> Store:
+async def opened(url: str, groups: int) -> Store:
     store = await open_store(url)
-    await store.declare(Topology(queues=(QueueSpec("backlog"),)))
+    await store.declare(Topology(queues=(QueueSpec("backlog", fifo=groups > 0),)))
     return store
 
 
-async def fill(url: str, size: int) -> dict[str, float]:
+def message(number: int, groups: int) -> Outgoing:
+    return Outgoing(BODY, group=f"g{number % groups}" if groups else None)
+
+
+async def fill(url: str, size: int, groups: int) -> dict[str, float]:
     """Send what is missing of `size`, four callers at a time: while one group commits, the next is made."""
-    store = await opened(url)
+    store = await opened(url, groups)
     queue = (await store.stats()).queues[0]
     left = iter(range(queue.ready, size, BATCH))
 
     async def send() -> None:
         for start in left:
-            await store.send("backlog", [Outgoing(BODY)] * min(BATCH, size - start))
+            batch = [message(number, groups) for number in range(start, min(start + BATCH, size))]
+            await store.send("backlog", batch)
 
     cpu, began = time.process_time(), time.perf_counter()
     await asyncio.gather(*(send() for _ in range(4)))
@@ -62,18 +69,19 @@ async def fill(url: str, size: int) -> dict[str, float]:
     return {"us": cpu / sent * 1e6, "per_second": sent / took} if sent > 0 else {}
 
 
-async def work(url: str, messages: int) -> dict[str, float]:
+async def work(url: str, messages: int, groups: int) -> dict[str, float]:
     """One life: open, then send as much as is received."""
     cpu, began = time.process_time(), time.perf_counter()
-    store = await opened(url)
+    store = await opened(url, groups)
+    numbers = count()
     first = await store.receive("backlog", Want(1))
     started, start_cpu = time.perf_counter() - began, time.process_time() - cpu
     await store.settle("backlog", [Ack(first[0].receipt)])
-    await store.send("backlog", [Outgoing(BODY)])
+    await store.send("backlog", [message(next(numbers), groups)])
 
     async def call(turns: int) -> None:
         for _ in range(turns):
-            await store.send("backlog", [Outgoing(BODY)])
+            await store.send("backlog", [message(next(numbers), groups)])
             taken = await store.receive("backlog", Want(1, wait=20.0))
             await store.settle("backlog", [Ack(delivery.receipt) for delivery in taken])
 
@@ -100,10 +108,10 @@ def peak_mb() -> float:
     raise OSError("/proc/self/status names no VmHWM; this needs Linux")
 
 
-def life(step: str, url: str, count: int) -> dict[str, float]:
+def life(step: str, url: str, count: int, groups: int) -> dict[str, float]:
     """One life of a child, and what it found."""
     done = subprocess.run(
-        [sys.executable, __file__, "--child", step, url, str(count)],
+        [sys.executable, __file__, "--child", step, url, str(count), str(groups)],
         stdout=subprocess.PIPE,
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
@@ -112,28 +120,30 @@ def life(step: str, url: str, count: int) -> dict[str, float]:
     return found
 
 
-def compare(folder: Path, sizes: list[int], rounds: int, messages: int) -> None:
-    urls = {size: f"sqlite:///{folder}/{size}.db" for size in sizes}
+def compare(folder: Path, sizes: list[int], rounds: int, messages: int, groups: int) -> None:
+    names = {size: f"{size}-fifo-{groups}.db" if groups else f"{size}.db" for size in sizes}
+    urls = {size: f"sqlite:///{folder}/{name}" for size, name in names.items()}
     filled = {}
     for size, url in urls.items():
-        filled[size] = life("fill", url, size)
+        filled[size] = life("fill", url, size, groups)
         print(f"{size:,} filled", file=sys.stderr)
     lives: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     for number in range(rounds):
         for size in sizes if number % 2 == 0 else sizes[::-1]:
-            lives[size].append(life("work", urls[size], messages))
+            lives[size].append(life("work", urls[size], messages, groups))
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     rows = []
     for size in sizes:
         mine = lives[size]
         result: dict[str, object] = {
             "waiting": size,
+            "groups": groups,
             "us_a_message": round(median([each["us"] for each in mine]), 1),
             "messages_per_second": round(median([each["per_second"] for each in mine])),
             "start_ms": round(median([each["start_ms"] for each in mine]), 1),
             "start_cpu_ms": round(median([each["start_cpu_ms"] for each in mine]), 1),
             "peak_mb": max(each["peak_mb"] for each in mine),
-            "file_mb": (folder / f"{size}.db").stat().st_size >> 20,
+            "file_mb": (folder / names[size]).stat().st_size >> 20,
             "rounds": rounds,
         }
         if filled[size]:
@@ -160,22 +170,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
     parser.add_argument("--messages", type=int, default=30_000, help="how many are counted in each life")
+    parser.add_argument("--groups", type=int, default=0, help="a FIFO queue with that many groups")
     parser.add_argument("--folder", type=Path, help="where the stores are, and stay")
     parser.add_argument("--quick", action="store_true", help="a second of everything: to test the benchmark")
-    parser.add_argument("--child", nargs=3, metavar=("STEP", "URL", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, metavar=("STEP", "URL", "COUNT", "GROUPS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        step, url, count = options.child
-        print(json.dumps(alone({"fill": fill, "work": work}[step](url, int(count)))))
+        step, url, number, groups = options.child
+        print(json.dumps(alone({"fill": fill, "work": work}[step](url, int(number), int(groups)))))
         return
     if options.quick:
         options.rounds, options.sizes, options.messages = 1, [1_000, 25_000], 500
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
-        compare(options.folder.resolve(), options.sizes, options.rounds, options.messages)
+        compare(options.folder.resolve(), options.sizes, options.rounds, options.messages, options.groups)
         return
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:
-        compare(Path(folder), options.sizes, options.rounds, options.messages)
+        compare(Path(folder), options.sizes, options.rounds, options.messages, options.groups)
 
 
 if __name__ == "__main__":

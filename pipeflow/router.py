@@ -92,6 +92,8 @@ class Router:
         self.observers: list[Observer] = []
         self.included: list[Router] = []
         self._frozen = 0
+        self._known: dict[str, dict[str, Any]] = {}
+        """By kind: nouns by name."""
 
     # -- nouns
 
@@ -556,12 +558,15 @@ class Router:
         self._check_open(f"{kind} {self.prefix + name}", 4)
         nouns: dict[str, list[Any]] = {"topic": self.topics, "queue": self.queues, "stream": self.streams}
         nouns["webhook"] = self.webhooks
-        for noun in nouns[kind]:
-            if noun.name == self.prefix + name:
-                raise ConfigurationError(
-                    f"{place}: {kind} {noun.name} is declared already at {noun.binding.place}; import that one, "
-                    "or choose another name"
-                )
+        known = self._known.setdefault(kind, {})
+        # What came since the last look: a declaration that was refused in between took no name.
+        known |= {noun.name: noun for noun in nouns[kind][len(known) :]}
+        noun = known.get(self.prefix + name)
+        if noun is not None:
+            raise ConfigurationError(
+                f"{place}: {kind} {noun.name} is declared already at {noun.binding.place}; import that one, "
+                "or choose another name"
+            )
         return place
 
     def _subscribe(

@@ -8,6 +8,7 @@ from mutant import Mutant
 
 TOPIC, INTAKE = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py"
 ARCHIVE, MOVING, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/moving.py", "pipeflow/embedded/tail.py"
+NEEDS, SIEVE, NOUNS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/nouns.py"
 HEAD, HANDOUT, BROKER = "pipeflow/embedded/head.py", "pipeflow/embedded/handout.py", "pipeflow/embedded/broker.py"
 
 WALKED = ("tests/properties/test_topics_against_a_naive_model.py", "tests/conformance/test_topics.py")
@@ -24,6 +25,8 @@ TAILS = (
     "tests/properties/test_queues_against_a_naive_model.py",
     "tests/properties/test_crash_walks.py",
 )
+FILTERED = ("tests/properties/test_sieves_against_asking_every_policy.py", "tests/unit/state/test_sieve.py")
+LAID = ("tests/unit/embedded/test_many_tenants.py", "tests/conformance/test_topic_patterns.py")
 WAITING = ("tests/properties/test_receivers_that_wait.py", "tests/unit/embedded/test_races.py")
 
 PUBLISHES = (
@@ -40,6 +43,16 @@ PUBLISHES = (
     Mutant("envelope_of_the_next_publish", INTAKE, "SEQUENCE: str(topic.counters.last_sequence)}", "SEQUENCE: str(topic.counters.last_sequence + 1)}", WALKED),
     Mutant("publish_waits_where_its_queue_does_not", INTAKE, "None if head.spec.fifo else mine.delay", "None", ("tests/conformance/test_topics.py",)),
     Mutant("filters_let_everything_through", TOPIC, "            passing = self._sieve.passing(Subject(message.body, message.attributes))", "            return everybody", WALKED),
+)  # fmt: skip
+
+FILTERS = (
+    Mutant("filed_by_what_may_be_absent", NEEDS, "for path, leaf in alternative if not leaf.missing]", "for path, leaf in alternative]", FILTERED),
+    Mutant("cell_smaller_than_its_range", NEEDS, "        level += 1\n", "        break\n", ("tests/unit/filters/test_filter_needs.py",)),
+    Mutant("bound_looked_up_too_low", SIEVE, "bisect_right(above, value)", "max(0, bisect_left(above, value) - 1)", FILTERED),
+    Mutant("key_with_dots_not_looked_up", SIEVE, 'if place is None and "." in name:', "if False:", FILTERED),
+    Mutant("policy_that_nobody_has_is_asked", SIEVE, "self._always.pop(entry, None)", "pass", FILTERED),
+    Mutant("unfiltered_queues_forgotten_beside_filters", TOPIC, "            passing += self._open\n", "            pass\n", ("tests/unit/state/test_topic_state.py",)),
+    Mutant("way_not_laid_anew", NOUNS, "        self._connect(subscription)\n\n", "\n\n", LAID),
 )  # fmt: skip
 
 ARCHIVES = (
@@ -92,4 +105,4 @@ WAKING = (
     Mutant("settling_wakes_nobody", BROKER, "        self.after_intake(touched if len(touched) == 1 else dict.fromkeys(touched))\n", "", WAITING),
 )  # fmt: skip
 
-MUTANTS = (*PUBLISHES, *ARCHIVES, *MOVES, *MEMORY, *WAKING)
+MUTANTS = (*PUBLISHES, *FILTERS, *ARCHIVES, *MOVES, *MEMORY, *WAKING)

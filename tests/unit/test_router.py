@@ -31,6 +31,18 @@ def test_a_router_puts_its_prefix_before_every_name_and_apps_include_it() -> Non
     assert topology.subscriptions == (Subscription("orders", "queue", "invoicing-orders"),)
 
 
+def test_a_declaration_that_was_refused_takes_no_name_and_one_that_was_not_keeps_it() -> None:
+    app = App("shop")
+    with pytest.raises(ConfigurationError):
+        app.queue("work", Order, visibility_timeout=-1)
+    app.queue("other", Order)
+    app.queue("work", Order)
+    app.topic("work", Order)
+    for name in ("work", "other"):
+        with pytest.raises(ConfigurationError, match="declared already"):
+            app.queue(name, Order)
+
+
 def test_dead_letters_are_declared_with_their_queue_fifo_like_it_and_kept_for_fourteen_days_Q87() -> None:
     app = App("shop")
     app.queue("plain", Order)
