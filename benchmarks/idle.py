@@ -1,7 +1,7 @@
 """What an open store costs while nothing happens: processor time, and how often its process wakes up at all.
 
 "queues": an open store with that many queues; "receivers": with a parked receiver on each; "handlers": `pipeflow run`
-of an app with ten handlers on ten queues and a topic; "everything": that, with a stream into files, a webhook, an
+of an app with a handler on each, all fed by one topic; "everything": ten of them, a stream into files, a webhook, an
 archive and two sources, messages that wait an hour for their retry, and records that wait in the stream's buffer. Each
 is a process of its own. Once it has settled it is looked at for `--seconds`: `cpu_ms` is user and system time of all
 its threads, in the steps of the kernel's clock (10 ms), `wakeups` how often one of them went to sleep meanwhile
@@ -40,7 +40,7 @@ HANDLERS = """
 
     app = App("idle", broker="sqlite:///idle.db")
     orders = app.topic("orders", dict)
-    queues = [app.queue(f"q{n}", dict, orders) for n in range(10)]
+    queues = [app.queue(f"q{n}", dict, orders) for n in range(QUEUES)]
 
 
     async def handle(order: dict) -> None:
@@ -48,7 +48,7 @@ HANDLERS = """
 
 
     for queue in queues:
-        queue.handler(handle)
+        queue.handler(concurrency=1)(handle)
 """
 EVERYTHING = """
 
@@ -121,7 +121,7 @@ def program(case: str, queues: int, folder: Path) -> list[str]:
     """What to start for a case."""
     if case in ("queues", "receivers"):
         return [sys.executable, str(Path(__file__).resolve()), "--child", case, str(queues)]
-    text = HANDLERS + (EVERYTHING if case == "everything" else "")
+    text = HANDLERS.replace("QUEUES", str(queues)) + (EVERYTHING if case == "everything" else "")
     (folder / "program.py").write_text(textwrap.dedent(text))
     return [sys.executable, "-m", "pipeflow", "run", "program:app"]
 
@@ -143,7 +143,8 @@ def main() -> None:
         options.rounds, options.seconds, options.settle, options.queues = 1, 0.5, 0.5, [100]
     cases = [("queues", n) for n in options.queues] + [("receivers", n) for n in options.queues if n <= 10_000]
     rows = []
-    for case, queues in [*cases, ("handlers", 10), ("everything", 10)]:
+    cases += [("handlers", n) for n in options.queues if n <= 10_000] + [("everything", 10)]
+    for case, queues in cases:
         looks = []
         for _ in range(options.rounds):
             with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder:

@@ -1,7 +1,10 @@
-"""Many queues with a filter each on one topic: a publish and a declaration cost what they reach, not what is there."""
+"""Many queues with a filter each on one topic: a publish and a declaration cost what they reach, not what is there,
+and what nobody uses costs nothing.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -79,4 +82,27 @@ async def test_T47_every_way_is_there_again_after_a_restart(tmp_path: Path) -> N
     assert [each.body for each in await broker.receive("q7", Want(10))] == [b"order"]
     head: Head = broker.nouns.head("q7")
     assert head.dead is broker.nouns.head("lost")
+    await broker.close()
+
+
+def timers() -> int:
+    """How many timers the loop has."""
+    scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]  # asyncio says it nowhere else
+    return sum(not each.cancelled() for each in scheduled)
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_an_open_store_with_nothing_due_has_no_timer_and_one_for_all_queues_else(
+    store: str, tmp_path: Path
+) -> None:
+    before = timers()
+    broker = await open_store("memory://" if store == "memory" else f"sqlite:///{tmp_path}/many.db")
+    await broker.declare(tenants(range(200)))
+    await asyncio.sleep(0)
+    assert timers() == before
+    for tenant in range(200):
+        await broker.send(f"q{tenant}", [Outgoing(b"later", delay=3600 + tenant)])
+    for _ in range(3):
+        await asyncio.sleep(0)  # the task that keeps the time has its turn
+    assert timers() == before + 1
     await broker.close()
