@@ -138,6 +138,9 @@ def processor_seconds(pid: int) -> float:
         except OSError:
             continue  # it ended meanwhile
         columns = fields.split()
-        if name.startswith(f"{pid} (") or int(columns[1]) == pid:
+        if name.startswith(f"{pid} ("):
+            # Its own, and that of children which have ended.
+            ticks += sum(map(int, columns[11:15]))
+        elif int(columns[1]) == pid:
             ticks += int(columns[11]) + int(columns[12])
     return ticks / _TICKS

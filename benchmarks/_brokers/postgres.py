@@ -92,6 +92,10 @@ def _as_postgres(folder: Path) -> list[str]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
 
 
+async def _as_it_is(connection: Any) -> None:
+    """Nobody changes its settings: resetting them would be one more question for every call."""
+
+
 def _initdb(own: list[str], files: Path) -> None:
     command = [*own, program("initdb", *POSTGRES), "-D", str(files), "-U", "bench", "--auth=trust", "--no-sync"]
     made = subprocess.run(
@@ -125,6 +129,7 @@ async def open_peer(setting: str, folder: Path) -> Postgres:
             url,
             min_size=POOL,
             max_size=POOL,
+            reset=_as_it_is,
             server_settings={"synchronous_commit": synchronous, "jit": "off"},
         )
 
