@@ -27,7 +27,7 @@ FORGOTTEN = f"        await self._store.commit(segment, made.manifest)\n{DELIVER
 CONSUMED = "self._ledger.changes().append(Consumed(log.spec.name, block.last))"
 
 MUTANTS = (
-    Mutant("ack_before_commit", "pipeflow/embedded/commits.py", "        await waiter", "        pass"),
+    Mutant("ack_before_commit", "pipeflow/embedded/commits.py", "        return waiter", "        return _AT_ONCE"),
     Mutant("normal_called_full", RECOVERY, '"synchronous = FULL"', '"synchronous = NORMAL"'),
     Mutant(
         "receipt_not_checked",
@@ -43,7 +43,7 @@ MUTANTS = (
         "pass",
     ),
     Mutant("row_crc_not_checked", RECOVERY, "if row_crc(key, head) != crc:", "if False:"),
-    Mutant("body_crc_not_checked", RECOVERY, "if body is None or crc32(body) != row.body_crc:", "if body is None:"),
+    Mutant("body_crc_not_checked", RECOVERY, "(body is None or crc32(body) != row.body_crc)", "body is None"),
     Mutant(
         "group_released_at_receive",
         GROUPS,
@@ -59,7 +59,7 @@ MUTANTS = (
     Mutant("counters_not_journaled", GROUP, "frozen.queues.append((head.number, _encode(head.counters)))", "pass"),
     Mutant("max_receives_off_by_one", QUEUE, ">= limit_of_receives:", "> limit_of_receives:"),
     Mutant("move_forgotten_at_restart", "pipeflow/embedded/moving.py", "if move.under_way:", "if False:", MOVES),
-    Mutant("letter_moved_twice", "pipeflow/embedded/moving.py", " or dead.tail.has_left(message.place)", "", MOVES),
+    Mutant("letter_moved_twice", "pipeflow/embedded/choosing.py", " or dead.tail.has_left(message.place)", "", MOVES),
     Mutant(
         "noisy_tenant_hides_the_others",
         "pipeflow/state/fair.py",
@@ -77,7 +77,7 @@ MUTANTS = (
     Mutant("purge_forgotten_at_restart", HEAD, "counters.purged_upto = counters.last_place", "pass"),
     Mutant("shared_body_never_released", HEAD, "if message.shared:", "if False:"),
     Mutant("row_counted_where_it_went", GROUP, "            self.uncount(message.row)", "            pass"),
-    Mutant("no_wake_up_behind_a_cold_tail", BROKER, "                self.tending.feed(head)", "                pass"),
+    Mutant("no_wake_up_behind_a_cold_tail", BROKER, "            self.tending.feed(head)", "            pass"),
     Mutant("boot_not_counted", RECOVERY, 'int(facts.get("boot", 0)) + 1', 'int(facts.get("boot", 0)) or 1'),
     Mutant("clock_goes_back_at_restart", BROKER, "self.clock.floor(recovered.clock)", "pass"),
     Mutant(

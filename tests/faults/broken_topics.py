@@ -7,7 +7,8 @@ from __future__ import annotations
 from mutant import Mutant
 
 TOPIC, INTAKE = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py"
-ARCHIVE, MOVING, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/moving.py", "pipeflow/embedded/tail.py"
+ARCHIVE, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/tail.py"
+MOVING, CHOOSING = "pipeflow/embedded/moving.py", "pipeflow/embedded/choosing.py"
 NEEDS, SIEVE, NOUNS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/nouns.py"
 HEAD, HANDOUT, BROKER = "pipeflow/embedded/head.py", "pipeflow/embedded/handout.py", "pipeflow/embedded/broker.py"
 
@@ -35,7 +36,7 @@ PUBLISHES = (
            "            original = topic.dedup.find(key, now)\n            if original is not None:\n                self._remember(topic, key, now, *original)", WALKED),
     Mutant("duplicates_of_all_groups_of_a_topic", INTAKE, 'outgoing.group if spec.dedup_scope == "group" else None', "None", WALKED),
     Mutant("copy_in_spite_of_the_queue_window", INTAKE, "if key is not None and head.dedup.find(key, now) is not None:\n            return", "if False:\n            return", WALKED),
-    Mutant("copy_unknown_to_the_queue_window", INTAKE, "        self._add(head, message, delay, now)\n        if key is not None:", "        self._add(head, message, delay, now)\n        if False:", WALKED),
+    Mutant("copy_unknown_to_the_queue_window", INTAKE, "mine.claim)\n        if key is not None:", "mine.claim)\n        if False:", WALKED),
     Mutant("others_get_what_one_cannot_take", INTAKE, "            if refused is not None:\n                return refused\n        counters", "            if refused is not None:\n                continue\n        counters", WALKED),
     Mutant("group_of_a_fifo_topic_to_everybody", TOPIC, "            group, dedup_id = None, None\n", "            dedup_id = None\n", WALKED),
     Mutant("dedup_id_for_standard_queues", TOPIC, "            group, dedup_id = None, None\n", "            group = None\n", WALKED),
@@ -57,19 +58,19 @@ FILTERS = (
 
 ARCHIVES = (
     Mutant("replay_is_not_marked", INTAKE, 'REPLAYED: "1"}', "}", ARCHIVED),
-    Mutant("replay_of_what_came_meanwhile", ARCHIVE, "if message.place <= position.upto and _inside", "if _inside", ARCHIVED),
+    Mutant("replay_of_what_came_meanwhile", ARCHIVE, "if each.place <= position.upto and ", "if ", ARCHIVED),
     Mutant("replay_forgets_where_it_was", ARCHIVE, "broker.inlet.note_position(", "(", ARCHIVED),
-    Mutant("replay_to_the_last_moment_too", ARCHIVE, "message.sent_at < request.until", "message.sent_at <= request.until", ARCHIVED),
+    Mutant("replay_to_the_last_moment_too", ARCHIVE, "message.sent_at < until", "message.sent_at <= until", ARCHIVED),
     Mutant("replay_from_the_next_moment", ARCHIVE, "found[0].sent_at < since", "found[0].sent_at <= since", ARCHIVED),
-    Mutant("replay_through_no_filter", ARCHIVE, "request.policy or target.filter", "request.policy", ARCHIVED),
+    Mutant("replay_through_no_filter", ARCHIVE, "            policy = target.filter", "            pass", ARCHIVED),
     Mutant("replay_says_now", INTAKE, "weigh(mine), archived.sent_at, now", "weigh(mine), now, now", ARCHIVED),
     Mutant("archive_waits_with_the_publish", INTAKE, "0.0 if head.spec.archives else", "", ARCHIVED),
     Mutant("replay_stops_halfway", ARCHIVE, "            made.append((message, mine))\n", "            made.append((message, mine))\n            broker.inlet.redeliver(topic, target, message, mine, now)\n            made.clear()\n", ARCHIVED),
 )  # fmt: skip
 
 MOVES = (
-    Mutant("letter_moved_out_of_hands", MOVING, "message.state == IN_FLIGHT or not matches", "not matches", MOVED),
-    Mutant("letter_that_came_meanwhile_moves_too", MOVING, "if message.place > move.upto or ", "if ", MOVED),
+    Mutant("letter_moved_out_of_hands", CHOOSING, "if message.state == IN_FLIGHT or not (", "if not (", MOVED),
+    Mutant("letter_that_came_meanwhile_moves_too", CHOOSING, "if message.place > choice.upto or ", "if ", MOVED),
     Mutant("redriven_under_its_old_id", INTAKE, "message.id = self._ids.new(now)\n        message.sent_at", "message.sent_at", MOVED),
     Mutant("redriven_with_its_attempts", INTAKE, "        message.receives = message.releases = 0\n", "", MOVED),
     Mutant("redriven_with_its_age", INTAKE, "message.sent_at = message.kept_from = now", "message.sent_at = now", MOVED),
@@ -78,9 +79,9 @@ MOVES = (
     Mutant("letter_forgets_where_it_is_from", INTAKE, "message.source = head.spec.name", "pass", MOVED),
     Mutant("letter_is_a_duplicate_of_another", INTAKE, "            message.dedup_id = message.id", "            pass", MOVED),
     Mutant("burial_not_counted", INTAKE, "head.counters.buried += 1", "pass", MOVED),
-    Mutant("cancelled_move_goes_on", MOVING, '            if self._moves[id].state == "cancelling":\n                break', "            pass", MOVED),
+    Mutant("cancelled_move_goes_on", MOVING, '                if self._moves[id].state == "cancelling":\n                    break', "                pass", MOVED),
     Mutant("two_moves_at_once", MOVING, "if other is not None:", "if False:", MOVED),
-    Mutant("move_beyond_its_limit", MOVING, "                if tally.matched == move.limit:\n                    return", "                pass", MOVED),
+    Mutant("move_beyond_its_limit", CHOOSING, "                if tally.matched == choice.limit or missing == set():\n                    return", "                pass", MOVED),
 )  # fmt: skip
 
 MEMORY = (
@@ -92,7 +93,7 @@ MEMORY = (
     Mutant("late_delayed_message_not_seen", TAIL, "        if self.late is not None:\n            self.late.append(message)", "        pass", TAILS),
     Mutant("horizon_too_far", TAIL, "(last.until, last.place + 1) if full", "(last.until + 1, last.place + 1) if full", TAILS),
     Mutant("due_message_before_the_cold_ones", HEAD, "if self.tail.ready and not self.spec.fifo:", "if False:", TAILS),
-    Mutant("purge_leaves_the_horizon", TAIL, "        self.horizon = (inf, 0)\n        return count", "        return count", TAILS),
+    Mutant("purge_leaves_the_horizon", TAIL, "        self.horizon = (inf, 0)\n        self.expires_at = inf\n        return", "        self.expires_at = inf\n        return", TAILS),
     Mutant("group_loaded_behind_a_hole", TAIL, "last = max(groups.last_place(name), upto)", "last = groups.last_place(name) + 1", TAILS),
 )  # fmt: skip
 
@@ -102,7 +103,7 @@ WAKING = (
     Mutant("cancelled_hand_out_keeps_its_messages", HANDOUT, "head.state.settle(Release(receipt), broker.clock.now(), broker.boot)", "pass", WAITING),
     Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "        head.wake()\n", "", WAITING),
     Mutant("one_receiver_is_woken_for_many", HEAD, "count = self.state.ready if self.state.order.available() else 0", "count = 1 if self.state.order.available() else 0", WAITING),
-    Mutant("settling_wakes_nobody", BROKER, "        self.after_intake(touched if len(touched) == 1 else dict.fromkeys(touched))\n", "", WAITING),
+    Mutant("settling_wakes_nobody", BROKER, "            self.after_intake(dict.fromkeys(touched))\n        else:\n            self._wake(head)", "            pass", WAITING),
 )  # fmt: skip
 
 MUTANTS = (*PUBLISHES, *FILTERS, *ARCHIVES, *MOVES, *MEMORY, *WAKING)

@@ -117,10 +117,6 @@ class Machines(RuleBasedStateMachine):
         self.bench.check_messages()
 
 
-Machines.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
-TestMachines = Machines.TestCase
-
-
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("kind", sorted(SPECS))
 def test_Q1_Q2_the_state_machines_do_what_the_naive_model_says(kind: str, seed: int) -> None:
@@ -141,3 +137,8 @@ def test_the_long_campaign_walks_every_kind_and_finds_no_difference() -> None:
     result = machines(2000, seed=1)
     assert result["steps"] >= 2000
     assert not result["differences"]
+
+
+# Last: what the walks find too, they find sooner; here the shortest way to it is looked for.
+Machines.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
+TestMachines = Machines.TestCase

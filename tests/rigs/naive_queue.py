@@ -37,6 +37,7 @@ class Item:
     """Since when it is ready; less than all others when it was given back, for it goes to the front."""
     receives: int = 0
     releases: int = 0
+    first_received_at: float = 0.0
     received_at: float = 0.0
     durable: bool = False
     given_back: bool = False
@@ -161,6 +162,7 @@ class Model:
         earlier = {each.body for each in self.live.values() if each.group == item.group and each.place < item.place}
         assert not self.spec.fifo or earlier <= {*together}, f"{body} was handed out before {earlier} of its group"
         assert not self.exhausted(item), f"{body} was handed out once too often"
+        item.first_received_at = item.first_received_at or now
         item.receives += 1
         item.received_at = now
         item.given_back = False

@@ -115,7 +115,7 @@ class Pair:
         item = self.model.live[message.id]
         item.durable = durable if new else item.durable
         assert (message.receives, message.attempt) == (item.receives, item.attempts), message
-        assert message.received_at == item.received_at
+        assert (message.first_received_at, message.received_at) == (item.first_received_at, item.received_at)
         assert message.until == (item.until if item.state == "in_flight" else 0.0), message
         receipt = Receipt(message.place, message.boot, message.receives)
         assert new == (receipt not in self.given), "only a repeated receive gives a receipt again (SQS: Q51, Q57)"
@@ -256,6 +256,7 @@ class Bench:
     def _move(self, to: Pair, name: str, item: Item, message: Stored, receives: int, releases: int) -> None:
         moved = to.model.send(name, item.group, 0.0, self.now, item.size)
         moved.receives, moved.releases = receives, releases
+        moved.first_received_at = item.first_received_at if receives else 0.0
         twin = msgspec.structs.replace(
             message, place=moved.place, id=name, state=READY, until=0.0, boot=0, held_by=0, durable=False,
             kept_from=self.now, sent_at=self.now, expires_at=inf, receives=receives, releases=releases,
