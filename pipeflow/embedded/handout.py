@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import isnan
 from typing import Protocol
 
 from pipeflow.clock import Clock
@@ -41,6 +42,12 @@ class Handing(Protocol):
 
 def check_want(head: Head, want: Want) -> None:
     """ConfigurationError for a receive that asks for what its queue cannot give."""
+    if want.limit < 1 or isnan(want.wait):
+        # Who is woken and takes nothing keeps the wake-up from others.
+        raise ConfigurationError(
+            f"{head.spec.name}: a receive of {want.limit} that waits {want.wait} s; ask for at least 1, and wait 0 s or"
+            " longer (SQS: Q46, Q47)"
+        )
     timeout = want.visibility_timeout
     if timeout is not None and not 0 <= timeout <= LONGEST_HOLD:
         raise ConfigurationError(

@@ -81,6 +81,8 @@ class Nouns:
         self._by_number: dict[int, Head] = {}
         self._gone: dict[int, Head] = {}
         """By number: deleted queues whose rows are being swept."""
+        self._begin_behind = 0
+        """The last place of any queue that was deleted: a receipt for it fits no message of one made later (Q51)."""
         self._topics: dict[str, TopicHead] = {}
         self._streams: dict[str, StreamSpec] = {}
         self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
@@ -310,6 +312,7 @@ class Nouns:
             self._unsubscribe(key)
         del self._heads[name]
         self._gone[head.number] = head
+        self._begin_behind = max(self._begin_behind, head.counters.last_place)
         self._remember("queue", name, head.number, None)
         self._remember("gone", str(head.number), head.number, head.spec)
 
@@ -430,7 +433,8 @@ class Nouns:
     def _declare_queue(self, spec: QueueSpec, now: float) -> None:
         head = self._heads.get(spec.name)
         if head is None:
-            head = self._make_head(spec, self._next_number(), Counters(created_at=now))
+            counters = Counters(created_at=now, last_place=self._begin_behind)
+            head = self._make_head(spec, self._next_number(), counters)
         elif head.spec == spec:
             return
         head.counters.modified_at = now

@@ -25,7 +25,7 @@ from pipeflow.messages import (
     Settlement,
     Stale,
 )
-from pipeflow.specs import QueueSpec
+from pipeflow.specs import YEAR, QueueSpec
 from pipeflow.state.attempts import Attempts
 from pipeflow.state.changes import Changes
 from pipeflow.state.fair import Fair
@@ -44,6 +44,7 @@ _TOO_LONG = Refused(
     f"one receive hides a message for {LONGEST_HOLD:g} s at most, extensions included; it is visible again at its"
     " deadline",
 )
+_NEVER = Refused("bad_delay", "a message can be deferred for a year at most")
 _GONE = Stale("the message is gone")
 
 
@@ -243,7 +244,7 @@ class QueueState:
         if timeout is None:
             timeout = spec.visibility_timeout
         if attempt_id is not None and self.attempts is not None:
-            again = self.attempts.repeated(attempt_id, now)
+            again = self.attempts.repeated(attempt_id, now, self.known)
             if again is not None:
                 self._restart(again, now + timeout)
                 self.attempts.note(attempt_id, again, now)
@@ -458,7 +459,8 @@ class QueueState:
         self.changes.changed(message)
 
     def _extend(self, message: Stored, timeout: float, now: float) -> Settled | Refused:
-        if now + timeout - message.received_at > LONGEST_HOLD and timeout > 0:
+        # Asked this way, what is no number is refused too.
+        if not (timeout <= 0 or now + timeout - message.received_at <= LONGEST_HOLD):
             return _TOO_LONG
         durable = message.durable
         if timeout <= 0:
@@ -473,7 +475,9 @@ class QueueState:
             self.changes.changed(message)
         return _SETTLED
 
-    def _defer(self, message: Stored, delay: float, failure: Failure | None, now: float) -> Settled:
+    def _defer(self, message: Stored, delay: float, failure: Failure | None, now: float) -> Settled | Refused:
+        if not delay <= YEAR:
+            return _NEVER
         self._note(message, failure)
         if delay <= 0:
             self._give_back(message, front=False)
@@ -509,6 +513,8 @@ class QueueState:
         self.known.pop(message.place, None)
         self.order.released_from(message)
         self.changes.gone(message)
+        # Its deadlines may lie about for hours yet: they are small, a body may not be.
+        message.body = None
 
     def _bury(self, message: Stored) -> None:
         self.move_out(message)

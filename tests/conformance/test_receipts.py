@@ -183,3 +183,27 @@ async def test_Q50_a_receive_cannot_ask_for_more_than_twelve_hours(desk: Desk) -
     await desk.queue()
     with pytest.raises(ConfigurationError, match="use 0 to 43200 s"):
         await desk.store.receive("q", Want(visibility_timeout=43_201))
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
+async def test_a_time_that_never_comes_is_refused_and_leaves_the_message_with_its_receiver(
+    desk: Desk, seconds: float
+) -> None:
+    """A delay that is no number would stand before all others in the line of what comes due."""
+    await desk.queue()
+    await desk.send("a", "b")
+    first, second = await desk.store.receive("q", Want(2))
+    for settlement in (Defer(first.receipt, seconds), Extend(first.receipt, seconds)):
+        (answer,) = await desk.settle(settlement)
+        assert isinstance(answer, Refused)
+    assert await desk.settle(Defer(second.receipt, 1.0)) == [Settled()]
+    await desk.advance(1)
+    assert [each.body for each in await desk.store.receive("q", Want(2))] == [b"b"]
+    assert await desk.settle(Ack(first.receipt)) == [Settled()]
+
+
+@pytest.mark.parametrize("want", [Want(0), Want(-1), Want(1, wait=float("nan"))])
+async def test_Q46_a_receive_of_nothing_or_of_no_time_is_refused(desk: Desk, want: Want) -> None:
+    await desk.queue()
+    with pytest.raises(ConfigurationError, match="q: "):
+        await desk.store.receive("q", want)

@@ -10,7 +10,7 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded import tending
 from pipeflow.embedded.opening import Kept
-from pipeflow.messages import Outgoing, Want
+from pipeflow.messages import Ack, Outgoing, Settled, Stale, Want
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
 
@@ -103,4 +103,25 @@ async def test_Q71_a_new_queue_of_the_same_name_knows_no_ids_of_the_old_one(tmp_
     store = await opened(path)
     (sent,) = await store.send("line", [Outgoing(b"2", group="g", dedup_id="1")])
     assert not sent.duplicate  # type: ignore[union-attr]  # it was accepted
+    await store.close()
+
+
+async def test_Q51_a_receipt_of_a_deleted_queue_names_nothing_in_the_queue_that_has_its_name_next(
+    tmp_path: Path,
+) -> None:
+    store = await opened(tmp_path / "a.db")
+    topology = Topology(queues=(QueueSpec("q"),))
+    await store.declare(topology)
+    await store.send("q", [Outgoing(b"old")])
+    (old,) = await store.receive("q", Want(1))
+    for _ in range(2):
+        await store.delete_queue("q")
+        await store.declare(topology)
+        await store.send("q", [Outgoing(b"new")])
+        (new,) = await store.receive("q", Want(1))
+        assert new.receipt != old.receipt
+        (answer,) = await store.settle("q", [Ack(old.receipt)])
+        assert isinstance(answer, Stale)
+        old = new
+    assert await store.settle("q", [Ack(old.receipt)]) == [Settled()]
     await store.close()

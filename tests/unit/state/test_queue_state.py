@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from pipeflow.messages import Receipt, Release, Settled
+import pytest
+
+from pipeflow.messages import Ack, Receipt, Release, Settled
 from pipeflow.specs import QueueSpec
+from pipeflow.state.changes import NoChanges
+from pipeflow.state.groups import Groups
 from pipeflow.state.order import Line
 from pipeflow.state.queue import QueueState
 from pipeflow.state.stored import Stored
@@ -55,3 +59,27 @@ def test_a_release_is_no_attempt_and_its_receipt_is_used_up() -> None:
         receipt = Receipt(message.place, 1, receive)
         assert state.settle(Release(receipt), 0.0, boot=1) == Settled()
         assert state.settle(Release(receipt), 0.0, boot=1) != Settled()
+
+
+class Body(bytes):
+    """Bytes that tell when nobody has them any more."""
+
+    gone = 0
+
+    def __del__(self) -> None:
+        type(self).gone += 1
+
+
+@pytest.mark.parametrize("fifo", [False, True])
+def test_what_is_acknowledged_leaves_memory_long_before_its_visibility_timeout_ends(fifo: bool) -> None:
+    """Deadlines and repeatable receives are remembered for hours, by the thousand; bodies are not."""
+    Body.gone = 0
+    state = QueueState(QueueSpec("q", fifo=fifo, visibility_timeout=3600.0), Groups() if fifo else Line(), NoChanges())
+    for place in range(1, 11):
+        body = Body(b"x")
+        state.add(Stored(place, f"{place}", body, 1, 0.0, 0.0, group="g" if fifo else None, expires_at=7200.0), 0.0)
+        del body
+    for message in state.receive(10, 1 << 20, 0.0, 1, attempt_id="once" if fifo else None):
+        state.settle(Ack(Receipt(message.place, 1, 1)), 1.0, 1)
+    del message
+    assert Body.gone == 10
