@@ -68,6 +68,8 @@ class Choosing:
 
     async def matching(self, choice: Choice, tally: Tally, size: int = CHUNK) -> AsyncGenerator[list[Stored], None]:
         """The letters that are meant, so many at a time, as they are when they are asked for."""
+        if choice.limit is not None and tally.matched >= choice.limit:
+            return  # an earlier process took the last one, and died before it said so
         broker = self._broker
         dead = broker.nouns.head(choice.letters)
         matches, whole = matcher(choice.where, broker.clock.now()), asks_about_bodies(choice.where)

@@ -105,6 +105,20 @@ async def test_a_limit_and_a_filter_hold_across_kills(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_move_that_died_between_its_last_letter_and_its_end_moves_no_other(tmp_path: Path) -> None:
+    clock, path = VirtualClock(1000.0), tmp_path / "s.db"
+    store = await with_letters(path, clock)
+    move = await store.start_move(Redrive("work", rate=10.0, limit=3))
+    while (move := (await store.moves())[0]).moved < 3:
+        await clock.advance(0.1)
+    assert move.state == "running", "it waits out its rate"
+    store, path = await killed(store, path, clock)
+    await clock.advance(10)
+    (ended,) = await store.moves()
+    assert (ended.state, ended.moved, sum((await bodies(store)).values())) == ("completed", 3, 3)
+    await store.close()
+
+
 @pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])
 async def test_letters_that_somebody_handles_meanwhile_are_not_moved_too(tmp_path: Path, fifo: bool) -> None:
     clock, path = VirtualClock(1000.0), tmp_path / "s.db"
