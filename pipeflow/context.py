@@ -82,12 +82,13 @@ class Context:
         ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
+        key: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> None:
         """Send to a queue when this call is acknowledged, in the same commit; dropped when it fails."""
         body = queue.codec.encode(value)
-        message = outgoing(body, group, dedup_id, delay, ttl, attributes, keywords, self._headers)
+        message = outgoing(body, group, dedup_id, delay, ttl, attributes, keywords, self._headers, key)
         self._emit(Emit("queue", queue.name, message))
 
     def put(self, stream: Stream[T], value: T, /) -> None:

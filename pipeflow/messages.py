@@ -60,6 +60,8 @@ class Outgoing(Struct, frozen=True, gc=False, array_like=True, omit_defaults=Tru
     """Set by the broker: the body is kept aside already, and is here for whoever looks at it on the way in."""
     ttl: float | None = None
     """Seconds from the send, delay included, after which it is gone unless it was acknowledged; None: retention."""
+    key: str | None = None
+    """Queues only: takes the place of the message of this key that is still delayed, and can itself be cancelled."""
 
 
 class Emit(Struct, frozen=True, gc=False, array_like=True):
@@ -161,6 +163,8 @@ class Sent(Struct, frozen=True, gc=False, tag=True):
     id: str
     sequence: int = 0
     duplicate: bool = False
+    replaced: bool = False
+    """It took the place of a delayed message of its key."""
 
 
 class Refused(Struct, frozen=True, gc=False, tag=True):

@@ -16,11 +16,10 @@ from pipeflow.audit import Entry
 from pipeflow.clock import Clock, Signal
 from pipeflow.events import Event
 from pipeflow.files import Compaction, CompactReport, CompactRequest, FileFacts, FileQuery, ManifestFacts
-from pipeflow.letters import Change, Discard, Discarded, Provenance, Redrive, Redriven, Rewrite
+from pipeflow.letters import Change, Discard, Discarded, Redrive, Redriven, Rewrite
+from pipeflow.looking import Found, Peeked, Search, State
 from pipeflow.messages import (
-    AttributeValue,
     Delivery,
-    Failure,
     Manifest,
     Outgoing,
     Position,
@@ -48,6 +47,7 @@ __all__ = [
     "Discard",
     "Discarded",
     "Features",
+    "Found",
     "Handle",
     "Lane",
     "Middleware",
@@ -62,7 +62,9 @@ __all__ = [
     "Redrive",
     "Redriven",
     "Rewrite",
+    "Search",
     "Signal",
+    "State",
     "Sink",
     "Store",
     "StoreStats",
@@ -110,7 +112,17 @@ class Broker(Protocol):
         ...
 
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        """Accept each message into one queue. NotFound: no such queue. Behind a refused one with a checkpoint: none."""
+        """Accept each message into one queue. NotFound: no such queue. Behind a refused one with a checkpoint: none.
+
+        A message with a key takes the place of the one of this key that is still delayed, in the same commit.
+        """
+        ...
+
+    async def cancel_delayed(self, queue: str, key: str) -> bool:
+        """Delete the message of this key if it is still delayed; whether there was one.
+
+        RefusedError: a FIFO queue, or no key. Once a message is visible its key is free.
+        """
         ...
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
@@ -294,38 +306,6 @@ class RecordLog(Protocol):
         ...
 
 
-class Peeked(Struct, frozen=True):
-    """One message as an operator sees it: no receive counted, no receipt handed out."""
-
-    id: str
-    queue: str
-    state: str
-    """ready, delayed or in_flight."""
-    body: bytes
-    attempt: int
-    sent_at: float
-    sequence: int
-    attributes: dict[str, AttributeValue]
-    group: str | None
-    dedup_id: str | None
-    failures: list[Failure]
-    dead_letter_source: str | None
-    visible_at: float | None = None
-    size: int = 0
-    """Bytes with its attributes. Of a body that is kept aside, for being large, `body` is the beginning."""
-    expires_at: float | None = None
-    """When its own time to live ends; None where the queue's retention alone holds."""
-    headers: dict[str, str] = {}
-    """Internal ones: trace, correlation, content type."""
-    first_received_at: float | None = None
-    received_at: float | None = None
-    """The newest receive."""
-    kept_until: float | None = None
-    """When its queue's retention ends for it."""
-    provenance: Provenance | None = None
-    """Where it has been, if it was redriven."""
-
-
 class Admin(Protocol):
     """What operators do to a store; every method works through the owner's socket too."""
 
@@ -337,6 +317,10 @@ class Admin(Protocol):
         self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
     ) -> list[Peeked]:
         """Messages in delivery order, without touching them; `dead` looks at the queue's dead letters."""
+        ...
+
+    async def search(self, request: Search) -> Found:
+        """The same, and how far it looked: the whole queue if it must, in pages that hold nobody up for long."""
         ...
 
     async def purge(self, queue: str) -> int:

@@ -12,7 +12,8 @@ from pipeflow.codecs import Codec, codec_for
 from pipeflow.engine.plan import Batching
 from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.messages import AttributeValue, Batch, Message, Refused, Sent
-from pipeflow.specs import Backoff, QueueSpec
+from pipeflow.protocols import Found, Search, State
+from pipeflow.specs import Backoff, FilterPolicy, QueueSpec
 from pipeflow.topic import Topic, accepted, many, outgoing
 from pipeflow.wiring.functions import Function, inspected
 
@@ -118,15 +119,19 @@ class Queue(Generic[T]):
         ttl: float | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
+        key: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> str:
         """Send one value straight to this queue and return its message id; durable when it returns.
 
-        `delay`: seconds until it is visible, None takes the queue's own. `ttl`: seconds until it is gone, acknowledged
-        or not, counted from now. RefusedError: a rule was broken.
+        `delay`: seconds until it is visible, up to 366 days; None takes the queue's own. `ttl`: seconds until it is
+        gone, acknowledged or not, counted from now. `key`: while a message of this
+        key is still delayed, this one takes its place, with an id of its own, in one commit; see `cancel`. `dedup_id`:
+        for five minutes an equal one is answered with the first message's id and not sent. RefusedError: a rule was
+        broken, and nothing was sent or replaced.
         """
-        message = outgoing(self._encode(value), group, dedup_id, delay, ttl, attributes, keywords)
+        message = outgoing(self._encode(value), group, dedup_id, delay, ttl, attributes, keywords, key=key)
         (answer,) = await self.binding.runtime.send(self.spec.name, (message,))
         return accepted(answer, self.binding.noun)
 
@@ -139,15 +144,46 @@ class Queue(Generic[T]):
         ttl: float | None = None,
         group: str | Callable[[T], str] | None = None,
         dedup_id: Callable[[T], str] | None = None,
+        key: Callable[[T], str] | None = None,
         attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None = None,
         **keywords: AttributeValue,
     ) -> Sequence[Sent | Refused]:
         """Send many values in one commit; one answer each, in order. A refused one does not stop the others.
 
-        `group`, `dedup_id` and `attributes` may be functions of the value.
+        `group`, `dedup_id`, `key` and `attributes` may be functions of the value.
         """
-        batch = many(self._encode, values, group, dedup_id, delay, ttl, attributes, keywords)
+        batch = many(self._encode, values, group, dedup_id, delay, ttl, attributes, keywords, key)
         return await self.binding.runtime.send(self.spec.name, batch)
+
+    async def peek(
+        self,
+        limit: int = 10,
+        /,
+        *,
+        where: str | FilterPolicy | None = None,
+        contains: str | bytes | None = None,
+        state: State | None = None,
+        dead: bool = False,
+    ) -> Found:
+        """The first `limit` messages that answer to all of this, in the order of delivery; no receive is counted.
+
+        `where` is a line such as "attempt>2, body.customer=ada", `contains` is text in the body as it was sent, `dead`
+        looks at the dead letters. The whole queue is looked through until so many are found, in pages that hold nobody
+        up; `examined` of the answer says how many were looked at. InvalidFilter: `where`.
+        """
+        if isinstance(where, str):
+            from pipeflow.filters import parse_where  # loaded by apps that filter
+
+            where = parse_where(where, self.binding.runtime.clock.now())
+        needle = contains.encode() if isinstance(contains, str) else contains
+        return await self.binding.runtime.store.search(Search(self.spec.name, limit, dead, where, needle, state))
+
+    async def cancel(self, key: str, /) -> bool:
+        """Take the message of this key back while it is still delayed; whether there was one. Durable when it returns.
+
+        Once a message is visible its key is free: it is then too late to cancel it. RefusedError: a FIFO queue.
+        """
+        return await self.binding.runtime.store.cancel_delayed(self.spec.name, key)
 
     @overload
     def handler(self, function: Callable[Concatenate[T, P], R], /) -> Callable[Concatenate[T, P], R]: ...

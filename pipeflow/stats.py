@@ -31,6 +31,8 @@ class QueueStats(Struct, frozen=True):
     archives: bool = False
     dead_letters_of: list[str] = []
     """The queues whose dead letters it takes (SQS: Q104)."""
+    cancelled: int = 0
+    """Taken back by key while they were delayed: cancelled, or replaced."""
     created_at: float = 0.0
     modified_at: float = 0.0
     """When its options last changed (SQS: Q103)."""

@@ -249,6 +249,7 @@ def outgoing(
     attributes: Mapping[str, AttributeValue] | None,
     keywords: dict[str, AttributeValue],
     headers: dict[str, str] | None = None,
+    key: str | None = None,
 ) -> Outgoing:
     """One message on its way, with what the current handler adds to it."""
     if attributes:
@@ -261,6 +262,7 @@ def outgoing(
         dedup_id,
         delay,
         ttl=ttl,
+        key=key,
     )
 
 
@@ -273,10 +275,11 @@ def many(
     ttl: float | None,
     attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None,
     keywords: dict[str, AttributeValue],
+    key: Callable[[T], str] | None = None,
 ) -> list[Outgoing]:
     """Many messages on their way; options that are functions are asked for each value."""
     headers = causes()
-    if group is None and dedup_id is None and not callable(attributes):
+    if group is None and dedup_id is None and key is None and not callable(attributes):
         shared = attributes_of({**(attributes or {}), **keywords}) or None
         return [Outgoing(encode(value), shared, headers, None, None, delay, ttl=ttl) for value in values]
     return [
@@ -289,6 +292,7 @@ def many(
             attributes(value) if callable(attributes) else attributes,
             keywords,
             headers,
+            key(value) if key is not None else None,
         )
         for value in values
     ]

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "put": ("pipeflow.cli.sending:put", "Put records into a stream."),
     "flush": ("pipeflow.cli.flush:flush", "Deliver what a stream holds, now."),
     "peek": ("pipeflow.cli.peek:peek", "Look at messages without touching them."),
+    "cancel": ("pipeflow.cli.cancel:cancel", "Take a delayed message back by its key."),
     "purge": ("pipeflow.cli.peek:purge", "Delete every message of a queue."),
     "dlq": ("pipeflow.cli.dlq:dlq", "List, show, edit, redrive and discard dead letters, and tell who did."),
     "parked": ("pipeflow.cli.parked:parked", "List, retry and discard what a stream could not deliver."),

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import get_args
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from pipeflow.cli import units
-from pipeflow.cli.main import suggestion
 from pipeflow.cli.opening import ask, known, store_options, store_url
-from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, show, show_one
-from pipeflow.errors import InvalidFilter
+from pipeflow.cli.output import Column, Row, count, fail_empty_option, found, json_option, one_line, say, show, show_one
 from pipeflow.filters import parse_where, view
-from pipeflow.protocols import Peeked, Store
+from pipeflow.protocols import Found, Peeked, Search, State, Store
 from pipeflow.specs import FilterPolicy
-
-FIELDS = {"id", "state", "attempt", "error", "reason", "sent_at", "age", "group", "sequence", "body", "attributes"}
-"""What `--where` sees of a message, as `pipeflow.filters.view` shows it."""
 
 LONGEST = 200
 """Characters of a body in a listing that is no table."""
@@ -57,23 +55,16 @@ def row_of(message: Peeked, now: float) -> Row:
     row["dedup_id"] = message.dedup_id
     row["visible_at"] = message.visible_at
     row["ttl"] = None if message.expires_at is None else max(0.0, message.expires_at - now)
+    row["key"] = message.key
     row["dead_letter_source"] = message.dead_letter_source
     row["failures"] = [msgspec.structs.asdict(failure) for failure in message.failures]
     return row
 
 
-def wanted(where: str | None, now: float) -> FilterPolicy | None:
-    """The policy of `--where`; InvalidFilter when it names what no message has, which would silently match nothing."""
-    if where is None:
-        return None
-    policy = parse_where(where, now)
-    for name in msgspec.json.decode(policy.policy, type=dict[str, object]):
-        if name not in FIELDS and not name.startswith(("body.", "attributes.")):
-            raise InvalidFilter(
-                f"where {where!r}: no field {name!r}{suggestion(name, FIELDS)}: there are {', '.join(sorted(FIELDS))}, "
-                "body.FIELD and attributes.NAME"
-            )
-    return policy
+def wanted(where: str | Sequence[str] | None, now: float) -> FilterPolicy | None:
+    """The policy of `--where`, given once or several times; InvalidFilter when it names what no message has."""
+    lines = [where] if isinstance(where, str) else where
+    return parse_where(", ".join(lines), now) if lines else None
 
 
 async def look(store: Store, queue: str, *, where: str | None, limit: int, dead: bool) -> list[Row]:
@@ -84,9 +75,24 @@ async def look(store: Store, queue: str, *, where: str | None, limit: int, dead:
     return [row_of(message, now) for message in messages]
 
 
+async def search(store: Store, request: Search, where: Sequence[str]) -> tuple[list[Row], Found]:
+    """What is looked for, as rows, and how far that went."""
+    await known(store, "queue", request.queue)
+    now = store.clock.now()
+    found = await store.search(replace(request, where=wanted(where, now)))
+    return [row_of(message, now) for message in found], found
+
+
 @click.command()
 @click.argument("queue")
-@click.option("--where", metavar="EXPR", help="Such as 'attempt>2', 'error=ValueError', 'body.total>=10', 'age>2h'.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="EXPR",
+    help="Such as 'attempt>2', 'error=ValueError', 'body.total>=10', 'age>2h'. All of several must hold.",
+)
+@click.option("--contains", metavar="TEXT", help="Only with this text somewhere in the body.")
+@click.option("--state", type=click.Choice(get_args(State)), help="Only in this state.")
 @click.option("--dead", is_flag=True, help="Its dead letters instead.")
 @click.option("--limit", type=click.IntRange(min=1), default=10, show_default=True)
 @store_options
@@ -94,7 +100,9 @@ async def look(store: Store, queue: str, *, where: str | None, limit: int, dead:
 @fail_empty_option
 def peek(
     queue: str,
-    where: str | None,
+    where: tuple[str, ...],
+    contains: str | None,
+    state: State | None,
     dead: bool,
     limit: int,
     broker: str | None,
@@ -104,12 +112,16 @@ def peek(
 ) -> None:
     """Look at the messages of QUEUE in the order of their delivery, without touching them.
 
-    --where joins conditions by commas or `and`; it sees id, state, attempt, error, reason, age, group, sequence,
-    body.FIELD and attributes.NAME.
+    --where joins conditions by commas or `and`; it sees id, state, attempt, error, reason, age, group, dedup_id, key,
+    sequence, body.FIELD and attributes.NAME. The whole queue is looked through until --limit messages are found.
     """
-    url = store_url(broker, app)
-    rows = ask(url, lambda store: look(store, queue, where=where, limit=limit, dead=dead))
+    needle = contains.encode() if contains is not None else None
+    request = Search(queue, limit, dead, None, needle, state)
+    rows, looked = ask(store_url(broker, app), lambda store: search(store, request, where))
     show(rows, DEAD if dead else MESSAGES, as_json=as_json, empty=f"nothing to see in {queue}")
+    if where or contains or state:
+        rest = "" if looked.complete else "; --limit shows more"
+        say(f"{queue}: {count(len(looked))} found, {count(looked.examined)} looked at{rest}")
     found(rows, fail_empty)
 
 

@@ -36,6 +36,8 @@ class Tally(msgspec.Struct):
     accepted: int = 0
     duplicates: int = 0
     refused: int = 0
+    replaced: int = 0
+    """Took the place of a delayed message of their key."""
     id: str | None = None
     """Of the only message, when there was one."""
     first: int | None = None
@@ -56,6 +58,7 @@ class Tally(msgspec.Struct):
             case Sent():
                 self.accepted += 1
                 self.duplicates += result.duplicate
+                self.replaced += result.replaced
                 self.id = result.id if self.accepted == 1 else None
 
 
@@ -163,7 +166,7 @@ def report(tally: Tally, as_json: bool) -> None:
         show_one(msgspec.to_builtins(tally), "", as_json=True)
     elif tally.id is not None:
         click.echo(tally.id)
-    if tally.id is None or tally.refused or tally.duplicates:
+    if tally.id is None or tally.refused or tally.duplicates or tally.replaced:
         say(f"{tally.target}: {summary(tally)}")
     if tally.refused:
         raise click.exceptions.Exit(1)
@@ -176,6 +179,8 @@ def summary(tally: Tally) -> str:
         parts.append(f"positions {tally.first} to {tally.last}")
     if tally.duplicates:
         parts.append(f"{count(tally.duplicates)} of them duplicates of earlier ones")
+    if tally.replaced:
+        parts.append(f"{count(tally.replaced)} took the place of a delayed one")
     if tally.refused:
         parts.append(f"{count(tally.refused)} refused")
     return ", ".join(parts)
@@ -203,16 +208,19 @@ def message_options(command: C) -> C:
     )(command)
 
 
-def _check_single(arguments: Sequence[str], dedup_id: str | None) -> None:
-    if dedup_id is not None and (len(arguments) != 1 or arguments[0] == "-"):
-        raise click.UsageError("--dedup-id names one message: give exactly one body")
+def _check_single(arguments: Sequence[str], option: str, value: str | None) -> None:
+    if value is not None and (len(arguments) != 1 or arguments[0] == "-"):
+        raise click.UsageError(f"{option} names one message: give exactly one body")
 
 
 @click.command()
 @click.argument("queue")
 @body_options
 @message_options
-@click.option("--delay", type=duration, metavar="DURATION", help="Until it becomes visible: 30s, 5m, 2h.")
+@click.option("--delay", type=duration, metavar="DURATION", help="Until it becomes visible: 30s, 5m, 2h, 366d at most.")
+@click.option(
+    "--key", metavar="KEY", help="Takes the place of the delayed message of this key; `pipeflow cancel` ends it."
+)
 @store_options
 @json_option
 def send(
@@ -224,6 +232,7 @@ def send(
     dedup_id: str | None,
     ttl: float | None,
     delay: float | None,
+    key: str | None,
     broker: str | None,
     app: str | None,
     as_json: bool,
@@ -233,8 +242,9 @@ def send(
     Each BODY is one message. @FILE, or - for stdin (also when there is no BODY), holds one JSON document or one a line;
     lines go in batches, each durable before the next. Prints the id of a single message.
     """
-    _check_single(body, dedup_id)
-    like = Outgoing(b"", attributes(attr), None, group, dedup_id, delay, ttl=ttl)
+    _check_single(body, "--dedup-id", dedup_id)
+    _check_single(body, "--key", key)
+    like = Outgoing(b"", attributes(attr), None, group, dedup_id, delay, ttl=ttl, key=key)
     report(carry_out(store_url(broker, app), "queue", queue, body, raw, like), as_json)
 
 
@@ -260,7 +270,7 @@ def publish(
 
     BODY, @FILE and stdin as in `pipeflow send`. Prints the id of a single message.
     """
-    _check_single(body, dedup_id)
+    _check_single(body, "--dedup-id", dedup_id)
     like = Outgoing(b"", attributes(attr), None, group, dedup_id, ttl=ttl)
     report(carry_out(store_url(broker, app), "topic", topic, body, raw, like), as_json)
 

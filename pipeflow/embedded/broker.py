@@ -26,16 +26,19 @@ from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.choosing import Choosing
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.commits import Commits
-from pipeflow.embedded.handout import at_once, check_want, hand_over, take, take_out
+from pipeflow.embedded.handout import at_once, check_want, hand_over, take_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.moving import Moving
 from pipeflow.embedded.nouns import Nouns
+from pipeflow.embedded.recall import Recall
+from pipeflow.embedded.searching import search
 from pipeflow.embedded.tending import Tending
+from pipeflow.embedded.waiting import first
 from pipeflow.embedded.workbench import Workbench
-from pipeflow.errors import Indeterminate, PipeflowError, Unavailable
+from pipeflow.errors import Indeterminate, PipeflowError, RefusedError, Unavailable
 from pipeflow.events import Event, Observers
 from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.letters import Change, Discard, Discarded, Redrive, Redriven, Rewrite
@@ -58,8 +61,9 @@ from pipeflow.messages import (
 )
 from pipeflow.moves import Move
 from pipeflow.names import IdPool
-from pipeflow.protocols import Features, Lane, Parked, Peeked, StoreStats, Waiting
+from pipeflow.protocols import Features, Found, Lane, Parked, Peeked, Search, StoreStats, Waiting
 from pipeflow.specs import FilterPolicy, Topology
+from pipeflow.state.wishes import unusable_key
 from pipeflow.webhooks import SubscriptionFacts
 
 logger = logging.getLogger("pipeflow")
@@ -109,6 +113,7 @@ class EmbeddedBroker:
         self._stopped = Signal()
         self.nouns: Nouns
         self.inlet: Intake
+        self.recall: Recall
         self.log: Log
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -183,6 +188,7 @@ class EmbeddedBroker:
                 head.pace.took(head.pace.count, self.clock.now())
         self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
         self.claims.restore(recovered.claims, self.inlet.next_body)
+        self.recall = Recall(self.nouns, self.inlet, self.journal, self.committed)
 
     async def close(self) -> None:
         """Commit what is gathered, then let go of the file. Idempotent; calls after it raise Unavailable."""
@@ -267,8 +273,8 @@ class EmbeddedBroker:
         topic_head = self.nouns.topic(topic)
         for stream in topic_head.streams:
             await self.log.room(stream)
-        if topic_head.dedup.shed_upto:
-            await self.inlet.recall(topic_head, batch, self.clock.now())
+        if self.inlet.shed_upto:
+            await self.recall.for_publish(topic_head, batch, self.clock.now())
         self.check_open()
         touched: list[Head] = []
         results = self.inlet.publish_all(topic_head, batch, self.clock.now(), touched)
@@ -284,16 +290,35 @@ class EmbeddedBroker:
             await self._room()
         head = self.nouns.open_head(queue)
         if head.dedup.shed_upto:
-            await self.inlet.recall(head, batch, self.clock.now())
+            await self.recall.for_send(head, batch, self.clock.now())
             self.check_open()
-        now = self.clock.now()
-        results = self.inlet.send_all(head, batch, now)
+        if head.tail.delayed and any(outgoing.key is not None for outgoing in batch):
+            async with self.recall.with_keys(head, (outgoing.key for outgoing in batch)):
+                self.check_open()
+                head = self.nouns.open_head(queue)
+                results = self.inlet.send_all(head, batch, self.clock.now())
+        else:
+            results = self.inlet.send_all(head, batch, self.clock.now())
         self._came_in(head)
         await self.commits.done()
         return results
 
+    async def cancel_delayed(self, queue: str, key: str) -> bool:
+        self.check_open()
+        head = self.nouns.open_head(queue)
+        refused = unusable_key(head.spec, key)
+        if refused is not None:
+            raise RefusedError(refused.code, refused.reason)
+        async with self.recall.with_keys(head, (key,)):
+            self.check_open()
+            done = self.nouns.open_head(queue).keys.take_back(key, self.clock.now())
+        await self.committed()
+        return done
+
     def after_intake(self, heads: Iterable[Head]) -> None:
         """Messages came into these queues: wake whom that concerns."""
+        if self.inlet.using:
+            self.inlet.used()
         for head in heads:
             self._came_in(head)
 
@@ -316,31 +341,7 @@ class EmbeddedBroker:
         taken = take_out(self, head, want, now)
         if taken and at_once(taken, want):
             return hand_over(self, head, taken)
-        until = now + want.wait
-        while True:
-            deliveries = await take(self, head, want, taken)
-            if deliveries:
-                return deliveries
-            if want.wait <= 0:
-                return []
-            signal = Signal()
-            head.waiters.append(signal)
-            try:
-                fired = await self.clock.wait(signal, until)
-            except BaseException:
-                # Woken and cancelled at once: the message this wake-up was for is somebody else's now.
-                if signal not in head.waiters:
-                    head.wake()
-                raise
-            finally:
-                if signal in head.waiters:
-                    head.waiters.remove(signal)
-            self.check_open()
-            head = self.nouns.open_head(queue)  # or it was deleted meanwhile (SQS: Q106)
-            taken = take_out(self, head, want, self.clock.now())
-            if not fired:
-                # Time came; what became ready in this very moment still counts.
-                return await take(self, head, want, taken)
+        return await first(self, head, want, taken, now + want.wait)
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
         self.check_open()
@@ -355,12 +356,22 @@ class EmbeddedBroker:
             for stream in self.nouns.streams_fed_by(emits):
                 await self.log.room(stream)
                 self.check_open()
+        if emits and self.recall.needed(emits):
+            async with self.recall.for_emits(emits, self.clock.now()):
+                self.check_open()
+                results = self._settle(self.nouns.head(queue), batch, True)
+        else:
+            results = self._settle(head, batch, bool(emits))
+        await self.commits.done()
+        return results
+
+    def _settle(self, head: Head, batch: Sequence[Settlement], emits: bool) -> list[Settled | Stale | Refused]:
         now = self.clock.now()
         head.tick(now)
         results: list[Settled | Stale | Refused] = []
         touched: list[Head] = [head]
         state, counters = head.state, head.counters
-        due_changed = bool(emits)
+        due_changed = emits
         for settlement in batch:
             if not isinstance(settlement, Ack):
                 due_changed = True
@@ -385,7 +396,6 @@ class EmbeddedBroker:
             self.after_intake(dict.fromkeys(touched))
         else:
             self._wake(head)
-        await self.commits.done()
         return results
 
     def bury(self, head: Head, now: float) -> None:
@@ -479,12 +489,15 @@ class EmbeddedBroker:
     async def peek(
         self, queue: str, limit: int = 10, dead: bool = False, where: FilterPolicy | None = None
     ) -> list[Peeked]:
+        return (await self.search(Search(queue, limit, dead, where))).messages
+
+    async def search(self, request: Search) -> Found:
         self.check_open()
-        head = self.nouns.dead_of(queue) if dead else self.nouns.head(queue)
+        head = self.nouns.dead_of(request.queue) if request.dead else self.nouns.head(request.queue)
         if head.tail.hungry:
             await self.tending.fed(head)
         head.tick(self.clock.now())
-        return await inspection.peek(head, limit, where, self.journal, self.claims, self.clock.now())
+        return await search(self, head, request)
 
     async def purge(self, queue: str) -> int:
         self.check_open()

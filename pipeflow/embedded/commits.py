@@ -86,6 +86,7 @@ class Commits:
                     # A bug of ours, or the end of the store: nobody may be left waiting for this group.
                     self.fail(Indeterminate(f"{self._url}: the commit was cut off ({error!r})"), waiters)
                     raise
+                gathering.written = gathering.number - 1
                 for waiter in waiters:
                     if not waiter.done():
                         waiter.set_result(None)

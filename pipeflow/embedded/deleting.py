@@ -36,7 +36,6 @@ async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     broker.tending.sweep(head)
     for signal in [*head.waiters, *head.tail.fed]:
         signal.fire()
-    head.waiters.clear()
     await broker.committed()
     return count
 

@@ -57,9 +57,17 @@ class Gathering:
         "size",
         "waiters",
         "owners",
+        "number",
+        "written",
     )
 
-    def __init__(self, owners: dict[int, Head] | None = None, freed: Signal | None = None) -> None:
+    def __init__(
+        self, owners: dict[int, Head] | None = None, freed: Signal | None = None, number: int = 1, written: int = 0
+    ) -> None:
+        self.number = number
+        """Of this group, from 1."""
+        self.written = written
+        """The last one that is on disk."""
         self.owners: dict[int, Head] = owners if owners is not None else {}
         """Every queue by number: a row is counted by the queue whose number is in its key."""
         self.freed = freed if freed is not None else Signal()
@@ -149,7 +157,8 @@ class Gathering:
                 frozen.claims[number] = claim, 0
                 frozen.releases.setdefault(number, 0)
         waiters = self.waiters
-        self.__init__(self.owners, self.freed)  # type: ignore[misc]  # the same object goes on: heads hold it
+        # The same object goes on: heads hold it.
+        self.__init__(self.owners, self.freed, self.number + 1, self.written)  # type: ignore[misc]
         return frozen, waiters
 
     def _freeze_rows(self, head: Head, frozen: FrozenGroup) -> None:
@@ -181,7 +190,7 @@ class Gathering:
                     body_crc = crc32(body)
                 message.body_crc = body_crc
                 row = encode_row(message, body_crc)
-                group = head.tenant_of(message) if told_apart else None
+                group = head.tenant_of(message) if told_apart or delayed else None
                 if claim is not None:
                     frozen.claims[claim.number] = claim, frozen.claims.get(claim.number, (claim, 0))[1] + 1
                     inserts += (key, due, group, held, expires, row, row_crc(key, row), None, claim.number)
@@ -226,6 +235,7 @@ def encode_row(message: Stored, body_crc: int) -> bytes:
             message.envelope,
             body_crc,
             message.expires_at if message.expires_at != inf else None,
+            message.key,
         )
     )
 

@@ -80,6 +80,9 @@ def take_out(broker: Handing, head: Head, want: Want, now: float) -> list[Stored
     broker.tending.arm(head)
     if head.tail.ready:
         broker.tending.feed(head)
+    if taken and head.waiters:
+        # A message that was received for no time at all is there for the next one.
+        head.wake()
     return taken
 
 

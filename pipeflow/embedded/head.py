@@ -5,11 +5,13 @@ A new message comes into memory while the queue is hot and has room there; else 
 
 from __future__ import annotations
 
+from itertools import islice
 from math import inf
 
 from pipeflow.clock import Signal
 from pipeflow.embedded.group import Gathering, crc_of
 from pipeflow.embedded.journal import Counters, Journal
+from pipeflow.embedded.keys import Keys, name_of_key
 from pipeflow.embedded.tail import UNGROUPED, Tail
 from pipeflow.specs import QueueSpec
 from pipeflow.state.changes import NoChanges
@@ -36,11 +38,13 @@ class Head:
         "dirty",
         "touched",
         "tail",
+        "keys",
         "bytes",
         "limit",
         "armed",
         "pace",
         "waiters",
+        "_woken",
         "dead",
         "_gathering",
         "_journal",
@@ -65,7 +69,10 @@ class Head:
         self.bytes = 0
         self.armed = inf
         self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
-        self.waiters: list[Signal] = []
+        self.waiters: dict[Signal, None] = {}
+        """Receivers that wait, the longest first."""
+        self._woken = 0
+        """Receivers that were woken and have not looked yet."""
         self.dead: Head | None = None
         self.dedup = Dedup()
         self._gathering = gathering
@@ -74,6 +81,7 @@ class Head:
         self._groups = Groups() if spec.fifo else None
         self.state = QueueState(spec, self._groups or Line(), NoChanges() if journal.instant else self)
         self.tail = Tail(self, gathering, journal, self._groups)
+        self.keys = Keys(self)
 
     # -- what the state machine tells ----------------------------------------------------------------------------
 
@@ -171,10 +179,12 @@ class Head:
             self.touch()
 
     def tenant_of(self, message: Stored) -> str | None:
-        """Under which name the disk has to find this message's group; None where nobody asks for groups."""
+        """Under which name the disk has to find this message: its group's, or its key's; None where nobody asks."""
         if self.spec.fifo:
             return message.group
-        if self.state.fair is None or message.state == DELAYED:
+        if message.state == DELAYED:
+            return name_of_key(message.key) if message.key is not None else None
+        if self.state.fair is None:
             return None
         return message.group or UNGROUPED
 
@@ -244,9 +254,19 @@ class Head:
         waiters = self.waiters
         if not waiters:
             return
-        count = self.state.ready if self.state.order.available() else 0
+        woken = self._woken
+        count = self.state.receivable(len(waiters) + woken)
         if self.pace is not None:
             count = min(count, self.pace.room)
-        while waiters and count > 0:
-            waiters.pop(0).fire()
-            count -= 1
+        for signal in [*islice(waiters, count - woken)] if count > woken else ():
+            del waiters[signal]
+            self._woken += 1
+            signal.fire()
+
+    def looks(self, signal: Signal) -> bool:
+        """A receiver waits no more; whether it was woken for a message."""
+        if signal in self.waiters:
+            del self.waiters[signal]
+            return False
+        self._woken -= 1
+        return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pipeflow.embedded.claims import SHOWN, Claims
+from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal
 from pipeflow.events import Event, Observers
@@ -29,26 +29,9 @@ if TYPE_CHECKING:
     from pipeflow.embedded.nouns import TopicHead
 
 CHUNK = 500
-_STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
+STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
 
 Matches = Callable[[Peeked], bool]
-
-
-async def peek(
-    head: Head, limit: int, where: FilterPolicy | None, journal: Journal, claims: Claims, now: float
-) -> list[Peeked]:
-    """The first messages that match, in delivery order."""
-    matches = matcher(where, now)
-    whole = asks_about_bodies(where)
-    found: list[Peeked] = []
-    async for chunk in scan(head, journal):
-        for message in chunk:
-            peeked = look(head, message) if message.claim is None else await seen(claims, head, message, whole)
-            if matches(peeked):
-                found.append(peeked if message.claim is None else replace(peeked, body=peeked.body[:SHOWN]))
-                if len(found) >= limit:
-                    return found
-    return found
 
 
 def matcher(where: FilterPolicy | None, now: float) -> Matches:
@@ -78,7 +61,7 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator
             if body is not None and message.body is None and message.state != GONE:
                 message.body = body
                 head.bytes += message.size
-        yield [message for message in chunk if _is_here(message) and message.state in _STATES]
+        yield [message for message in chunk if _is_here(message) and message.state in STATES]
     after = head.counters.purged_upto
     while tail:
         loaded = await journal.load(head.number, after, size)
@@ -121,7 +104,7 @@ def look(head: Head, message: Stored) -> Peeked:
     return Peeked(
         id=message.id,
         queue=head.spec.name,
-        state=_STATES.get(message.state, "ready"),
+        state=STATES.get(message.state, "ready"),
         body=message.body or b"",
         attempt=message.receives - message.releases,
         sent_at=message.sent_at,
@@ -139,6 +122,7 @@ def look(head: Head, message: Stored) -> Peeked:
         received_at=message.received_at or None,
         kept_until=message.kept_from + head.spec.retention,
         provenance=provenance_of(message.headers),
+        key=message.key,
     )
 
 
@@ -200,6 +184,7 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
         discarded=dead.counters.discarded if dead is not None else 0,
         purged=counters.purged,
         quarantined=counters.quarantined,
+        cancelled=counters.cancelled,
         oldest_age=max(0.0, now - oldest) if oldest is not None else 0.0,
         holds_dead_letters=head.spec.holds_dead_letters,
         archives=head.spec.archives,

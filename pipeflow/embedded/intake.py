@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Journal, Known, Recovered
+from pipeflow.embedded.keys import Keys
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.embedded.records import replays_of
@@ -26,11 +27,11 @@ from pipeflow.letters import PROVENANCE, Passage, sent_back
 from pipeflow.messages import Claim, Emit, Outgoing, Position, Refused, Sent
 from pipeflow.names import IdPool, valid_group
 from pipeflow.protocols import BEHIND
-from pipeflow.specs import YEAR, QueueSpec, Subscription
-from pipeflow.state.dedup import WINDOW, dedup_key
+from pipeflow.specs import DAY, YEAR, QueueSpec, Subscription
+from pipeflow.state.dedup import dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
-from pipeflow.state.stored import READY, Stored
-from pipeflow.state.wishes import unfulfillable
+from pipeflow.state.stored import READY, Stored, kept_from
+from pipeflow.state.wishes import unfulfillable, unusable_key
 from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
 
 SHARE_FROM = 256
@@ -50,6 +51,8 @@ class Intake:
     ) -> None:
         self.sources = dict(recovered.sources)
         """By source: its last position, encoded. Committed with what it belongs to."""
+        self.using: list[Keys] = []
+        """Keys of queues that the step under way sends to; `used` ends it."""
         self._nouns = nouns
         self._gathering = gathering
         self._ids = ids
@@ -64,6 +67,8 @@ class Intake:
                 window.add(known.key, known.at, known.id, known.sequence)
         for window in windows.values():
             window.shed_upto = recovered.known_upto
+        self.shed_upto = recovered.known_upto
+        """Some window let ids go that were accepted up to then; while it is within their time the journal is asked."""
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -90,6 +95,8 @@ class Intake:
             results.append(self.send(head, outgoing, now))
             if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
                 break
+        if self.using:
+            self.used()
         return results + [BEHIND] * (len(batch) - len(results))
 
     def append_all(self, stream: str, batch: Sequence[Outgoing]) -> list[Position | Refused]:
@@ -121,7 +128,7 @@ class Intake:
         refused = self._refusal(spec, outgoing, size)
         if refused is not None:
             return refused
-        key = self._dedup_key(spec, outgoing)
+        key = dedup_key_of(spec, outgoing)
         if key is not None:
             original = head.dedup.find(key, now)
             if original is not None:
@@ -142,15 +149,36 @@ class Intake:
         )
         if outgoing.ttl is not None:
             message.expires_at = now + outgoing.ttl
+        replaced = False
+        if outgoing.key is not None:
+            self._use(head.keys)
+            replaced = head.keys.take_back(outgoing.key, now)
+            message.key = outgoing.key
         self._add(head, message, outgoing.delay, now, outgoing.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
         self.note_position(outgoing)
-        return Sent(id, message.place)
+        return Sent(id, message.place, replaced=replaced)
+
+    def _use(self, keys: Keys) -> None:
+        if not keys.in_use:
+            # What this step sends is to be found by the next message of its key, wherever it went.
+            keys.begin()
+            self.using.append(keys)
+
+    def used(self) -> None:
+        """The step that used keys is done."""
+        for keys in self.using:
+            keys.end()
+        self.using.clear()
 
     def _add(self, head: Head, message: Stored, delay: float | None, now: float, claim: Claim | None = None) -> None:
         # An explicit 0 on a FIFO queue does not cancel the queue's delay (SQS: Q33).
         wait = head.spec.delay if delay is None or head.spec.fifo else delay
+        if wait > 0:
+            message.kept_from = kept_from(message.kept_from, wait)
+        else:
+            message.key = None
         head.counters.sent += 1
         if message.expires_at != inf:
             head.counters.expiring = True
@@ -182,10 +210,15 @@ class Intake:
                 return refused
         delay = outgoing.delay
         if delay is not None and (not 0 <= delay <= YEAR or (spec.fifo and delay > 0)):
-            why = "FIFO queues delay as a whole; declare the queue with delay=" if spec.fifo else "use 0 s to a year"
+            limit = f"use 0 to {YEAR:.0f} s, which is {YEAR / DAY:.0f} days"
+            why = "FIFO queues delay as a whole; declare the queue with delay=" if spec.fifo else limit
             return Refused("bad_delay", f"{spec.name}: delay is {delay}; {why}")
         if outgoing.ttl is not None:
             refused = unfulfillable(spec.name, outgoing)
+            if refused is not None:
+                return refused
+        if outgoing.key is not None:
+            refused = unusable_key(spec, outgoing.key)
             if refused is not None:
                 return refused
         if self._journal.full:
@@ -244,7 +277,7 @@ class Intake:
         if not self._journal.instant:
             self._gathering.topics[topic.number] = counters
         if key is not None:
-            self._remember(topic, key, now, id, counters.last_sequence)
+            self._remember(topic, key, now, id, counters.last_sequence if spec.fifo else 0)
         self.note_position(outgoing)
         return Sent(id, counters.last_sequence if spec.fifo else 0)
 
@@ -259,7 +292,7 @@ class Intake:
         size: int,
         now: float,
     ) -> None:
-        key = self._dedup_key(head.spec, mine)
+        key = dedup_key_of(head.spec, mine)
         if key is not None and head.dedup.find(key, now) is not None:
             return
         headers, envelope = mine.headers, None
@@ -478,31 +511,20 @@ class Intake:
         message.until = 0.0
         message.boot = message.held_by = 0
         message.durable = message.suspect = False
+        message.key = None
         target.add(message, now, 0.0)
         target.touch()
 
     # -- what is remembered beside messages ----------------------------------------------------------------------
 
-    async def recall(self, head: Head | TopicHead, batch: Sequence[Outgoing], now: float) -> None:
-        """Bring ids that memory let go back into it, where one of them is about to be used again."""
-        shed = head.dedup.shed_upto
-        if shed <= now - WINDOW:
-            return
-        content = head.spec.content_dedup
-        for outgoing in batch:
-            key = _content_key(head.spec, outgoing) if content or outgoing.dedup_id is not None else None
-            if key is None or head.dedup.find(key, now) is not None:
-                continue
-            known = await self._journal.known(_scope(head), key, now - WINDOW)
-            if known is not None:
-                head.dedup.add(key, known.at, known.id, known.sequence, seen=now)
-
     def _remember(self, head: Head | TopicHead, key: bytes, at: float, id: str, sequence: int) -> None:
-        head.dedup.add(key, at, id, sequence)
+        gathering = self._gathering
+        head.dedup.add(key, at, id, sequence, group=gathering.number)
         if not self._journal.instant:
-            self._gathering.known.append(Known(_scope(head), key, at, id, sequence))
-            while len(head.dedup) > DEDUP_IN_MEMORY:
-                head.dedup.shed()
+            gathering.known.append(Known(_scope(head), key, at, id, sequence))
+            # What the disk does not have yet stays.
+            while len(head.dedup) > DEDUP_IN_MEMORY and head.dedup.shed(gathering.written):
+                self.shed_upto = max(self.shed_upto, head.dedup.shed_upto)
 
     def note_position(self, outgoing: Outgoing) -> None:
         """Remember how far a source came, in the group its message is in."""
@@ -518,12 +540,6 @@ class Intake:
         for name in [name for name in self.sources if first < name < last]:
             del self.sources[name]
             self._gathering.sources.pop(name, None)
-
-    @staticmethod
-    def _dedup_key(spec: QueueSpec, outgoing: Outgoing) -> bytes | None:
-        if outgoing.dedup_id is None and not spec.content_dedup:
-            return None
-        return _content_key(spec, outgoing)
 
 
 SEQUENCE = "pipeflow-topic-sequence"
@@ -544,10 +560,11 @@ def _bad_ids(name: str, outgoing: Outgoing) -> Refused | None:
     return None
 
 
-def _content_key(spec: object, outgoing: Outgoing) -> bytes:
+def dedup_key_of(spec: QueueSpec, outgoing: Outgoing) -> bytes | None:
+    """Under which id a queue remembers this message; None: under none."""
     id = outgoing.dedup_id
     if id is None:
+        if not spec.content_dedup:
+            return None
         id = outgoing.claim.digest if outgoing.claim is not None else sha256(outgoing.body).hexdigest()
-    if getattr(spec, "dedup_scope", "queue") == "group":
-        return dedup_key(id, outgoing.group)
-    return dedup_key(id)
+    return dedup_key(id, outgoing.group) if spec.dedup_scope == "group" else dedup_key(id)

@@ -55,6 +55,8 @@ class Counters(Struct):
     """When its options last changed (SQS: Q103)."""
     expiring: bool = False
     """A message with a time to live ever came: what of them lies on disk has to be looked for."""
+    cancelled: int = 0
+    """Taken back by key before they were visible, also to make room for another of the key."""
 
 
 class TopicCounters(Struct):
@@ -92,6 +94,7 @@ class Row(Struct, array_like=True, gc=False):
     body_crc: int
     expires_at: float | None = None
     """None: it has no time to live of its own."""
+    key: str | None = None
 
 
 class Declared(Struct, frozen=True):
@@ -272,12 +275,16 @@ class Journal(Protocol):
         """Messages with a time to live behind (its end, row), in that order, without their bodies; damaged ones not."""
         ...
 
+    async def load_keyed(self, queue: int, names: Sequence[str]) -> Loaded:
+        """Of each name of a key, the delayed message of a standard queue that was sent last."""
+        ...
+
     async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """Bodies of (row, shared body) pairs; None where the row is damaged or gone."""
         ...
 
-    async def known(self, scope: int, key: bytes, since: float) -> Known | None:
-        """A deduplication id accepted since then that memory let go."""
+    async def known(self, wanted: Sequence[tuple[int, bytes]], since: float) -> list[Known]:
+        """Which of these (scope, deduplication id) were accepted since then."""
         ...
 
     async def read(self, question: Callable[..., T], *arguments: object) -> T:
@@ -373,11 +380,14 @@ class Forget:
     async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
         return []
 
+    async def load_keyed(self, queue: int, names: Sequence[str]) -> Loaded:
+        return Loaded([])
+
     async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
         return [None for _ in messages]
 
-    async def known(self, scope: int, key: bytes, since: float) -> Known | None:
-        return None
+    async def known(self, wanted: Sequence[tuple[int, bytes]], since: float) -> list[Known]:
+        return []
 
     async def read(self, question: Callable[..., T], *arguments: object) -> T:
         raise AssertionError("what nothing was written to is not asked")

@@ -58,9 +58,11 @@ from pipeflow.protocols import (
     BEHIND,
     Catalogue,
     Features,
+    Found,
     Lane,
     Parked,
     Peeked,
+    Search,
     Store,
     StoreStats,
     Waiting,
@@ -128,6 +130,10 @@ class RemoteStore:
         """As Broker.send; a batch beyond one frame commits in several parts, in order."""
         return await self._in_slices("send", queue, batch)
 
+    async def cancel_delayed(self, queue: str, key: str) -> bool:
+        cancelled: bool = await self._ask(VERBS["cancel_delayed"], queue, key)
+        return cancelled
+
     async def append(self, stream: str, batch: Sequence[Outgoing]) -> Sequence[Position | Refused]:
         """As RecordLog.append; a batch beyond one frame commits in several parts, in order."""
         return await self._in_slices("append", stream, batch)
@@ -183,6 +189,10 @@ class RemoteStore:
     ) -> list[Peeked]:
         messages: list[Peeked] = await self._ask(VERBS["peek"], queue, limit, dead, where)
         return messages
+
+    async def search(self, request: Search) -> Found:
+        found: Found = await self._ask(VERBS["search"], request)
+        return found
 
     async def purge(self, queue: str) -> int:
         count: int = await self._ask(VERBS["purge"], queue)

@@ -19,7 +19,7 @@ from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded
 from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, kept_from
 
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
@@ -126,11 +126,15 @@ class Tail:
         self._wakes(message.expires_at)
         if self.late is not None:
             self.late.append(message)
+        if message.key is not None:
+            self._head.keys.went_cold(message)
 
     def shed(self) -> None:
         """Take the half of the delayed messages in memory that come due last, when there are too many."""
         head, state = self._head, self._state
         if state.delayed <= head.limit or self._groups is not None or self.late is not None or self._journal.instant:
+            return
+        if head.keys.in_use:
             return
         for message in state.later_half():
             if self.horizon > (message.until, message.place):
@@ -159,6 +163,7 @@ class Tail:
         message.place = head.counters.last_place
         message.state = READY
         message.until = 0.0
+        message.key = None
         if message.body is not None:
             head.bytes -= message.size
         if self.ahead:
@@ -384,6 +389,7 @@ class Tail:
             return
         if message.state == DELAYED and self._head.spec.fifo and not message.receives:
             message.until = message.sent_at + self._head.spec.delay
+            message.kept_from = kept_from(message.sent_at, self._head.spec.delay)
         delayed = message.state == DELAYED and message.until > now
         if delayed or (message.state == IN_FLIGHT and message.durable and message.until > now):
             self._state.restore(message)
@@ -391,6 +397,7 @@ class Tail:
         # Whoever held it died with the last process; it is visible at once.
         message.state = READY
         message.until = 0.0
+        message.key = None
         self._state.restore(message)
 
     async def load_delayed(self, now: float) -> None:
@@ -477,6 +484,14 @@ class Tail:
         if self.left is not None:
             self.edited[message.place] = message
         self._head.changed(message)
+
+    def take_back(self, message: Stored) -> None:
+        """Delete a delayed message of a standard queue that only the disk has, or is about to."""
+        self.delayed -= 1
+        if message.body is not None:
+            self._head.bytes += message.size
+        self._head.gone(message)
+        message.state = GONE
 
     def lose(self, message: Stored) -> None:
         """The body of a message in memory cannot be read back: set its row aside."""

@@ -38,7 +38,7 @@ from pipeflow.messages import (
     Want,
 )
 from pipeflow.moves import Move
-from pipeflow.protocols import Features, Parked, Peeked, StoreStats
+from pipeflow.protocols import Features, Found, Parked, Peeked, Search, StoreStats
 from pipeflow.specs import FilterPolicy, Topology
 from pipeflow.webhooks import SubscriptionFacts
 
@@ -136,6 +136,7 @@ _Emit = _mirror(Emit, message=_Outgoing)
 _Ack = _mirror(Ack, emits=list[_Emit])  # type: ignore[valid-type]  # made at run time, like the other mirrors
 _Delivery = _mirror(Delivery, attributes=_Attributes)
 _Peeked = _mirror(Peeked, attributes=_Attributes)
+_Found = _mirror(Found, messages=list[_Peeked])  # type: ignore[valid-type]  # as above
 
 
 def _outgoing(mirror: Struct) -> Outgoing:
@@ -175,6 +176,10 @@ def _deliveries(said: list[Struct]) -> list[Delivery]:
 
 def _peeked(said: list[Struct]) -> list[Peeked]:
     return [Peeked(*msgspec.structs.astuple(item)) for item in said]
+
+
+def _found(said: Any) -> Found:
+    return Found(_peeked(said.messages), said.examined, said.complete)
 
 
 def _numbers(results: Sequence[Position | Refused]) -> list[int | Refused]:
@@ -221,6 +226,7 @@ VERBS = {
     for verb in (
         Verb("declare", _decoder(tuple[Topology]), _NONE, effect=True),
         Verb("publish", _BATCH, _SENT, effect=True, read_arguments=_to_target),
+        Verb("cancel_delayed", _decoder(tuple[str, str]), _decoder(bool), effect=True),
         Verb("send", _BATCH, _SENT, effect=True, read_arguments=_to_target),
         Verb(
             "receive",
@@ -258,6 +264,13 @@ VERBS = {
             _decoder(tuple[str, int, bool, FilterPolicy | None]),
             _decoder(list[_Peeked]),  # type: ignore[valid-type]  # a mirror
             read_result=_peeked,
+        ),
+        Verb(
+            "search",
+            _decoder(tuple[Search]),
+            _decoder(_Found),
+            waits=True,
+            read_result=_found,
         ),
         Verb("purge", _NAME, _decoder(int), effect=True),
         Verb("delete_queue", _NAME, _decoder(int), effect=True),

@@ -24,6 +24,24 @@ _MIRRORED: Final = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 _HOW: Final = "write FIELD OP VALUE with =, !=, <, <=, > or >=, such as attempt>2,error=ValueError,body.total>=10"
 
 
+FIELDS: Final = (
+    "id",
+    "state",
+    "attempt",
+    "error",
+    "reason",
+    "sent_at",
+    "age",
+    "group",
+    "dedup_id",
+    "key",
+    "sequence",
+    "body",
+    "attributes",
+)
+"""What a view has; below `body` and `attributes` is whatever a message has there."""
+
+
 class Viewable(Protocol):
     """What a view is made of; `Peeked` is one."""
 
@@ -44,14 +62,18 @@ class Viewable(Protocol):
     @property
     def group(self) -> str | None: ...
     @property
+    def dedup_id(self) -> str | None: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
     def failures(self) -> list[Failure]: ...
 
 
 def view(message: Viewable, now: float | None = None) -> bytes:
     """The JSON document of a message that `parse_where` policies look at; `age` is in it when `now` is given.
 
-    Keys: id state attempt error reason sent_at [age] group sequence body attributes. `error` and `reason` are those of
-    the last failure; `body` is the JSON it holds, or its text where it holds none.
+    Keys: FIELDS. `error` and `reason` are those of the last failure; `body` is the JSON it holds, or its text where it
+    holds none.
     """
     last = message.failures[-1] if message.failures else None
     document: dict[str, object] = {
@@ -62,6 +84,8 @@ def view(message: Viewable, now: float | None = None) -> bytes:
         "reason": last.message if last else None,
         "sent_at": message.sent_at,
         "group": message.group,
+        "dedup_id": message.dedup_id,
+        "key": message.key,
         "sequence": message.sequence,
         "body": _readable(message.body),
         "attributes": message.attributes,
@@ -84,7 +108,8 @@ def _readable(body: bytes) -> object:
 def parse_where(text: str, now: float) -> FilterPolicy:
     """The policy of a line of terms joined by commas or `and`; scope body, over `view`. InvalidFilter says how.
 
-    A value is a number, `true`, `false`, `null`, or text; text with `*` is a wildcard, unless it is quoted.
+    A field is one of FIELDS, `body.FIELD` or `attributes.NAME`; another would silently match nothing. A value is a
+    number, `true`, `false`, `null`, or text; text with `*` is a wildcard, unless it is quoted.
     `age` takes seconds or 90s, 15m, 2h, 1d, and is compared as of `now`.
     """
     policy: dict[str, list[Json]] = {}
@@ -92,12 +117,23 @@ def parse_where(text: str, now: float) -> FilterPolicy:
         field, op, value, quoted = _term(term, text)
         if field == "age":
             field, op, value = "sent_at", _MIRRORED.get(op, op), str(now - _duration(value, op, term))
+        elif field not in FIELDS and not field.startswith(("body.", "attributes.")):
+            raise InvalidFilter(_unknown(field, text))
         _add(policy, field, _rules(op, value, quoted, term), term)
     if not policy:
         raise InvalidFilter(f"where {text!r}: no condition; {_HOW}")
     made = FilterPolicy(msgspec.json.encode(policy).decode(), "body")
     check_filter(made)
     return made
+
+
+def _unknown(field: str, text: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(field, FIELDS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    there = ", ".join(sorted(FIELDS))
+    return f"where {text!r}: no field {field!r}{hint}: there are {there}, body.FIELD and attributes.NAME"
 
 
 def _terms(text: str) -> list[str]:

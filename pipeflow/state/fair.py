@@ -166,6 +166,9 @@ class Fair:
             return True
         return not self.elsewhere and any(tenant.head() is not None for tenant in self._noisy.values())
 
+    def receivable(self, most: int) -> int:
+        return most if self.available() else 0
+
     @property
     def starved(self) -> bool:
         """Nothing of a quiet tenant is ready here, and something may be elsewhere."""

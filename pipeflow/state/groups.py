@@ -81,6 +81,18 @@ class Groups:
             heappop(heads)
         return False
 
+    def receivable(self, most: int) -> int:
+        # One receive takes a group's oldest message, and so blocks the group for the next one.
+        free: set[str] = set()
+        for place, name in self._heads if self.available() else ():
+            group = self._groups.get(name)
+            head = self._head(group) if group is not None else None
+            if head is not None and head.state == READY and head.place == place:
+                free.add(name)
+                if len(free) == most:
+                    break
+        return len(free)
+
     def all(self) -> Iterator[Stored]:
         live = [message for group in self._groups.values() for message in group if message.state != GONE]
         return iter(sorted(live, key=lambda message: message.place))

@@ -29,6 +29,10 @@ class Order(Protocol):
         """Whether a receive would find something."""
         ...
 
+    def receivable(self, most: int) -> int:
+        """How many receives of one message each would find one, as far as `most`; so many are ready at least."""
+        ...
+
     def all(self) -> Iterator[Stored]:
         """Every message it knows, in order, whatever its state."""
         ...
@@ -86,6 +90,9 @@ class Line:
         while line and line[0].state != READY:
             line.popleft()
         return bool(line)
+
+    def receivable(self, most: int) -> int:
+        return most
 
     def all(self) -> Iterator[Stored]:
         return (message for message in tuple(self._line) if message.state == READY)

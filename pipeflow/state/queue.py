@@ -30,7 +30,7 @@ from pipeflow.state.attempts import Attempts
 from pipeflow.state.changes import Changes
 from pipeflow.state.fair import Fair
 from pipeflow.state.order import Order
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, kept_from
 
 FAILURES_KEPT = 10
 LONGEST_HOLD = 43_200.0
@@ -60,6 +60,7 @@ class QueueState:
         "retrying",
         "in_flight",
         "known",
+        "keys",
         "buried",
         "expired",
         "fair",
@@ -84,6 +85,8 @@ class QueueState:
         self.in_flight = 0
         self.known: dict[int, Stored] = {}
         """By place: every message here that was ever received."""
+        self.keys: dict[str, Stored] = {}
+        """By key: the delayed message that can be replaced or cancelled by it."""
         self.buried: list[Stored] = []
         """Left for the dead letters; the owner of the queue moves them on."""
         self.expired = 0
@@ -108,12 +111,13 @@ class QueueState:
         self.spec = spec
         oldest = inf
         for message in list(self.all()):
-            oldest = min(oldest, message.kept_from)
             if redelayed and message.state == DELAYED and not message.receives:
                 message.until = message.sent_at + spec.delay
+                message.kept_from = kept_from(message.sent_at, spec.delay)
                 self._count += 1
                 heappush(self._waiting, (message.until, self._count, message))
                 self.changes.changed(message)
+            oldest = min(oldest, message.kept_from)
         self._sweep_at = oldest + spec.retention
 
     # -- in ------------------------------------------------------------------------------------------------------
@@ -140,6 +144,8 @@ class QueueState:
             self.retrying += message.receives > 0
             self._count += 1
             heappush(self._waiting, (message.until, self._count, message))
+            if message.key is not None:
+                self.keys[message.key] = message
         else:
             self.in_flight += 1
             self._hold(message)
@@ -181,6 +187,9 @@ class QueueState:
             if message.state == DELAYED and message.until == until:
                 self.delayed -= 1
                 self.retrying -= message.receives > 0
+                if message.key is not None:
+                    self._free_key(message)
+                    message.key = None
                 self._make_ready(message, front=False)
         held = self._held
         while held and held[0][0] <= now:
@@ -338,6 +347,14 @@ class QueueState:
             return _SETTLED
         assert_never(settlement)
 
+    def take_back(self, message: Stored) -> None:
+        """Delete a delayed message: it was cancelled, or another takes its place."""
+        self._remove(message)
+        message.body = None
+        # It leaves its due time behind, which may be a year away.
+        if len(self._waiting) > 2 * self.delayed + 4096:
+            self.compact_waiting()
+
     def purge(self) -> int:
         """Delete everything that is here, in flight or not (SQS: Q2 m, Q68); how many there were."""
         victims = list(self.all())
@@ -357,6 +374,13 @@ class QueueState:
         self.known.pop(message.place, None)
         self.order.released_from(message)
         self.changes.moved(message)
+
+    def receivable(self, most: int) -> int:
+        """How many receivers would find a message now if each took one, as far as `most`."""
+        if self._alone is not None and self._alone.state == IN_FLIGHT:
+            return 0
+        room = min(most, self.ready, self.spec.max_in_flight - self.in_flight)
+        return self.order.receivable(room) if room > 0 else 0
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -504,8 +528,15 @@ class QueueState:
         elif message.state == DELAYED:
             self.delayed -= 1
             self.retrying -= message.receives > 0
+            if message.key is not None:
+                self._free_key(message)
         elif message.state == IN_FLIGHT:
             self._take_back(message)
+
+    def _free_key(self, message: Stored) -> None:
+        assert message.key is not None
+        if self.keys.get(message.key) is message:
+            del self.keys[message.key]
 
     def _remove(self, message: Stored) -> None:
         self._leave(message)

@@ -63,8 +63,22 @@ class Stored(Struct, gc=False):
     """Where its body is kept aside; `shared` is its number then."""
     expires_at: float = inf
     """When its own time to live ends; the queue's retention holds besides."""
+    key: str | None = None
+    """What it can be replaced or cancelled by, until it is visible for the first time."""
 
     @property
     def attempt(self) -> int:
         """Which attempt its newest receive was."""
         return self.receives - self.releases
+
+
+LONGEST_OF_SQS: Final = 900.0
+"""Seconds: the longest delay that SQS has (Q33)."""
+
+
+def kept_from(sent_at: float, delay: float) -> float:
+    """From when retention counts: the send (SQS: Q2 l); the end of a delay longer than any that SQS has.
+
+    Else a message delayed for longer than its queue keeps messages would be gone before anybody could see it.
+    """
+    return sent_at + delay if delay > LONGEST_OF_SQS else sent_at

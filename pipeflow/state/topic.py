@@ -141,23 +141,25 @@ class TopicState:
             self._everybody = None
 
     def refusal(self, message: Outgoing) -> Refused | None:
-        """Why this publish is not accepted; None when it is (SNS: T28, T69)."""
+        """Why this publish is not accepted; None when it is (SNS: T69).
+
+        SNS refuses a deduplication id on a standard topic (T28); that is its door's business, here it works.
+        """
         group, dedup_id = message.group, message.dedup_id
         name = self.spec.name
         if message.ttl is not None and (refused := unfulfillable(name, message)) is not None:
             return refused
+        if message.key is not None:
+            return Refused(
+                "bad_key",
+                f"{name}: key {message.key!r} is for messages of one queue, and a topic has copies in several; send"
+                " to the queue",
+            )
         if group is not None and not valid_group(group):
             return Refused(
                 "InvalidGroup", f"{name}: group {group!r}: use 1 to 128 printable ASCII characters, no space"
             )
-        if not self.spec.fifo:
-            if dedup_id is not None:
-                return Refused(
-                    "DedupNotSupported",
-                    f"{name}: a standard topic does not deduplicate: leave dedup_id off, or make the topic fifo=True",
-                )
-            return None
-        if group is None:
+        if self.spec.fifo and group is None:
             return Refused("GroupRequired", f"{name}: a FIFO topic needs a group: publish(..., group=...)")
         if dedup_id is not None and not valid_group(dedup_id):
             return Refused(
@@ -171,9 +173,7 @@ class TopicState:
         None: by nothing. SNS refuses a FIFO publish without an id (T69); that is its door's business, here an id is
         the publisher's choice.
         """
-        if not self.spec.fifo:
-            return None
-        if message.dedup_id is None and self.spec.content_dedup:
+        if message.dedup_id is None and self.spec.content_dedup and self.spec.fifo:
             return message.claim.digest if message.claim is not None else sha256(message.body).hexdigest()
         return message.dedup_id
 

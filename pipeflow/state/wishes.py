@@ -1,9 +1,10 @@
-"""What a sender may ask for beyond delivery, and when that cannot be: a time to live."""
+"""What a sender may ask for beyond delivery, and when that cannot be: a time to live, a key."""
 
 from __future__ import annotations
 
 from pipeflow.messages import Outgoing, Refused
-from pipeflow.specs import YEAR
+from pipeflow.names import valid_group
+from pipeflow.specs import YEAR, QueueSpec
 
 
 def unfulfillable(name: str, message: Outgoing) -> Refused | None:
@@ -18,4 +19,19 @@ def unfulfillable(name: str, message: Outgoing) -> Refused | None:
                 f"{name}: ttl is {ttl} and delay {delay}: it would be gone before it is visible; a ttl counts from the"
                 " send, so make it longer than the delay",
             )
+    return None
+
+
+def unusable_key(spec: QueueSpec, key: str) -> Refused | None:
+    """Why a delayed message of this queue cannot be found by this key; None when it can."""
+    if spec.fifo:
+        return Refused(
+            "bad_key",
+            f"{spec.name}: key {key!r} is for messages with a delay of their own, and those of FIFO queues have none:"
+            " replacing one would break the order of its group; use a standard queue",
+        )
+    if not (isinstance(key, str) and valid_group(key)):
+        return Refused(
+            "bad_key", f"{spec.name}: key {key!r} must be 1 to 128 letters, digits or punctuation, no spaces"
+        )
     return None

@@ -125,8 +125,9 @@ class Harness:
     def _peek(self, queue: Queue[T], *, dead: bool = False) -> list[Peeked]:
         peeking = self.runtime.store.peek(queue.name, _ALL, dead)
         try:
-            # In memory nothing is waited for, so that a probe need not be awaited.
-            peeking.send(None)
+            # In memory nothing is waited for, and others' turns are passed over, so that a probe need not be awaited.
+            while peeking.send(None) is None:
+                pass
         except StopIteration as end:
             peeked: list[Peeked] = end.value
             return peeked

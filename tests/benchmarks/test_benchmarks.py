@@ -27,6 +27,7 @@ KEYS = {
     "publish": {"form", "queues", "store"},
     "queues": {"form", "callers", "batch", "store", "messages_per_second", "send_p99_ms"},
     "receive_latency": {"store", "way", "p50_ms", "p99_ms"},
+    "searching": {"way", "examined", "added_mib", "turn_ms", "page_ms"},
     "startup": {"case", "ms"},
     "subscriptions": {"form", "subscriptions", "p50_ms", "declare_ms", "open_ms", "kb_each"},
 }

@@ -138,11 +138,29 @@ async def test_T51_T72_a_fifo_envelope_carries_its_sequence(desk: Desk) -> None:
     assert "Signature" not in envelopes[0]
 
 
-async def test_T28_a_dedup_id_on_a_standard_topic_is_refused_and_a_group_goes_to_standard_queues(desk: Desk) -> None:
+async def test_T28_the_group_of_a_publish_to_a_standard_topic_goes_to_standard_queues(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("a"))
-    assert isinstance(await desk.publish("x", dedup_id="1"), Refused)
     await desk.publish("x", group="tenant")
     assert (await desk.one("a")).group == "tenant"
+
+
+async def test_a_standard_topic_deduplicates_for_five_minutes_and_keeps_the_id_to_itself(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"), QueueSpec("b"))
+    first = await desk.publish("x", dedup_id="1")
+    assert isinstance(first, Sent)
+    assert await desk.publish("y", dedup_id="1") == Sent(first.id, 0, duplicate=True)
+    for queue in "ab":
+        (delivery,) = await desk.take(queue=queue)
+        assert (delivery.body, delivery.dedup_id) == (b"x", None)
+        await desk.ack(delivery, queue=queue)
+    await desk.advance(299.9)
+    assert await desk.publish("y", dedup_id="1") == Sent(first.id, 0, duplicate=True)
+    await desk.advance(0.1)
+    later = await desk.publish("z", dedup_id="1")
+    assert isinstance(later, Sent)
+    assert not later.duplicate
+    assert await desk.bodies(queue="b") == ["z"]
+    assert isinstance(await desk.publish("x", dedup_id="a b"), Refused)
 
 
 async def test_T30_T71_a_fifo_topic_keeps_the_order_of_each_group_in_each_queue(desk: Desk) -> None:
@@ -277,6 +295,6 @@ async def test_positions_of_sources_commit_with_what_they_belong_to(desk: Desk) 
     assert await desk.store.position("s") is None
     await desk.publish("x", checkpoint=("s", b"1"))
     assert await desk.store.position("s") == b"1"
-    refused = await desk.publish("x", dedup_id="no", checkpoint=("s", b"2"))
+    refused = await desk.publish("x", group="a b", checkpoint=("s", b"2"))
     assert isinstance(refused, Refused)
     assert await desk.store.position("s") == b"1"

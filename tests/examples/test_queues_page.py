@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from pipeflow import RefusedError
 from pipeflow.clock import VirtualClock
+from pipeflow.errors import InvalidFilter
 from pipeflow.testing import harness
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "queues.md").read_text()
@@ -60,6 +62,22 @@ async def test_a_message_with_a_time_to_live_is_handled_in_time() -> None:
         assert await program["remind"]()
         await h.settle()
         assert [each.customer for each in program["done"]] == ["cy"]
+
+
+async def test_a_reminder_is_replaced_and_taken_back() -> None:
+    program = program_of("Delays")
+    invoice, days = program["Invoice"], program["DAYS"]
+    async with harness(program["app"]) as h:
+        await program["billed"](invoice("ada", 1))
+        await program["billed"](invoice("bo", 2))
+        await h.advance(10 * days)
+        await program["billed"](invoice("ada", 1))
+        assert await program["paid"](invoice("bo", 2))
+        assert not await program["paid"](invoice("bo", 2))
+        await h.advance(10 * days)
+        assert program["reminded"] == []
+        await h.advance(4 * days)
+        assert program["reminded"] == [invoice("ada", 1)]
 
 
 async def test_H20_a_handler_answers_by_how_it_ends() -> None:
@@ -164,6 +182,18 @@ async def test_Q48_the_example_without_a_handler_takes_what_is_there(tmp_path: P
     assert await program["take_one"](url) == id
 
 
+async def test_messages_are_looked_for_and_left_alone() -> None:
+    program = program_of("Looking without taking")
+    async with harness(program["app"]) as h:
+        found = await program["of_ada"]()
+        assert [json.loads(each.body)["number"] for each in found] == [91, 93, 95, 97, 99]
+        assert {each.state for each in found} == {"delayed"}
+        assert (found.examined, found.complete) == (100, False)
+        assert len(h.queued(program["orders"])) == 100
+        with pytest.raises(InvalidFilter, match="no field 'custumer'"):
+            await program["orders"].peek(where="custumer=ada")
+
+
 async def test_the_limits_are_those_of_the_page() -> None:
     program = program_of()
     app, invoice = program["app"], program["Invoice"]
@@ -175,7 +205,7 @@ async def test_the_limits_are_those_of_the_page() -> None:
             await plain.send(b"x" * ((1 << 20) + 1))
         await large.send(b"x" * ((1 << 20) + 1))
         await program["invoices"].send(invoice("ada", 1), delay=366 * 86_400)
-        with pytest.raises(RefusedError, match="use 0 s to a year"):
+        with pytest.raises(RefusedError, match="use 0 to 31622400 s, which is 366 days"):
             await program["invoices"].send(invoice("ada", 1), delay=367 * 86_400)
 
 

@@ -66,6 +66,8 @@ class Known:
     """(one, other, both or neither): settled together or not at all; else exactly one of them is there."""
     dedup: dict[str, tuple[float, str, int]] = field(default_factory=dict)
     """Dedup id -> (accepted at, id, sequence)."""
+    keys: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    """Key -> (message, due) of what was sent with it last, or may have been."""
     receipts: set[tuple[str, int, int, int]] = field(default_factory=set)
     last_sequence: Counter[str] = field(default_factory=Counter)
     ends: dict[str, float] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class Walk:
         self.known = Known()
         self.lives = self.names = 0
         self.held: list[tuple[str, Delivery]] = []
+        self.busy: set[str] = set()
+        """Keys that a call is under way with."""
         self.store: Kept
         self.path: Path
 
@@ -122,6 +126,7 @@ class Walk:
         actions: dict[Callable[[], Coroutine[Any, Any, None]], float] = {
             self.send_work: 20,
             self.send_line: 20,
+            self.send_keyed: 15,
             self.publish: 15,
             self.receive: 40,
             self.settle: 45,
@@ -184,6 +189,43 @@ class Walk:
         for answer in answers:
             assert isinstance(answer, Sent)
         self.sure(LIVE, *keys)
+
+    async def send_keyed(self) -> None:
+        """The old message of the key or the new one, never both and never neither; or cancelled."""
+        key = self.random.choice("xyz")
+        if key in self.busy:
+            return
+        self.busy.add(key)
+        try:
+            await self.use_key(key)
+        finally:
+            self.busy.discard(key)
+
+    async def use_key(self, key: str) -> None:
+        now = self.clock.now()
+        candidates = self.known.keys.get(key, [])
+        holders = [
+            ("work", name) for name, due in candidates if due > now and self.known.messages["work", name] == LIVE
+        ]
+        assert len(holders) <= 1
+        self.doubt(*holders)
+        if self.random.random() < 0.3:
+            assert await self.store.cancel_delayed("work", key) is bool(holders)
+            self.sure(GONE, *holders)
+            return
+        name, delay = self.name(), self.random.choice([4.0, 30.0, 90.0])
+        self.doubt(("work", name))
+        self.known.pairs += [(holder, ("work", name), False) for holder in holders]
+        self.known.keys[key] = [
+            *((each, due) for each, due in candidates if ("work", each) in holders),
+            (name, now + delay),
+        ]
+        (answer,) = await self.store.send("work", [Outgoing(name.encode(), key=key, delay=delay)])
+        assert isinstance(answer, Sent)
+        assert answer.replaced is bool(holders)
+        self.forget_pairs(*holders)
+        self.sure(GONE, *holders)
+        self.sure(LIVE, ("work", name))
 
     async def send_line(self) -> None:
         group = self.random.choice("abc")
@@ -364,7 +406,7 @@ class Walk:
         mine, dead = stats[queue], stats[f"{queue}-dlq"]
         assert total(mine) == messages, mine
         assert total(dead) == letters == mine.dead, dead
-        assert mine.sent == mine.acked + mine.expired + mine.buried + mine.purged + messages
+        assert mine.sent == mine.acked + mine.expired + mine.buried + mine.purged + mine.cancelled + messages
         assert mine.buried == dead.acked + dead.expired + dead.purged + mine.redriven + letters
 
     async def rows(self) -> None:

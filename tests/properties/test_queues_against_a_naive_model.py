@@ -1,6 +1,6 @@
 """A broker does what a naive model of a queue says, on random walks over hot and cold stores, with restarts.
 
-SQS: Q1, Q2, Q51, Q55, Q59-Q62, Q75, Q89, Q107. `scripts/faults walk` walks further.
+SQS: Q1, Q2, Q51, Q55, Q59-Q62, Q71, Q75, Q89, Q107, and keys of delayed messages. `scripts/faults walk` walks further.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 
-from naive_queue import Model
+from naive_queue import Accepted, Model
 
 from pipeflow.clock import VirtualClock
-from pipeflow.messages import Ack, Bury, Defer, Delivery, Extend, Outgoing, Receipt, Release, Settlement, Want
+from pipeflow.messages import Ack, Bury, Defer, Delivery, Extend, Outgoing, Receipt, Release, Sent, Settlement, Want
 from pipeflow.protocols import QueueStats, Redrive, Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
@@ -49,6 +49,8 @@ class Walk:
         self.receipts: list[tuple[str, Receipt]] = []
         self.names = 0
         self.redriven = 0
+        self.ids: dict[int, str] = {}
+        """By place in the model: the id that the broker gave."""
 
     async def walk(self, steps: int) -> None:
         await self.open()
@@ -69,6 +71,7 @@ class Walk:
             self.receive: 30,
             self.settle: 35,
             self.advance: 20,
+            self.cancel: 4,
             self.redrive: 2,
             self.purge: 0.3,
             self.restart: 0.7 if self.kind == "cold" else 0.0,
@@ -79,14 +82,40 @@ class Walk:
 
     async def send(self) -> None:
         batch: list[Outgoing] = []
+        expected: list[tuple[int, bool, bool]] = []
         for _ in range(self.random.choice([1, 1, 1, 2, 5, 12])):
             self.names += 1
             body, group = f"m{self.names}", (self.random.choice("abcd") if self.spec.fifo else None)
             delay = 0.0 if self.spec.fifo else self.random.choice([0, 0, 0, 0, 3, 15, 40])
+            key = None if self.spec.fifo else self.random.choice([None, None, None, "k", "l", "m"])
             ttl = self.random.choice([None, None, None, delay + 5.0, delay + 20.0, 60.0])
-            batch.append(Outgoing(body.encode(), group=group, delay=delay or None, ttl=ttl))
-            self.model.send(body, group, delay, self.clock.now(), ttl=ttl)
-        await self.store.send("q", batch)
+            id = self.random.choice([None, None, None, "1", "2"])
+            batch.append(Outgoing(body.encode(), group=group, delay=delay or None, ttl=ttl, key=key, dedup_id=id))
+            expected.append(self.sent(body, group, delay, ttl, key, id))
+        for result, (place, duplicate, replaced) in zip(await self.store.send("q", batch), expected, strict=True):
+            assert isinstance(result, Sent)
+            assert (result.duplicate, result.replaced) == (duplicate, replaced)
+            assert self.ids.setdefault(place, result.id) == result.id, "a duplicate is answered with its original's id"
+
+    def sent(
+        self, body: str, group: str | None, delay: float, ttl: float | None, key: str | None, id: str | None
+    ) -> tuple[int, bool, bool]:
+        """What a send does to the model: (place of what counts, whether it was there, whether another went)."""
+        now = self.clock.now()
+        original = self.model.original(id, group, now) if id is not None else None
+        if original is not None:
+            return original.place, True, False
+        replaced = key is not None and self.model.cancel(key, now)
+        item = self.model.send(body, group, delay, now, ttl=ttl)
+        item.key = key
+        if id is not None:
+            self.model.accepted.append(Accepted(id, group, now, item.place))
+        return item.place, False, replaced
+
+    async def cancel(self) -> None:
+        if not self.spec.fifo:
+            key = self.random.choice("klm")
+            assert await self.store.cancel_delayed("q", key) == self.model.cancel(key, self.clock.now())
 
     async def receive(self) -> None:
         timeout = self.random.choice([TIMEOUT, TIMEOUT, 3.0, 25.0])
@@ -219,6 +248,7 @@ class Walk:
         assert (stats.ready + stats.delayed, stats.in_flight) == (waiting + unnoticed, model.count("in_flight"))
         totals = (stats.dead, stats.sent, stats.acked, stats.buried, stats.purged, stats.redriven)
         assert totals == (len(self.dead), model.sent, model.acked, model.buried, model.purged, self.redriven)
+        assert stats.cancelled == model.cancelled
 
     async def drain(self) -> None:
         """At the end everything that is there comes out, and nothing else."""

@@ -35,6 +35,7 @@ class Item:
     until: float = 0.0
     visible_since: float = 0.0
     """Since when it is ready; less than all others when it was given back, for it goes to the front."""
+    key: str | None = None
     receives: int = 0
     releases: int = 0
     first_received_at: float = 0.0
@@ -76,6 +77,7 @@ class Model:
     expired: int = 0
     buried: int = 0
     purged: int = 0
+    cancelled: int = 0
 
     # -- in ------------------------------------------------------------------------------------------------------
 
@@ -90,6 +92,16 @@ class Model:
             item.state, item.until = "delayed", now + delay
         self.live[body] = item
         return item
+
+    def cancel(self, key: str, now: float) -> bool:
+        """Whether a message of this key was delayed, and never visible; then it is gone."""
+        self.pass_time(now)
+        for item in list(self.live.values()):
+            if item.key == key and item.state == "delayed" and not item.receives:
+                self._leave(item)
+                self.cancelled += 1
+                return True
+        return False
 
     def original(self, dedup_id: str, group: str | None, now: float) -> Accepted | None:
         """What a send with this id repeats: an accepted one of the last five minutes, in its scope (SQS: Q71, Q73)."""

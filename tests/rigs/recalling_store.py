@@ -72,6 +72,9 @@ class Recalling:
         self.sent += batch
         return [Refused("TooLong", "why") if item.body == b"bad" else Sent(f"id-{queue}", 4, True) for item in batch]
 
+    async def cancel_delayed(self, queue: str, key: str) -> bool:
+        return (queue, key) == ("q", "key")
+
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         self.wants.append(want)
         try:

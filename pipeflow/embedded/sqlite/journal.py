@@ -20,6 +20,7 @@ from zlib import crc32
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.journal import DELAYED_BIT, NO_STARTS, PLACE_BITS, FrozenGroup, Known, Loaded, Recovered
+from pipeflow.embedded.keys import BEHIND_KEYS
 from pipeflow.embedded.sqlite import audit, recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
@@ -381,7 +382,8 @@ class SqliteJournal:
 
         def read(connection: sqlite3.Connection) -> Loaded:
             found = Loaded([], damaged=[])
-            group, count = after, 0
+            # Names of keys come before those of all groups.
+            group, count = after or BEHIND_KEYS, 0
             while count < groups:
                 row = connection.execute(statements.NEXT_GROUP, (queue, group)).fetchone()
                 if row is None:
@@ -404,6 +406,17 @@ class SqliteJournal:
 
         return await self._read(read)
 
+    async def load_keyed(self, queue: int, names: Sequence[str]) -> Loaded:
+        def read(connection: sqlite3.Connection) -> Loaded:
+            found = Loaded([], damaged=[])
+            for name in names:
+                newest = _loaded(connection, statements.LOAD_KEYED, (queue, name))
+                found.messages += newest.messages
+                found.damaged += newest.damaged
+            return found
+
+        return await self._read(read)
+
     async def bodies(self, messages: Sequence[tuple[int, int]]) -> list[bytes | None]:
         def read(connection: sqlite3.Connection) -> list[bytes | None]:
             bodies: list[bytes | None] = []
@@ -415,10 +428,10 @@ class SqliteJournal:
 
         return await self._read(read)
 
-    async def known(self, scope: int, key: bytes, since: float) -> Known | None:
-        def read(connection: sqlite3.Connection) -> Known | None:
-            row = connection.execute(statements.FIND_KNOWN, (scope, key, since)).fetchone()
-            return Known(*row) if row is not None else None
+    async def known(self, wanted: Sequence[tuple[int, bytes]], since: float) -> list[Known]:
+        def read(connection: sqlite3.Connection) -> list[Known]:
+            found = (connection.execute(statements.FIND_KNOWN, (*each, since)).fetchone() for each in wanted)
+            return [Known(*row) for row in found if row is not None]
 
         return await self._read(read)
 

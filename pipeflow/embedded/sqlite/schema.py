@@ -11,7 +11,7 @@ from typing import Final
 from pipeflow.embedded.sqlite import audit, catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 5
+VERSION: Final = 6
 
 CLAIMS: Final = (
     # A shared body that is kept aside has its pointer in place of its bytes.
@@ -66,6 +66,7 @@ TABLES: Final = (
     """,
     # A message's key is its queue's number and its place: one B-tree holds every queue in order, so that a tail is
     # read, appended to and cut off without a second index.
+    # `grp` is the name a message is found by: its group's, or that of the key of one that is delayed.
     """
     CREATE TABLE messages (
         key INTEGER PRIMARY KEY,
@@ -128,5 +129,7 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     2: ("ALTER TABLE bodies ADD COLUMN claim BLOB", *CLAIMS),
     3: ("ALTER TABLE messages ADD COLUMN expires REAL", EXPIRES_INDEX),
     4: audit.TABLES,
+    # Delayed messages may have the name of their key in `grp`: an older pipeflow would take it for a group's.
+    5: (),
 }
 """From version n to n + 1: statements of one transaction."""

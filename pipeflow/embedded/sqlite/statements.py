@@ -114,6 +114,14 @@ LOAD_GROUP: Final = (
     LIMIT ?
 """
 )
+LOAD_KEYED: Final = (
+    _MESSAGE
+    + """
+    WHERE grp IS NOT NULL AND key >> 43 = ? AND grp = ?
+    ORDER BY key DESC
+    LIMIT 1
+"""
+)
 NEXT_GROUP: Final = """
     SELECT grp FROM messages
     WHERE grp IS NOT NULL AND key >> 43 = ? AND grp > ?

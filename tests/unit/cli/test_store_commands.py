@@ -217,7 +217,8 @@ def test_publishing_reaches_every_subscriber(call: Call, store: str) -> None:
 def test_records_are_put_with_their_positions(call: Call, store: str) -> None:
     shown = call("put", "lake", "1", "2", "--json")
     assert json.loads(shown.stdout) | {"target": "lake"} == {
-        "target": "lake", "accepted": 2, "duplicates": 0, "refused": 0, "id": None, "first": 1, "last": 2,
+        "target": "lake", "accepted": 2, "duplicates": 0, "refused": 0, "replaced": 0, "id": None,
+        "first": 1, "last": 2,
     }  # fmt: skip
 
 
@@ -240,6 +241,32 @@ def test_a_body_that_is_no_text_does_not_break_the_listing(call: Call, store: st
     assert shown.exit_code == 0
     assert "no text" in shown.stdout
     assert "\x00" not in shown.stdout
+
+
+def test_peek_looks_for_text_and_states_and_says_how_far(call: Call, store: str) -> None:
+    call("send", "billing", '{"customer": "ada", "n": 1}', '{"customer": "bo", "n": 2}', "--delay", "1h")
+    shown = call("peek", "billing", "--contains", "ada", "--state", "delayed", "--json")
+    assert [row["body"] for row in rows(shown)] == [{"customer": "ada", "n": 1}]
+    assert "1 found, 4 looked at" in shown.stderr
+    both = call("peek", "billing", "--where", "body.n>1", "--where", "state=delayed", "--json")
+    assert [row["body"]["n"] for row in rows(both)] == [2]
+    assert "--limit shows more" in call("peek", "billing", "--state", "delayed", "--limit", "1").stderr
+    assert call("peek", "billing", "--contains", "nobody", "--fail-empty").exit_code == 3
+
+
+def test_a_delayed_message_is_replaced_and_cancelled_by_its_key(call: Call, store: str) -> None:
+    first = call("send", "billing", '{"n": 1}', "--delay", "1h", "--key", "k")
+    second = call("send", "billing", '{"n": 2}', "--delay", "366d", "--key", "k")
+    assert first.stdout != second.stdout
+    assert "1 took the place of a delayed one" in second.stderr
+    (row,) = rows(call("peek", "billing", "--where", "state=delayed", "--json"))
+    assert (row["body"], row["key"]) == ({"n": 2}, "k")
+    assert json.loads(call("cancel", "billing", "k", "--json").stdout)["cancelled"] is True
+    again = call("cancel", "billing", "k", "--fail-empty")
+    assert (again.exit_code, "no message of key k is delayed" in again.stdout) == (3, True)
+    assert call("send", "billing", "1", "2", "--key", "k").exit_code == 2
+    late = call("send", "billing", "1", "--delay", "367d")
+    assert (late.exit_code, "366 days" in late.stderr) == (1, True)
 
 
 def test_purging_asks_unless_yes(call: Call, store: str) -> None:

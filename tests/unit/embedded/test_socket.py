@@ -84,7 +84,7 @@ async def test_every_verb_gives_its_arguments_and_its_answer_unchanged(store: Re
         "tags": ["a", 1, None, True],
         "ok": True,
     }
-    message = Outgoing(b"\xffbody", attributes, {"h": "1"}, "g", "d", 1.5, "p", ("source", b"\x01"), "id")
+    message = Outgoing(b"\xffbody", attributes, {"h": "1"}, "g", "d", 1.5, "p", ("source", b"\x01"), "id", key="key")
     store.deliveries = [delivery()]
     topology = Topology(
         (TopicSpec("orders"),),
@@ -98,6 +98,7 @@ async def test_every_verb_gives_its_arguments_and_its_answer_unchanged(store: Re
         assert store.topology == topology == await client.describe()
         assert await client.send("q", [message, Outgoing(b"bad")]) == [Sent("id-q", 4, True), Refused("TooLong", "why")]
         assert store.sent == [message, Outgoing(b"bad")]
+        assert await client.cancel_delayed("q", "key")
         assert await client.publish("t", [message]) == [Sent("id-t", 4, True)]
         assert await client.receive("q", Want(3)) == [delivery()]
         ack = Ack(Receipt(1, 2, 3), [Emit("topic", "orders", message)], True)
@@ -390,7 +391,7 @@ async def test_every_option_of_a_message_travels_but_where_its_body_lies(store: 
     claim = Claim(1, "", "name", 3, 0, "")
     said = {each.name: each for each in msgspec.structs.fields(Outgoing)}
     values: dict[str, object] = {"body": b"b", "attributes": {"a": 1}, "headers": {"h": "x"}, "claim": claim}
-    values |= {"checkpoint": ("s", b"1"), "partition": "p", "group": "g", "dedup_id": "d", "id": "i"}
+    values |= {"checkpoint": ("s", b"1"), "partition": "p", "group": "g", "dedup_id": "d", "id": "i", "key": "k"}
     message = Outgoing(**{**dict.fromkeys(said, 7), **values})  # type: ignore[arg-type]  # what comes later is a number
     async with served(store, path) as client:
         await client.send("q", [message])

@@ -96,9 +96,11 @@ def test_a_subscription_of_another_topic_or_with_a_bad_policy_is_refused() -> No
     assert state.subscriptions == []
 
 
-def test_T28_a_group_on_a_standard_topic_is_legal_and_a_dedup_id_is_not() -> None:
+def test_T28_a_group_on_a_standard_topic_is_legal_and_a_dedup_id_is_too() -> None:
     assert code(topic(), Outgoing(b"", group="g")) is None
-    assert code(topic(), Outgoing(b"", dedup_id="d")) == "DedupNotSupported"
+    assert code(topic(), Outgoing(b"", dedup_id="d")) is None
+    assert code(topic(), Outgoing(b"", dedup_id="with space")) == "InvalidDedup"
+    assert code(topic(), Outgoing(b"", key="k")) == "bad_key"
     assert code(topic(), Outgoing(b"", group="with space")) == "InvalidGroup"
 
 

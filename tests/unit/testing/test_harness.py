@@ -522,7 +522,7 @@ async def test_every_token_is_given_back_when_the_harness_has_ended() -> None:
 async def test_a_probe_that_would_have_to_wait_for_the_disk_says_what_to_do_instead() -> None:
     class OnDisk:
         async def peek(self, queue: str, limit: int, dead: bool) -> list[object]:
-            await asyncio.sleep(0)
+            await asyncio.get_running_loop().create_future()  # what another thread reads comes as a future
             return []
 
     shop = Shop()

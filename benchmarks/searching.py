@@ -1,0 +1,157 @@
+"""What a search through a long queue costs, and whom it holds up.
+
+A queue of messages of 200 bytes, all but its head on disk, is searched for what no message has, so that all of them are
+looked at, while somebody sends. `turn_ms` is how long the loop, and `page_ms` how long the journal's thread was kept at
+most, in time of the processor: that is what a send may have to wait for, and what other programs on the machine do not
+change. `turn_p999_ms` leaves a turn in a thousand out, which is one that the collector of garbage took. `added_mib` is
+what the search added to the most memory that the process ever had. Sends are timed by the clock, with it and without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from _rounds import quantile
+from large_bodies import most
+
+from pipeflow.embedded.sqlite.journal import SqliteJournal
+from pipeflow.filters import parse_where
+from pipeflow.messages import Outgoing
+from pipeflow.protocols import Search, Store
+from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
+
+BATCH = 5_000
+SEARCHES = {
+    "where": Search("q", where=parse_where("body.customer=nobody", 0.0)),
+    "contains": Search("q", contains=b"nobody"),
+}
+
+
+def message(number: int) -> Outgoing:
+    body = json.dumps({"customer": f"customer-{number % 1000}", "number": number, "text": ""}).encode()
+    return Outgoing(body[:-2] + b"x" * (200 - len(body)) + body[-2:])
+
+
+async def fill(store: Store, count: int) -> None:
+    await store.declare(Topology(queues=(QueueSpec("q"), QueueSpec("other"))))
+    for start in range(0, count, BATCH):
+        await store.send("q", [message(number) for number in range(start, min(count, start + BATCH))])
+
+
+@contextmanager
+def pages(spans: list[float]) -> Iterator[None]:
+    """While inside, what the journal reads is timed on its thread."""
+    read = SqliteJournal._read
+
+    async def timed(self: SqliteJournal, function: Callable[[sqlite3.Connection], Any]) -> Any:
+        def run(connection: sqlite3.Connection) -> Any:
+            began = time.thread_time()
+            try:
+                return function(connection)
+            finally:
+                spans.append(time.thread_time() - began)
+
+        return await read(self, run)
+
+    SqliteJournal._read = timed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SqliteJournal._read = read  # type: ignore[method-assign]
+
+
+class Watcher:
+    """Sends and watches the loop while something else runs."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.sends: list[float] = []
+        self.turns: list[float] = []
+        self.done = False
+
+    async def send(self) -> None:
+        while not self.done:
+            began = time.perf_counter()
+            await self.store.send("other", [message(0)])
+            self.sends.append(time.perf_counter() - began)
+            await asyncio.sleep(0.005)
+
+    async def watch(self) -> None:
+        while not self.done:
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            self.turns.append(time.thread_time() - began)
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.send)
+            tasks.start_soon(self.watch)
+            result = await work()
+            self.done = True
+        return result
+
+
+async def measure(url: str, count: int, way: str) -> dict[str, object]:
+    store = await open_store(url)
+    await store.peek("q", 1)  # the head of the queue is in memory from here on
+    alone = Watcher(store)
+    await alone.run(lambda: asyncio.sleep(1.0))
+    spans: list[float] = []
+    watcher, base = Watcher(store), most()
+    with pages(spans):
+        began, cpu = time.perf_counter(), time.process_time()
+        found = await watcher.run(lambda: store.search(SEARCHES[way]))
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    await store.close()
+    assert found.complete
+    for measured in (watcher.turns, watcher.sends, alone.sends):
+        measured.sort()
+    return {
+        "benchmark": "searching",
+        "way": way,
+        "messages": count,
+        "examined": found.examined,
+        "seconds": round(took, 2),
+        "cpu_us_per_message": round(cpu / found.examined * 1e6, 1),
+        "added_mib": round(most() - base, 1),
+        "turn_p999_ms": round(quantile(watcher.turns, 0.999) * 1000, 2),
+        "turn_ms": round(max(watcher.turns) * 1000, 2),
+        "page_ms": round(max(spans, default=0.0) * 1000, 2),
+        "send_p50_ms": round(quantile(watcher.sends, 0.5) * 1000, 2),
+        "send_p99_ms": round(quantile(watcher.sends, 0.99) * 1000, 2),
+        "send_p50_ms_alone": round(quantile(alone.sends, 0.5) * 1000, 2),
+        "send_p99_ms_alone": round(quantile(alone.sends, 0.99) * 1000, 2),
+    }
+
+
+async def run(count: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="pipeflow-searching-") as folder:
+        url = f"sqlite:///{Path(folder)}/store.db?durability=normal"
+        store = await open_store(url)
+        await fill(store, count)
+        await store.close()
+        for way in SEARCHES:
+            print(json.dumps(await measure(url, count, way)), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="A small queue: does it run?")
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    options = parser.parse_args()
+    anyio.run(run, 30_000 if options.quick else options.messages)
+
+
+if __name__ == "__main__":
+    main()
