@@ -10,6 +10,7 @@ TOPIC, INTAKE = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py"
 ARCHIVE, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/tail.py"
 MOVING, CHOOSING = "pipeflow/embedded/moving.py", "pipeflow/embedded/choosing.py"
 NEEDS, SIEVE, NOUNS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/nouns.py"
+CONFIRMING, PACE = "pipeflow/embedded/confirmations.py", "pipeflow/state/pace.py"
 HEAD, HANDOUT, BROKER = "pipeflow/embedded/head.py", "pipeflow/embedded/handout.py", "pipeflow/embedded/broker.py"
 
 WALKED = ("tests/properties/test_topics_against_a_naive_model.py", "tests/conformance/test_topics.py")
@@ -28,6 +29,13 @@ TAILS = (
 )
 FILTERED = ("tests/properties/test_sieves_against_asking_every_policy.py", "tests/unit/state/test_sieve.py")
 LAID = ("tests/unit/embedded/test_many_tenants.py", "tests/conformance/test_topic_patterns.py")
+NAMED = ("tests/conformance/test_topic_patterns.py", "tests/unit/test_topics_named.py")
+LEAVING = ("tests/unit/webhooks",)
+RATED = (
+    "tests/unit/state/test_pace.py",
+    "tests/conformance/test_rates.py",
+    "tests/unit/embedded/test_rates_of_processes.py",
+)
 WAITING = ("tests/properties/test_receivers_that_wait.py", "tests/unit/embedded/test_races.py")
 
 PUBLISHES = (
@@ -62,10 +70,34 @@ ARCHIVES = (
     Mutant("replay_forgets_where_it_was", ARCHIVE, "broker.inlet.note_position(", "(", ARCHIVED),
     Mutant("replay_to_the_last_moment_too", ARCHIVE, "message.sent_at < until", "message.sent_at <= until", ARCHIVED),
     Mutant("replay_from_the_next_moment", ARCHIVE, "found[0].sent_at < since", "found[0].sent_at <= since", ARCHIVED),
-    Mutant("replay_through_no_filter", ARCHIVE, "            policy = target.filter", "            pass", ARCHIVED),
+    Mutant("replay_through_no_filter", ARCHIVE, "(policy, target.filter if target is not None else None)", "(policy,)", ARCHIVED),
+    Mutant("replay_by_a_policy_alone", ARCHIVE, "(policy, target.filter if target is not None else None)", "((policy or target.filter) if target else policy,)", ARCHIVED),
+    Mutant("replay_reads_the_body_of_others", ARCHIVE, "if own is not None:\n                return own", "if False:\n                return own", ARCHIVED),
+    Mutant("replay_goes_on_with_other_times", ARCHIVE, "sent, done, position.since, position.until)", "sent, done, request.since, request.until)", ARCHIVED),
     Mutant("replay_says_now", INTAKE, "weigh(mine), archived.sent_at, now", "weigh(mine), now, now", ARCHIVED),
     Mutant("archive_waits_with_the_publish", INTAKE, "0.0 if head.spec.archives else", "", ARCHIVED),
     Mutant("replay_stops_halfway", ARCHIVE, "            made.append((message, mine))\n", "            made.append((message, mine))\n            broker.inlet.redeliver(topic, target, message, mine, now)\n            made.clear()\n", ARCHIVED),
+)  # fmt: skip
+
+NAMES = (
+    Mutant("name_before_the_topic_itself", NOUNS, "        if named is not None:\n", "        if named is not None and not self.patterns():\n", NAMED),
+    Mutant("standard_topic_into_a_fifo_queue", NOUNS, 'if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:', "if False:", NAMED),
+    Mutant("name_of_topics_not_told", INTAKE, "if target.endpoint or target.named:", "if target.endpoint:", NAMED),
+    Mutant("names_meet_by_their_ends_only", "pipeflow/names.py", "steps = [(i + 1, j)] * bool(a) + [(i, j + 1)] * bool(b)", "steps = [(i + 1, j)] * bool(a)", NAMED),
+)  # fmt: skip
+
+FAREWELLS = (
+    Mutant("unsubscribed_and_asked_again", CONFIRMING, "elif known.left_at is None and idle", "elif idle", LEAVING),
+    Mutant("old_token_after_the_farewell", CONFIRMING, "new_secret(32).hex(), now, now + TOKEN_LIFE, None, now)", "known.token if known else '', now, now + TOKEN_LIFE, None, now)", LEAVING),
+    Mutant("farewell_to_who_never_came", CONFIRMING, "        told = not self.pending(subscription)\n", "        told = True\n", LEAVING),
+    Mutant("unsubscribed_and_served", CONFIRMING, "return known is not None and known.left_at is not None", "return False", LEAVING),
+)  # fmt: skip
+
+RATES = (
+    Mutant("rate_over_what_is_asked", HANDOUT, "min(want.limit, pace.room)", "want.limit", RATED),
+    Mutant("rate_forgets_at_once", PACE, "given[0][0] + self.seconds <= now", "given[0][0] < now", RATED),
+    Mutant("nobody_is_woken_when_there_is_room", HEAD, "due = min(due, self.pace.again)", "pass", RATED),
+    Mutant("rate_of_one_life", BROKER, "head.pace.took(head.pace.count, self.clock.now())", "pass", RATED),
 )  # fmt: skip
 
 MOVES = (
@@ -106,4 +138,4 @@ WAKING = (
     Mutant("settling_wakes_nobody", BROKER, "            self.after_intake(dict.fromkeys(touched))\n        else:\n            self._wake(head)", "            pass", WAITING),
 )  # fmt: skip
 
-MUTANTS = (*PUBLISHES, *FILTERS, *ARCHIVES, *MOVES, *MEMORY, *WAKING)
+MUTANTS = (*PUBLISHES, *FILTERS, *ARCHIVES, *NAMES, *FAREWELLS, *RATES, *MOVES, *MEMORY, *WAKING)
