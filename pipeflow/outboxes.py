@@ -14,6 +14,10 @@ from msgspec import Struct
 from pipeflow.messages import Outgoing
 
 
+class NotNow(Exception):
+    """It cannot be done now; what was to be sent waits in its table."""
+
+
 class OutboxRow(Struct, frozen=True):
     """One message that waits in an outbox."""
 
@@ -27,7 +31,7 @@ class OutboxRow(Struct, frozen=True):
 
 
 class OutboxTable(Protocol):
-    """The rows of one outbox, as the relay sees them. Unavailable: the database cannot be used now; ask again."""
+    """The rows of one outbox, as the relay sees them. NotNow: the database cannot be used, ask again."""
 
     async def open(self) -> None:
         """Connect. ConfigurationError: no outbox can be there."""

@@ -24,7 +24,7 @@ from pipeflow.engine.supervise import Supervisor
 from pipeflow.errors import Indeterminate, NotFound, RefusedError, Unavailable
 from pipeflow.events import Observers, Published, Queued, Refusal
 from pipeflow.messages import Refused, Sent
-from pipeflow.outboxes import OutboxRow, OutboxTable
+from pipeflow.outboxes import NotNow, OutboxRow, OutboxTable
 from pipeflow.protocols import BEHIND, Store
 
 logger = logging.getLogger("pipeflow")
@@ -100,7 +100,7 @@ class OutboxRelay:
         """Relay until cancelled. ConfigurationError: the table cannot be where it was said to be."""
         self._loop = asyncio.get_running_loop()
         try:
-            with suppress(Unavailable):  # it is opened again with every look
+            with suppress(NotNow):  # it is opened again with every look
                 await self._table.open()
             self._after = await self._position()
             self._forget = (-inf, self._after) if self._after else None
@@ -124,7 +124,7 @@ class OutboxRelay:
                 await self._tidy()
                 if rows:
                     continue
-            except Unavailable as error:
+            except NotNow as error:
                 logger.warning("%s: %s; it is looked at again in %g s", self.name, error, TROUBLED)
                 again = True
                 self._asking = asking + self._asking
@@ -147,9 +147,12 @@ class OutboxRelay:
                 answers = await self._supervisor.call(partial(self._send, batch), self.name)
             except (NotFound, RefusedError) as error:
                 if isinstance(error, RefusedError) and error.code in TRANSIENT:
-                    raise Unavailable(str(error)) from error
+                    raise NotNow(str(error)) from error
                 await self._set_aside(batch, str(error))
                 return
+            except Unavailable as error:
+                await self._store.position(self.name)  # if the store itself is gone, this says so
+                raise NotNow(str(error)) from error
             if answers is None:
                 self._after = max(self._after, await self._position())
                 return
@@ -183,7 +186,7 @@ class OutboxRelay:
         assert isinstance(answer, Refused)
         assert answer is not BEHIND
         if answer.code in TRANSIENT:
-            raise Unavailable(f"{row.kind} {row.target}: {answer.reason}")
+            raise NotNow(f"{row.kind} {row.target}: {answer.reason}")
         await self._set_aside([row], answer.reason)
 
     async def _set_aside(self, rows: Sequence[OutboxRow], reason: str) -> None:
@@ -205,7 +208,7 @@ class OutboxRelay:
         _, upto = self._forget
         try:
             await self._table.forget(upto)
-        except Unavailable:
+        except NotNow:
             # A writer is busy there: what waits to be sent does not wait for this.
             self._forget = (self._clock.now() + KEPT, upto)
             return

@@ -69,6 +69,9 @@ class Program:
                 connection.rollback()
             else:
                 connection.commit()
+            if dice.random() < 0.3:
+                # Else the relay never has its turn to delete rows, which is to be killed too.
+                time.sleep(dice.uniform(0.005, 0.05))
 
 
 async def child(program: Program, cycle: int, seed: int) -> None:

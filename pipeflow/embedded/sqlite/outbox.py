@@ -17,9 +17,9 @@ import msgspec
 
 from pipeflow.embedded.sqlite.connection import Connection
 from pipeflow.embedded.sqlite.schema import APPLICATION_ID
-from pipeflow.errors import ConfigurationError, Unavailable
+from pipeflow.errors import ConfigurationError
 from pipeflow.messages import Outgoing
-from pipeflow.outboxes import OutboxRow
+from pipeflow.outboxes import NotNow, OutboxRow
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ class SqliteOutbox:
         except sqlite3.DatabaseError as error:
             await self.close()
             if isinstance(error, sqlite3.OperationalError) and "unable to open" not in str(error):
-                raise Unavailable(f"outbox {path}: {error}") from error
+                raise NotNow(f"outbox {path}: {error}") from error
             raise ConfigurationError(
                 f"outbox {path}: {error}; name the SQLite file that your own tables lie in"
             ) from error
@@ -269,7 +269,7 @@ class SqliteOutbox:
         try:
             return await self._connection.run(work)
         except sqlite3.DatabaseError as error:
-            raise Unavailable(f"outbox {self._path}: {error}") from error
+            raise NotNow(f"outbox {self._path}: {error}") from error
 
 
 def _row(id: int, kind: Any, target: Any, body: Any, attributes: Any, headers: Any, options: Any) -> OutboxRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sqlite3
 import threading
@@ -13,8 +14,12 @@ import aiosqlite
 import msgspec
 import pytest
 
-from pipeflow import App, ConfigurationError, Outbox, Queue, RefusedError, Topic
+from pipeflow import App, ConfigurationError, Indeterminate, Outbox, Queue, RefusedError, Topic, Unavailable
+from pipeflow.embedded.opening import Kept
+from pipeflow.errors import SinkUnavailable
+from pipeflow.protocols import Object
 from pipeflow.registry import open_store
+from pipeflow.sinks.file import FileSink
 from pipeflow.testing import Harness, harness
 
 
@@ -397,6 +402,42 @@ async def test_a_full_disk_holds_rows_up_and_sets_none_aside(shop: Shop, monkeyp
         monkeypatch.setattr("pipeflow.embedded.journal.Forget.full", False)
         await h.advance(10)
         assert ids(h, shop.billing) == [1, 2]
+
+
+async def test_a_large_body_that_cannot_be_kept_aside_now_is_sent_later(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = shop.app.queue("blobs", bytes)
+
+    async def fails(self: FileSink, obj: Object) -> None:
+        raise SinkUnavailable("the disk is away")
+
+    async with harness(shop.app, store=f"sqlite:///{tmp_path}/shop.db") as h:
+        with monkeypatch.context() as broken:
+            broken.setattr(FileSink, "write", fails)
+            connection = shop.connect()
+            shop.outbox.send(connection, blobs, b"x" * (3 << 20))
+            connection.commit()
+            connection.close()
+            await h.advance(20)
+        await h.advance(6)
+        assert (len(await h.runtime.store.peek("blobs")), shop.rows("failure")) in ((1, [None]), (1, []))
+
+
+async def test_a_store_that_failed_ends_the_program_and_not_only_the_relay(shop: Shop, tmp_path: Path) -> None:
+    async def run() -> None:
+        async with shop.app.running(broker=f"sqlite:///{tmp_path}/other.db") as runtime:
+            assert isinstance(runtime.store, Kept)
+            shop.place(1)
+            await runtime.relays[0].caught_up()
+            runtime.store.fail(Indeterminate("the disk broke"))
+            shop.place(2)
+            await runtime.stopped()
+
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable, match="the store failed"):
+            await run()
+    assert shop.rows("failure") == [None, None]
 
 
 async def test_a_large_body_goes_through_the_outbox(shop: Shop, tmp_path: Path) -> None:
