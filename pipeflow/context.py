@@ -64,12 +64,13 @@ class Context:
         dedup_id: str | None = None,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> None:
         """Publish when this call is acknowledged, in the same commit; dropped when it fails."""
         body = topic.encode(value)
-        message = outgoing(body, group, dedup_id, delay, ttl, attributes, keywords, self._headers)
+        message = outgoing(body, group, dedup_id, delay, ttl, priority, attributes, keywords, self._headers)
         self._emit(Emit("topic", topic.name, message))
 
     def send(
@@ -80,6 +81,7 @@ class Context:
         *,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         group: str | None = None,
         dedup_id: str | None = None,
         key: str | None = None,
@@ -88,7 +90,7 @@ class Context:
     ) -> None:
         """Send to a queue when this call is acknowledged, in the same commit; dropped when it fails."""
         body = queue.codec.encode(value)
-        message = outgoing(body, group, dedup_id, delay, ttl, attributes, keywords, self._headers, key)
+        message = outgoing(body, group, dedup_id, delay, ttl, priority, attributes, keywords, self._headers, key)
         self._emit(Emit("queue", queue.name, message))
 
     def put(self, stream: Stream[T], value: T, /) -> None:

@@ -44,6 +44,7 @@ class Peeked(Struct, frozen=True):
     provenance: Provenance | None = None
     """Where it has been, if it was redriven."""
     key: str | None = None
+    priority: int = 0
     """What it can be replaced or cancelled by, while it is delayed."""
 
 

@@ -62,6 +62,8 @@ class Outgoing(Struct, frozen=True, gc=False, array_like=True, omit_defaults=Tru
     """Seconds from the send, delay included, after which it is gone unless it was acknowledged; None: retention."""
     key: str | None = None
     """Queues only: takes the place of the message of this key that is still delayed, and can itself be cancelled."""
+    priority: int = 0
+    """0 to 9; of what is ready in a standard queue the highest comes first."""
 
 
 class Emit(Struct, frozen=True, gc=False, array_like=True):

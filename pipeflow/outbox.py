@@ -68,6 +68,7 @@ class Outbox:
         dedup_id: str | None = None,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> str: ...
@@ -83,6 +84,7 @@ class Outbox:
         dedup_id: str | None = None,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> Awaitable[str]: ...
@@ -97,6 +99,7 @@ class Outbox:
         dedup_id: str | None = None,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         attributes: Mapping[str, AttributeValue] | None = None,
         **keywords: AttributeValue,
     ) -> str | Awaitable[str]:
@@ -108,7 +111,7 @@ class Outbox:
         """
         if not isinstance(topic, Topic):
             raise ConfigurationError(f"outbox {self.path}: {topic!r} is no topic; outbox.send(...) is for queues")
-        sent = outgoing(topic.encode(value), group, dedup_id, delay, ttl, attributes, keywords)
+        sent = outgoing(topic.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords)
         return self._write(connection, "topic", topic.name, topic.spec.fifo, sent)
 
     @overload
@@ -121,6 +124,7 @@ class Outbox:
         *,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -136,6 +140,7 @@ class Outbox:
         *,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -150,6 +155,7 @@ class Outbox:
         *,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -158,7 +164,7 @@ class Outbox:
         """Send straight to a queue when the connection's transaction commits; otherwise as `publish`."""
         if not isinstance(queue, Queue):
             raise ConfigurationError(f"outbox {self.path}: {queue!r} is no queue; outbox.publish(...) is for topics")
-        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, attributes, keywords)
+        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords)
         if len(sent.body) > queue.spec.max_body:
             raise RefusedError(
                 "too_large", f"{queue.name}: the body has {len(sent.body)} bytes, the limit is {queue.spec.max_body}"
@@ -217,7 +223,7 @@ class Outbox:
 
 def _check(target: str, fifo: bool, sent: Outgoing) -> None:
     """What would only be set aside later is refused while somebody is there to see it."""
-    unfulfilled = unfulfillable(target, sent)
+    unfulfilled = unfulfillable(target, sent, fifo=fifo)
     if unfulfilled is not None:
         raise RefusedError(unfulfilled.code, unfulfilled.reason)
     if fifo and sent.group is None:

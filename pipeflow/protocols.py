@@ -86,6 +86,8 @@ class Features(Struct, frozen=True):
     max_delay: float = 366 * 86_400.0
     ttl: bool = True
     """Messages can have a time to live of their own."""
+    priorities: bool = True
+    """Of what is ready in a standard queue the highest priority comes first."""
     atomic_emits: bool = True
     """An acknowledgement and what it emits commit together."""
     record_log: bool = True

@@ -117,6 +117,7 @@ class Queue(Generic[T]):
         *,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         group: str | None = None,
         dedup_id: str | None = None,
         key: str | None = None,
@@ -126,12 +127,12 @@ class Queue(Generic[T]):
         """Send one value straight to this queue and return its message id; durable when it returns.
 
         `delay`: seconds until it is visible, up to 366 days; None takes the queue's own. `ttl`: seconds until it is
-        gone, acknowledged or not, counted from now. `key`: while a message of this
-        key is still delayed, this one takes its place, with an id of its own, in one commit; see `cancel`. `dedup_id`:
-        for five minutes an equal one is answered with the first message's id and not sent. RefusedError: a rule was
-        broken, and nothing was sent or replaced.
+        gone, acknowledged or not, counted from now. `priority`: 0 to 9; a standard queue hands out the highest first.
+        `key`: while a message of this key is still delayed, this one takes its place, with an id of its own, in one
+        commit; see `cancel`. `dedup_id`: for five minutes an equal one is answered with the first message's id and not
+        sent. RefusedError: a rule was broken, and nothing was sent or replaced.
         """
-        message = outgoing(self._encode(value), group, dedup_id, delay, ttl, attributes, keywords, key=key)
+        message = outgoing(self._encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords, key=key)
         (answer,) = await self.binding.runtime.send(self.spec.name, (message,))
         return accepted(answer, self.binding.noun)
 
@@ -142,6 +143,7 @@ class Queue(Generic[T]):
         *,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int | Callable[[T], int] = 0,
         group: str | Callable[[T], str] | None = None,
         dedup_id: Callable[[T], str] | None = None,
         key: Callable[[T], str] | None = None,
@@ -150,9 +152,9 @@ class Queue(Generic[T]):
     ) -> Sequence[Sent | Refused]:
         """Send many values in one commit; one answer each, in order. A refused one does not stop the others.
 
-        `group`, `dedup_id`, `key` and `attributes` may be functions of the value.
+        `group`, `dedup_id`, `priority`, `key` and `attributes` may be functions of the value.
         """
-        batch = many(self._encode, values, group, dedup_id, delay, ttl, attributes, keywords, key)
+        batch = many(self._encode, values, group, dedup_id, delay, ttl, priority, attributes, keywords, key)
         return await self.binding.runtime.send(self.spec.name, batch)
 
     async def peek(

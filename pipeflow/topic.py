@@ -67,6 +67,7 @@ class Topic(Generic[T]):
         dedup_id: str | None = None,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int = 0,
         attributes: Mapping[str, AttributeValue] | None = None,
         instead: Mapping[Protocols, T] | None = None,
         **keywords: AttributeValue,
@@ -75,11 +76,12 @@ class Topic(Generic[T]):
 
         Keywords are attributes; those whose names collide with options go through `attributes`. `group` orders
         messages in FIFO queues. `ttl`: seconds until its copies in queues are gone, acknowledged or not.
+        `priority`: 0 to 9; a standard queue hands out the highest first.
         `instead`: what "queue", "webhook" or "stream" subscribers get in place of the value; filters on bodies look at
         what theirs gets (SNS: T25, T48). RefusedError: a rule was broken, and nothing was published.
         """
         headers = causes() if instead is None else {**(causes() or {}), TEXTS: self._texts(instead)}
-        message = outgoing(self.encode(value), group, dedup_id, delay, ttl, attributes, keywords, headers)
+        message = outgoing(self.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords, headers)
         (answer,) = await self.binding.runtime.publish(self.spec.name, (message,))
         return accepted(answer, self.binding.noun)
 
@@ -101,14 +103,15 @@ class Topic(Generic[T]):
         dedup_id: Callable[[T], str] | None = None,
         delay: float | None = None,
         ttl: float | None = None,
+        priority: int | Callable[[T], int] = 0,
         attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None = None,
         **keywords: AttributeValue,
     ) -> Sequence[Sent | Refused]:
         """Publish many values in one commit; one answer each, in order. A refused one does not stop the others.
 
-        `group`, `dedup_id` and `attributes` may be functions of the value.
+        `group`, `dedup_id`, `priority` and `attributes` may be functions of the value.
         """
-        batch = many(self.encode, values, group, dedup_id, delay, ttl, attributes, keywords)
+        batch = many(self.encode, values, group, dedup_id, delay, ttl, priority, attributes, keywords)
         return await self.binding.runtime.publish(self.spec.name, batch)
 
     def emission(self, value: T, headers: dict[str, str] | None) -> Emit:
@@ -246,6 +249,7 @@ def outgoing(
     dedup_id: str | None,
     delay: float | None,
     ttl: float | None,
+    priority: int,
     attributes: Mapping[str, AttributeValue] | None,
     keywords: dict[str, AttributeValue],
     headers: dict[str, str] | None = None,
@@ -262,6 +266,7 @@ def outgoing(
         dedup_id,
         delay,
         ttl=ttl,
+        priority=priority,
         key=key,
     )
 
@@ -273,15 +278,18 @@ def many(
     dedup_id: Callable[[T], str] | None,
     delay: float | None,
     ttl: float | None,
+    priority: int | Callable[[T], int],
     attributes: Mapping[str, AttributeValue] | Callable[[T], Mapping[str, AttributeValue]] | None,
     keywords: dict[str, AttributeValue],
     key: Callable[[T], str] | None = None,
 ) -> list[Outgoing]:
     """Many messages on their way; options that are functions are asked for each value."""
     headers = causes()
-    if group is None and dedup_id is None and key is None and not callable(attributes):
+    if group is None and dedup_id is None and key is None and not (callable(attributes) or callable(priority)):
         shared = attributes_of({**(attributes or {}), **keywords}) or None
-        return [Outgoing(encode(value), shared, headers, None, None, delay, ttl=ttl) for value in values]
+        return [
+            Outgoing(encode(value), shared, headers, None, None, delay, ttl=ttl, priority=priority) for value in values
+        ]
     return [
         outgoing(
             encode(value),
@@ -289,6 +297,7 @@ def many(
             dedup_id(value) if dedup_id is not None else None,
             delay,
             ttl,
+            priority(value) if callable(priority) else priority,
             attributes(value) if callable(attributes) else attributes,
             keywords,
             headers,

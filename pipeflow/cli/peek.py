@@ -36,7 +36,8 @@ AGE = Column("age", write=units.seconds, right=True)
 GROUP = Column("group", rare=True)
 BODY = Column("body", write=_written, wide=True)
 TTL = Column("ttl", write=units.seconds, right=True, rare=True)
-MESSAGES = (ID, Column("state"), ATTEMPT, AGE, TTL, GROUP, BODY)
+PRIORITY = Column("priority", right=True, rare=True)
+MESSAGES = (ID, Column("state"), ATTEMPT, AGE, TTL, PRIORITY, GROUP, BODY)
 DEAD = (
     ID,
     Column("attempt", right=True, spare=True),
@@ -54,6 +55,7 @@ def row_of(message: Peeked, now: float) -> Row:
     row["size"] = message.size
     row["dedup_id"] = message.dedup_id
     row["visible_at"] = message.visible_at
+    row["priority"] = message.priority
     row["ttl"] = None if message.expires_at is None else max(0.0, message.expires_at - now)
     row["key"] = message.key
     row["dead_letter_source"] = message.dead_letter_source

@@ -200,6 +200,9 @@ def message_options(command: C) -> C:
         command
     )
     command = click.option(
+        "--priority", type=click.IntRange(0, 9), default=0, metavar="0-9", help="The highest in a queue comes first."
+    )(command)
+    command = click.option(
         "--ttl", type=duration, metavar="DURATION", help="Until it is gone, handled or not: 30s, 2h."
     )(command)
     command = click.option("--group", metavar="NAME", help="Message group: delivered in order.")(command)
@@ -231,6 +234,7 @@ def send(
     group: str | None,
     dedup_id: str | None,
     ttl: float | None,
+    priority: int,
     delay: float | None,
     key: str | None,
     broker: str | None,
@@ -244,7 +248,7 @@ def send(
     """
     _check_single(body, "--dedup-id", dedup_id)
     _check_single(body, "--key", key)
-    like = Outgoing(b"", attributes(attr), None, group, dedup_id, delay, ttl=ttl, key=key)
+    like = Outgoing(b"", attributes(attr), None, group, dedup_id, delay, ttl=ttl, priority=priority, key=key)
     report(carry_out(store_url(broker, app), "queue", queue, body, raw, like), as_json)
 
 
@@ -262,6 +266,7 @@ def publish(
     group: str | None,
     dedup_id: str | None,
     ttl: float | None,
+    priority: int,
     broker: str | None,
     app: str | None,
     as_json: bool,
@@ -271,7 +276,7 @@ def publish(
     BODY, @FILE and stdin as in `pipeflow send`. Prints the id of a single message.
     """
     _check_single(body, "--dedup-id", dedup_id)
-    like = Outgoing(b"", attributes(attr), None, group, dedup_id, ttl=ttl)
+    like = Outgoing(b"", attributes(attr), None, group, dedup_id, ttl=ttl, priority=priority)
     report(carry_out(store_url(broker, app), "topic", topic, body, raw, like), as_json)
 
 

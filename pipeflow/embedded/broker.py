@@ -35,6 +35,7 @@ from pipeflow.embedded.moving import Moving
 from pipeflow.embedded.nouns import Nouns
 from pipeflow.embedded.recall import Recall
 from pipeflow.embedded.searching import search
+from pipeflow.embedded.settling import settle_all
 from pipeflow.embedded.tending import Tending
 from pipeflow.embedded.waiting import first
 from pipeflow.embedded.workbench import Workbench
@@ -234,7 +235,7 @@ class EmbeddedBroker:
     def _stop(self, failure: Unavailable) -> None:
         self.log.fail(failure)
         for head in self.nouns.heads():
-            for signal in [*head.waiters, *head.tail.fed]:
+            for signal in [*head.waiters, *(signal for lane in head.lanes for signal in lane.tail.fed)]:
                 signal.fire()
         self._stopped.fire()
 
@@ -258,12 +259,13 @@ class EmbeddedBroker:
         self.claims.declare(topology.claims)
         for head in declared:
             # New options may have ended delays or retention; time passes in one place.
-            head.tick(now)
+            for lane in head.lanes:
+                lane.tick(now)
         for head, request in self.nouns.requests_to_confirm(now):
             self.inlet.send(head, request, now)
             declared.append(head)
         self.archives.changed.fire()
-        self.after_intake(dict.fromkeys(declared))
+        self.after_intake(dict.fromkeys(lane for head in declared for lane in head.lanes))
         await self.committed()
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
@@ -292,14 +294,15 @@ class EmbeddedBroker:
         if head.dedup.shed_upto:
             await self.recall.for_send(head, batch, self.clock.now())
             self.check_open()
-        if head.tail.delayed and any(outgoing.key is not None for outgoing in batch):
+        if any(lane.tail.delayed for lane in head.lanes) and any(outgoing.key is not None for outgoing in batch):
             async with self.recall.with_keys(head, (outgoing.key for outgoing in batch)):
                 self.check_open()
                 head = self.nouns.open_head(queue)
                 results = self.inlet.send_all(head, batch, self.clock.now())
         else:
             results = self.inlet.send_all(head, batch, self.clock.now())
-        self._came_in(head)
+        for lane in head.lanes:
+            self._came_in(lane)
         await self.commits.done()
         return results
 
@@ -311,7 +314,7 @@ class EmbeddedBroker:
             raise RefusedError(refused.code, refused.reason)
         async with self.recall.with_keys(head, (key,)):
             self.check_open()
-            done = self.nouns.open_head(queue).keys.take_back(key, self.clock.now())
+            done = self.inlet.take_back(self.nouns.open_head(queue), key, self.clock.now())
         await self.committed()
         return done
 
@@ -324,9 +327,10 @@ class EmbeddedBroker:
 
     def _came_in(self, head: Head) -> None:
         self.tending.arm(head)
-        self._wake(head)
+        self.wake(head)
 
-    def _wake(self, head: Head) -> None:
+    def wake(self, head: Head) -> None:
+        """Wake who waits for what this queue has, in memory or on disk."""
         if head.waiters:
             head.wake()
         if head.tail.ready:
@@ -359,50 +363,17 @@ class EmbeddedBroker:
         if emits and self.recall.needed(emits):
             async with self.recall.for_emits(emits, self.clock.now()):
                 self.check_open()
-                results = self._settle(self.nouns.head(queue), batch, True)
+                results = settle_all(self, self.nouns.head(queue), batch, True)
         else:
-            results = self._settle(head, batch, bool(emits))
+            results = settle_all(self, head, batch, bool(emits))
         await self.commits.done()
-        return results
-
-    def _settle(self, head: Head, batch: Sequence[Settlement], emits: bool) -> list[Settled | Stale | Refused]:
-        now = self.clock.now()
-        head.tick(now)
-        results: list[Settled | Stale | Refused] = []
-        touched: list[Head] = [head]
-        state, counters = head.state, head.counters
-        due_changed = emits
-        for settlement in batch:
-            if not isinstance(settlement, Ack):
-                due_changed = True
-                results.append(state.settle(settlement, now, self.boot))
-                continue
-            refused = self.inlet.refusal(settlement.emits) if settlement.emits else None
-            if refused is not None:
-                results.append(refused)
-                continue
-            result = state.settle(settlement, now, self.boot, settlement.superseded_ok)
-            if isinstance(result, Settled):
-                counters.acked += 1
-                for emit in settlement.emits:
-                    self.inlet.emit(emit, now, touched)
-            results.append(result)
-        head.touch()
-        head.tail.shed()
-        if state.buried:
-            self.bury(head, now)
-        # What is only deleted makes nothing due earlier.
-        if due_changed:
-            self.after_intake(dict.fromkeys(touched))
-        else:
-            self._wake(head)
         return results
 
     def bury(self, head: Head, now: float) -> None:
         """Move what failed for good in this queue to its dead letters, and count what expired."""
         self.inlet.bury_all(head, now)
         if head.dead is not None:
-            self.after_intake((head.dead,))
+            self.after_intake(head.dead.lanes)
         self.written_behind()
 
     async def position(self, source: str) -> bytes | None:
@@ -494,9 +465,10 @@ class EmbeddedBroker:
     async def search(self, request: Search) -> Found:
         self.check_open()
         head = self.nouns.dead_of(request.queue) if request.dead else self.nouns.head(request.queue)
-        if head.tail.hungry:
-            await self.tending.fed(head)
-        head.tick(self.clock.now())
+        for lane in head.lanes:
+            if lane.tail.hungry:
+                await self.tending.fed(lane)
+            lane.tick(self.clock.now())
         return await search(self, head, request)
 
     async def purge(self, queue: str) -> int:
@@ -550,8 +522,8 @@ class EmbeddedBroker:
     async def stats(self) -> StoreStats:
         self.check_open()
         now = self.clock.now()
-        for head in self.nouns.heads():
-            head.tick(now)
+        for lane in self.nouns.lanes():
+            lane.tick(now)
         return inspection.stats(self, await self.archives.beginnings())
 
     async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -70,10 +70,19 @@ class Choosing:
         """The letters that are meant, so many at a time, as they are when they are asked for."""
         if choice.limit is not None and tally.matched >= choice.limit:
             return  # an earlier process took the last one, and died before it said so
-        broker = self._broker
-        dead = broker.nouns.head(choice.letters)
-        matches, whole = matcher(choice.where, broker.clock.now()), asks_about_bodies(choice.where)
         missing = set(choice.ids) if choice.ids is not None else None
+        for lane in self._broker.nouns.head(choice.letters).lanes:
+            async with aclosing(self._matching_in(lane, choice, tally, missing, size)) as chunks:
+                async for letters in chunks:
+                    yield letters
+            if tally.matched == choice.limit or missing == set():
+                return
+
+    async def _matching_in(
+        self, dead: Head, choice: Choice, tally: Tally, missing: set[str] | None, size: int
+    ) -> AsyncGenerator[list[Stored], None]:
+        broker = self._broker
+        matches, whole = matcher(choice.where, broker.clock.now()), asks_about_bodies(choice.where)
         dead.tail.watch()
         try:
             # What is read must be what this process did until now; what leaves meanwhile is noted.
@@ -111,9 +120,15 @@ class Choosing:
         claims = self._broker.claims
         return {m.place: matches(await seen(claims, dead, m, True)) for m in chunk if m.claim is not None}
 
-    def take_out(self, dead: Head, message: Stored) -> None:
-        """Take a letter out of its queue, wherever it lies, for another queue to take in or for nobody."""
+    def lane_of(self, message: Stored) -> Head:
+        """Which priority of which queue a letter lies in."""
+        return self._broker.gathering.owners[message.queue]
+
+    def take_out(self, message: Stored) -> Head:
+        """Take a letter out of its queue, wherever it lies, for another to take in or for nobody; where it lay."""
+        dead = self.lane_of(message)
         if message.place in dead.state.known or not dead.tail.has(message):
             dead.state.move_out(message)
         else:
             dead.tail.take(message)
+        return dead

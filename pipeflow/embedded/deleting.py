@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 async def purge_queue(broker: EmbeddedBroker, name: str) -> int:
     """Delete every message of a queue; how many there were."""
     head = broker.nouns.head(name)
-    on_disk = head.tail.count
-    count = head.purge()
-    if on_disk:
-        broker.tending.sweep(head)
+    count = 0
+    for lane in head.lanes:
+        on_disk = lane.tail.count
+        count += lane.purge()
+        if on_disk:
+            broker.tending.sweep(lane)
     broker.workbench.note_loss("purge", head, count)
     await broker.committed()
     return count
@@ -29,12 +31,13 @@ async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     nouns = broker.nouns
     head = nouns.open_head(name)
     nouns.check_unused(name)
-    count = head.purge()
+    count = sum(lane.purge() for lane in head.lanes)
     broker.workbench.note_loss("delete", head, count)
     nouns.remove_queue(head)
     broker.moving.forget_queue(name)
-    broker.tending.sweep(head)
-    for signal in [*head.waiters, *head.tail.fed]:
+    for lane in head.lanes:
+        broker.tending.sweep(lane)
+    for signal in [*head.waiters, *(signal for lane in head.lanes for signal in lane.tail.fed)]:
         signal.fire()
     await broker.committed()
     return count

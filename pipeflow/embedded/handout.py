@@ -61,7 +61,9 @@ def check_want(head: Head, want: Want) -> None:
 
 
 def take_out(broker: Handing, head: Head, want: Want, now: float) -> list[Stored]:
-    """What a receiver may have now."""
+    """What a receiver may have now; nothing of a queue with priorities, of which `taking` knows whose turn it is."""
+    if len(head.lanes) > 1:
+        return []
     head.tick(now)
     state, pace = head.state, head.pace
     taken = state.receive(
@@ -84,28 +86,6 @@ def take_out(broker: Handing, head: Head, want: Want, now: float) -> list[Stored
         # A message that was received for no time at all is there for the next one.
         head.wake()
     return taken
-
-
-async def take(broker: Handing, head: Head, want: Want, taken: list[Stored]) -> list[Delivery]:
-    """Deliveries of what was just taken out, or of what the tail has when that is nothing."""
-    while True:
-        if taken:
-            deliveries = await hand_out(broker, head, taken, want)
-            if deliveries:
-                return deliveries
-        elif head.pace is not None and head.pace.room <= 0:
-            return []
-        elif not head.tail.ready or head.state.order.available():
-            # Nothing more is there, or what is there must wait: for room in flight, or to run alone.
-            return []
-        elif head.state.in_flight >= head.spec.max_in_flight:
-            return []
-        else:
-            before = head.tail.progress
-            await broker.tending.fed(head)
-            if head.tail.progress == before and not head.state.order.available():
-                return []
-        taken = take_out(broker, head, want, broker.clock.now())
 
 
 def at_once(taken: list[Stored], want: Want) -> bool:
@@ -142,15 +122,20 @@ async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want)
         else:
             broker.written_behind()
     except asyncio.CancelledError:
-        # Nobody will ever settle these. From last to first, each to the front: they stay in order.
-        for receipt in reversed(receipts):
-            head.state.settle(Release(receipt), broker.clock.now(), broker.boot)
-        head.wake()
-        broker.written_behind()
+        give_back(broker, head, receipts)
         raise
     for message in taken:
         head.drop_body(message)
     return deliveries
+
+
+def give_back(broker: Handing, head: Head, receipts: list[Receipt]) -> None:
+    """Let go of what was taken for a receiver that is gone: nobody will ever settle it."""
+    # From last to first, each to the front: they stay in order.
+    for receipt in reversed(receipts):
+        head.state.settle(Release(receipt), broker.clock.now(), broker.boot)
+    head.wake()
+    broker.written_behind()
 
 
 def delivery(head: Head, message: Stored, inlet: Intake, body: bytes | None = None) -> Delivery:

@@ -21,13 +21,16 @@ from pipeflow.state.order import Line
 from pipeflow.state.pace import Pace
 from pipeflow.state.queue import QueueState
 from pipeflow.state.stored import DELAYED, GONE, Stored
+from pipeflow.state.wishes import PRIORITIES
 
 HOT_MESSAGES = 20_000
 HOT_BYTES = 64 << 20
+LANES = PRIORITIES - 1
+"""The priorities above 0 share as much memory again."""
 
 
 class Head:
-    """One queue: its state machine, its counters, its waiting receivers, and what of it is on disk only."""
+    """One queue, or one priority of it: its state machine, its counters, and what of it is on disk only."""
 
     __slots__ = (
         "spec",
@@ -41,6 +44,11 @@ class Head:
         "keys",
         "bytes",
         "limit",
+        "most_bytes",
+        "priority",
+        "lanes",
+        "root",
+        "places",
         "armed",
         "pace",
         "waiters",
@@ -59,21 +67,32 @@ class Head:
         gathering: Gathering,
         journal: Journal,
         limit: int = HOT_MESSAGES,
+        lane_of: Head | None = None,
+        priority: int = 0,
     ) -> None:
         self.spec = spec
         self.number = number
         self.counters = counters
         self.limit = limit
+        self.most_bytes = HOT_BYTES if lane_of is None else HOT_BYTES // LANES
+        self.priority = priority
+        self.lanes: tuple[Head, ...] = (self,)
+        """The priorities that the queue ever saw, each a queue of its own, highest first; this one is the last."""
+        self.places = counters if lane_of is None else lane_of.counters
+        """Who counts places: those of one queue, of whatever priority, are all different."""
         self.dirty: dict[int, Stored] = {}
         self.touched = False
         self.bytes = 0
         self.armed = inf
         self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
-        self.waiters: dict[Signal, None] = {}
-        """Receivers that wait, the longest first."""
+        if lane_of is not None:
+            self.pace = lane_of.pace
+        self.root: Head = self if lane_of is None else lane_of
+        self.waiters: dict[Signal, None] = {} if lane_of is None else lane_of.waiters
+        """Receivers that wait, the longest first, whatever the priority."""
         self._woken = 0
         """Receivers that were woken and have not looked yet."""
-        self.dead: Head | None = None
+        self.dead: Head | None = None if lane_of is None else lane_of.dead
         self.dedup = Dedup()
         self._gathering = gathering
         gathering.owners[number] = self
@@ -130,9 +149,7 @@ class Head:
 
     def add(self, message: Stored, now: float, delay: float) -> None:
         """Take a new message: into memory while the queue is hot and has room there, else onto the cold tail."""
-        counters = self.counters
-        counters.last_place += 1
-        message.place = counters.last_place
+        message.place = self.next_place()
         message.queue = self.number
         if self._journal.instant:
             self.state.add(message, now, delay)
@@ -142,7 +159,7 @@ class Head:
             if (now + delay, message.place) >= tail.horizon:
                 tail.add_delayed(message, now + delay)
                 return
-        elif tail.ready or self.bytes >= HOT_BYTES or self.hot + state.in_flight >= self.limit:
+        elif tail.ready or self.bytes >= self.most_bytes or self.hot + state.in_flight >= self.limit:
             tail.add(message, now, delay)
             return
         if message.body is not None:
@@ -150,6 +167,13 @@ class Head:
         state.add(message, now, delay)
         if delay > 0:
             tail.shed()
+
+    def next_place(self) -> int:
+        """A place that no message of the queue ever had."""
+        # A priority remembers its own last one too: after a restart the queue goes on behind the greatest of all.
+        place = self.places.last_place + 1
+        self.places.last_place = self.counters.last_place = place
+        return place
 
     @property
     def hot(self) -> int:
@@ -160,7 +184,7 @@ class Head:
     @property
     def has_room(self) -> bool:
         """Whether memory takes more bodies."""
-        return self.bytes < HOT_BYTES
+        return self.bytes < self.most_bytes
 
     # -- time ----------------------------------------------------------------------------------------------------
 
@@ -209,11 +233,13 @@ class Head:
         self.touch()
 
     def respec(self, spec: QueueSpec) -> None:
-        """Go on with other options; messages keep what they were sent with."""
+        """Go on with other options, in every priority; messages keep what they were sent with."""
         if spec.max_per_second != self.spec.max_per_second:
             self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
-        self.spec = spec
-        self.state.respec(spec)
+        for lane in self.lanes:
+            lane.pace = self.pace
+            lane.spec = spec
+            lane.state.respec(spec)
 
     def hold(self, message: Stored) -> None:
         """Take back a message that an outside consumer has held since before the restart."""
@@ -226,7 +252,7 @@ class Head:
 
     def drop_body(self, message: Stored) -> None:
         """Let a body leave memory when the disk has it and memory is short of room."""
-        if message.row and self.bytes > HOT_BYTES and message.body is not None and message.state != GONE:
+        if message.row and self.bytes > self.most_bytes and message.body is not None and message.state != GONE:
             if message.row in self._gathering.rewritten:
                 return  # the disk has another one yet
             crc_of(message)
@@ -241,11 +267,21 @@ class Head:
             self.discard(message)
         counters = self.counters
         counters.purged += count
-        counters.purged_upto = counters.last_place
+        counters.purged_upto = self.places.last_place
         counters.rows = counters.delayed_rows = 0
         self.dirty.clear()
         self.touch()
         return count
+
+    # -- priorities ----------------------------------------------------------------------------------------------
+
+    def add_lane(self, lane: Head) -> None:
+        """This queue has messages of one more priority."""
+        self.lanes = tuple(sorted((*self.lanes, lane), key=lambda lane: -lane.priority))
+
+    def lane_with(self, place: int) -> Head:
+        """Where a message that was received before is; this head itself when it is nowhere."""
+        return next((lane for lane in self.lanes if place in lane.state.known), self)
 
     # -- receivers -----------------------------------------------------------------------------------------------
 
@@ -254,8 +290,12 @@ class Head:
         waiters = self.waiters
         if not waiters:
             return
+        if self.root is not self:
+            self.root.wake()
+            return
         woken = self._woken
-        count = self.state.receivable(len(waiters) + woken)
+        most = len(waiters) + woken
+        count = sum(lane.state.receivable(most) for lane in self.lanes)
         if self.pace is not None:
             count = min(count, self.pace.room)
         for signal in [*islice(waiters, count - woken)] if count > woken else ():

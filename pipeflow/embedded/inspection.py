@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+from msgspec import Struct
+from msgspec.structs import astuple, replace
 
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.head import Head
@@ -48,7 +49,7 @@ def asks_about_bodies(where: FilterPolicy | None) -> bool:
 
 
 async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator[list[Stored]]:
-    """Every message of a queue, first those in memory, then those only on disk, in chunks of `size` at most."""
+    """Every message of one priority, first those in memory, then those only on disk, in chunks of `size` at most."""
     hot = list(head.state.all())
     seen = {message.place for message in hot}
     # As it is now: what a load brings into memory from here on is met where it lay.
@@ -123,6 +124,7 @@ def look(head: Head, message: Stored) -> Peeked:
         kept_until=message.kept_from + head.spec.retention,
         provenance=provenance_of(message.headers),
         key=message.key,
+        priority=head.priority,
     )
 
 
@@ -165,40 +167,75 @@ def _topic_stats(topic: TopicHead, archive: Head | None, archived_since: Mapping
 
 
 def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
-    state, counters = head.state, head.counters
+    counts = [_counts(lane) for lane in head.lanes]
+    total = counts[0] if len(counts) == 1 else Counts(*map(sum, zip(*map(astuple, counts), strict=True)))
     dead = head.dead
-    oldest = next((message.sent_at for message in state.order.all() if message.state == READY), None)
+    ready = (next((each.sent_at for each in lane.state.order.all() if each.state == READY), inf) for lane in head.lanes)
+    oldest = min(ready)
     return QueueStats(
         name=head.spec.name,
         fifo=head.spec.fifo,
-        ready=state.ready + head.tail.ready,
-        delayed=state.delayed + head.tail.delayed,
-        retrying=state.retrying + head.tail.retrying,
-        in_flight=state.in_flight,
+        ready=total.ready,
+        delayed=total.delayed,
+        retrying=total.retrying,
+        in_flight=total.in_flight,
         dead=length(dead) if dead is not None else 0,
-        sent=counters.sent,
-        acked=counters.acked,
-        expired=counters.expired,
-        buried=counters.buried,
-        redriven=dead.counters.redriven if dead is not None else 0,
-        discarded=dead.counters.discarded if dead is not None else 0,
-        purged=counters.purged,
-        quarantined=counters.quarantined,
-        cancelled=counters.cancelled,
-        oldest_age=max(0.0, now - oldest) if oldest is not None else 0.0,
+        sent=total.sent,
+        acked=total.acked,
+        expired=total.expired,
+        buried=total.buried,
+        redriven=sum(lane.counters.redriven for lane in dead.lanes) if dead is not None else 0,
+        discarded=sum(lane.counters.discarded for lane in dead.lanes) if dead is not None else 0,
+        purged=total.purged,
+        quarantined=total.quarantined,
+        cancelled=total.cancelled,
+        oldest_age=max(0.0, now - oldest) if oldest != inf else 0.0,
         holds_dead_letters=head.spec.holds_dead_letters,
         archives=head.spec.archives,
         dead_letters_of=sources,
-        created_at=counters.created_at,
-        modified_at=counters.modified_at,
+        created_at=head.counters.created_at,
+        modified_at=head.counters.modified_at,
         tags=head.spec.tags,
+    )
+
+
+class Counts(Struct):
+    """What is counted of one priority of a queue."""
+
+    ready: int
+    delayed: int
+    retrying: int
+    in_flight: int
+    sent: int
+    acked: int
+    expired: int
+    buried: int
+    purged: int
+    quarantined: int
+    cancelled: int
+
+
+def _counts(lane: Head) -> Counts:
+    state, tail, counters = lane.state, lane.tail, lane.counters
+    return Counts(
+        state.ready + tail.ready,
+        state.delayed + tail.delayed,
+        state.retrying + tail.retrying,
+        state.in_flight,
+        counters.sent,
+        counters.acked,
+        counters.expired,
+        counters.buried,
+        counters.purged,
+        counters.quarantined,
+        counters.cancelled,
     )
 
 
 def length(head: Head) -> int:
     """How many messages a queue has, in whatever state."""
-    state = head.state
-    return state.ready + state.delayed + state.in_flight + head.tail.count
+    states = ((lane.state, lane.tail) for lane in head.lanes)
+    return sum(state.ready + state.delayed + state.in_flight + tail.count for state, tail in states)
 
 
 async def watch(observers: Observers) -> AsyncIterator[Event]:

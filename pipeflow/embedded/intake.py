@@ -149,16 +149,22 @@ class Intake:
         )
         if outgoing.ttl is not None:
             message.expires_at = now + outgoing.ttl
+        lane = self._nouns.lane(head, outgoing.priority) if outgoing.priority else head
         replaced = False
         if outgoing.key is not None:
-            self._use(head.keys)
-            replaced = head.keys.take_back(outgoing.key, now)
+            for each in head.lanes:
+                self._use(each.keys)
+            replaced = self.take_back(head, outgoing.key, now)
             message.key = outgoing.key
-        self._add(head, message, outgoing.delay, now, outgoing.claim)
+        self._add(lane, message, outgoing.delay, now, outgoing.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
         self.note_position(outgoing)
         return Sent(id, message.place, replaced=replaced)
+
+    def take_back(self, head: Head, key: str, now: float) -> bool:
+        """Delete the message of this key while it is delayed, whatever its priority; whether there was one."""
+        return any(lane.keys.take_back(key, now) for lane in head.lanes)
 
     def _use(self, keys: Keys) -> None:
         if not keys.in_use:
@@ -213,8 +219,8 @@ class Intake:
             limit = f"use 0 to {YEAR:.0f} s, which is {YEAR / DAY:.0f} days"
             why = "FIFO queues delay as a whole; declare the queue with delay=" if spec.fifo else limit
             return Refused("bad_delay", f"{spec.name}: delay is {delay}; {why}")
-        if outgoing.ttl is not None:
-            refused = unfulfillable(spec.name, outgoing)
+        if outgoing.ttl is not None or outgoing.priority:
+            refused = unfulfillable(spec.name, outgoing, fifo=spec.fifo)
             if refused is not None:
                 return refused
         if outgoing.key is not None:
@@ -271,7 +277,7 @@ class Intake:
         shared = self._share(outgoing.body) if one_body and len(queues) > 1 else 0
         for head, target, mine, own in queues:
             self._deliver(topic, head, target, mine, id, shared, own, now)
-            touched.append(head)
+            touched += head.lanes
         for stream, record in streams:
             self._log.append_in_group(stream, [record])
         if not self._journal.instant:
@@ -310,7 +316,8 @@ class Intake:
         # A FIFO queue delays as a whole (SQS: Q33), so a publish's own delay is for standard queues. An archive has no
         # delay at all: it is read in the order of publishing.
         delay = 0.0 if head.spec.archives else None if head.spec.fifo else mine.delay
-        self._add(head, message, delay, now, mine.claim)
+        lane = self._nouns.lane(head, mine.priority) if mine.priority and not head.spec.archives else head
+        self._add(lane, message, delay, now, mine.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
 
@@ -444,7 +451,7 @@ class Intake:
         elif emit.kind == "queue":
             head = self._nouns.head(emit.target)
             self.send(head, emit.message, now)
-            touched.append(head)
+            touched += head.lanes
         else:
             topic = self._nouns.topic(emit.target)
             self.publish(topic, emit.message, now, touched)
@@ -479,7 +486,7 @@ class Intake:
         message.stops = 0
         # Whoever looks at dead letters is to find it, however late.
         message.expires_at = inf
-        self._move_in(dead, message, now)
+        self._move_in(self._nouns.lane(dead, head.priority), message, now)
 
     def redrive(self, dead: Head, target: Head, message: Stored, after: Rewritten | None, now: float) -> None:
         """Move a dead letter to a queue as a new message: new id, no attempts, full retention (SQS: Q99).
@@ -501,6 +508,7 @@ class Intake:
         message.dedup_id = None
         dead.counters.redriven += 1
         dead.touch()
+        target = self._nouns.lane(target, dead.priority)
         target.counters.sent += 1
         self._move_in(target, message, now)
 

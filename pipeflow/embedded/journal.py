@@ -173,6 +173,16 @@ class RecoveredQueue(Struct):
     counters: Counters
 
 
+class RecoveredLane(Struct):
+    """One priority of a queue as the journal remembers it."""
+
+    number: int
+    of: int
+    """Number of the queue."""
+    priority: int
+    counters: Counters
+
+
 class RecoveredTopic(Struct):
     """A topic as the journal remembers it."""
 
@@ -191,6 +201,7 @@ class Recovered(Struct):
     receipt_key: bytes
     last_body: int
     queues: list[RecoveredQueue]
+    lanes: list[RecoveredLane]
     topics: list[RecoveredTopic]
     subscriptions: list[Subscription]
     streams: list[StreamSpec]
@@ -339,6 +350,7 @@ class Forget:
             receipt_key=self._receipt_key,
             last_body=0,
             queues=[],
+            lanes=[],
             topics=[],
             subscriptions=[],
             streams=[],

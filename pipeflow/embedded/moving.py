@@ -226,16 +226,16 @@ class Moving:
         """Move letters, each as a new message (SQS: Q99), into the open group; their entry in the audit with them."""
         broker = self._broker
         nouns, now = broker.nouns, broker.clock.now()
-        dead = nouns.head(move.source)
         to = nouns.head(move.to) if move.to is not None else None
         for message, after in letters:
             target = to or nouns.find_head(message.source or "") or nouns.head(move.queue)
-            broker.choosing.take_out(dead, message)
-            broker.inlet.redrive(dead, target, message, after, now)
+            lane = broker.choosing.take_out(message)
+            broker.inlet.redrive(lane, target, message, after, now)
         if not letters:
             return entry
-        broker.after_intake(nouns.heads() if to is None else [to])
-        broker.tending.feed(dead)
+        broker.after_intake(nouns.lanes() if to is None else to.lanes)
+        for lane in nouns.head(move.source).lanes:
+            broker.tending.feed(lane)
         return broker.trail.counted(entry, [message.id for message, _ in letters], digests_of(letters))
 
     # -- what is remembered --------------------------------------------------------------------------------------

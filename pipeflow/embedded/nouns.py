@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from pipeflow.embedded.confirmations import Confirmations
 from pipeflow.embedded.group import Gathering
-from pipeflow.embedded.head import Head
+from pipeflow.embedded.head import LANES, Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
@@ -91,9 +91,12 @@ class Nouns:
         self._last_number = 0
         self.confirmations = Confirmations(recovered.sources, gathering, journal)
         for queue in recovered.queues:
-            head = self._make_head(queue.spec, queue.number, queue.counters)
-            if not recovered.clean:
-                head.tail.suspect_upto = queue.counters.last_place
+            self._make_head(queue.spec, queue.number, queue.counters)
+        for known in recovered.lanes:
+            self._add_lane(self._by_number[known.of], known.priority, known.number, known.counters)
+        for head in self._heads.values() if not recovered.clean else ():
+            for lane in head.lanes:
+                lane.tail.suspect_upto = head.places.last_place
         for queue in recovered.gone:
             self._gone[queue.number] = Head(queue.spec, queue.number, queue.counters, gathering, journal, hot_messages)
             self._last_number = max(self._last_number, queue.number)
@@ -149,6 +152,20 @@ class Nouns:
     def heads(self) -> list[Head]:
         """Every queue, in the order of declaration."""
         return list(self._heads.values())
+
+    def lanes(self) -> Iterator[Head]:
+        """Every priority of every queue."""
+        for head in self._heads.values():
+            yield from head.lanes
+
+    def lane(self, head: Head, priority: int) -> Head:
+        """Where messages of this priority go in a queue; made with the first of them."""
+        for lane in head.lanes:
+            if lane.priority == priority:
+                return lane
+        number = self._next_number()
+        self._remember("lane", str(number), number, (head.number, priority))
+        return self._add_lane(head, priority, number, Counters())
 
     def topics(self) -> list[TopicHead]:
         """Every topic, in the order of declaration."""
@@ -311,10 +328,13 @@ class Nouns:
         for key in [key for key in self._subscriptions if key[1:] == ("queue", name)]:
             self._unsubscribe(key)
         del self._heads[name]
-        self._gone[head.number] = head
         self._begin_behind = max(self._begin_behind, head.counters.last_place)
         self._remember("queue", name, head.number, None)
-        self._remember("gone", str(head.number), head.number, head.spec)
+        for lane in head.lanes:
+            self._gone[lane.number] = lane
+            if lane is not head:
+                self._remember("lane", str(lane.number), lane.number, None)
+            self._remember("gone", str(lane.number), lane.number, head.spec)
 
     def gone(self) -> list[Head]:
         """Deleted queues whose rows may still lie on disk."""
@@ -508,7 +528,8 @@ class Nouns:
     def _lead_to_dead_letters(self, heads: Iterable[Head]) -> None:
         for head in heads:
             name = head.spec.dead_letters
-            head.dead = self._heads.get(name) if name is not None else None
+            for lane in head.lanes:
+                lane.dead = self._heads.get(name) if name is not None else None
 
     def _make_head(self, spec: QueueSpec, number: int, counters: Counters) -> Head:
         # An archive is read in order and by chunks, and needs nothing of it in memory.
@@ -518,6 +539,15 @@ class Nouns:
         self._by_number[number] = head
         self._last_number = max(self._last_number, number)
         return head
+
+    def _add_lane(self, head: Head, priority: int, number: int, counters: Counters) -> Head:
+        head.counters.last_place = max(head.counters.last_place, counters.last_place)
+        limit = max(1, self._hot_messages // LANES)
+        lane = Head(head.spec, number, counters, self._gathering, self._journal, limit, head, priority)
+        head.add_lane(lane)
+        self._by_number[number] = lane
+        self._last_number = max(self._last_number, number)
+        return lane
 
     def _next_number(self) -> int:
         self._last_number += 1

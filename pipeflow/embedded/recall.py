@@ -58,8 +58,12 @@ class Recall:
                 elif emit.kind == "queue" and (head := self._nouns.find_head(emit.target)) is not None:
                     self._add_sent(wanted, head, [emit.message], now)
             await self._bring(wanted, now)
-        async with looked_up(self._keys_of(emits), self._committed, self._journal):
-            yield
+        while True:
+            wanted_keys = self._keys_of(emits)
+            async with looked_up(wanted_keys, self._committed, self._journal):
+                if wanted_keys.keys() == self._keys_of(emits).keys():
+                    yield
+                    return
 
     def needed(self, emits: Iterable[Emit]) -> bool:
         """Whether `for_emits` has anything to do."""
@@ -75,16 +79,20 @@ class Recall:
     async def with_keys(self, head: Head, keys: Iterable[str | None]) -> AsyncIterator[None]:
         """Within, it is known who has these keys."""
         wanted = {key for key in keys if isinstance(key, str)}
-        async with looked_up({head.keys: wanted}, self._committed, self._journal):
-            yield
+        while True:
+            lanes = head.lanes
+            async with looked_up({lane.keys: wanted for lane in lanes}, self._committed, self._journal):
+                if lanes == head.lanes:  # else a first message of its priority came meanwhile
+                    yield
+                    return
 
     def _keys_of(self, emits: Sequence[Emit]) -> dict[Keys, set[str]]:
         wanted: dict[Keys, set[str]] = {}
         for emit in emits:
             if emit.kind == "queue" and isinstance(emit.message.key, str):
                 head = self._nouns.find_head(emit.target)
-                if head is not None:
-                    wanted.setdefault(head.keys, set()).add(emit.message.key)
+                for lane in head.lanes if head is not None else ():
+                    wanted.setdefault(lane.keys, set()).add(emit.message.key)
         return wanted
 
     def _add_sent(self, wanted: Wanted, head: Head, batch: Sequence[Outgoing], now: float) -> None:

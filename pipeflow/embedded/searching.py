@@ -41,27 +41,28 @@ async def search(broker: EmbeddedBroker, head: Head, request: Search) -> Found:
     whole = asks_about_bodies(request.where) or needle is not None
     found: dict[str, Peeked] = {}
     examined = 0
-    async for page in _pages(broker, head, state):
-        for message, body in page:
-            examined += 1
-            if state is not None and message.state != state:
-                continue
-            if message.claim is not None:
-                peeked = await seen(broker.claims, head, message, whole)
-                body = peeked.body
-            elif needle is not None and needle not in body:
-                continue
-            else:
-                peeked = look(head, message)
-                if message.body is None:
-                    peeked = replace(peeked, body=body)
-            if needle is not None and needle not in body:
-                continue
-            if matches is not None and not matches(peeked):
-                continue
-            found.setdefault(peeked.id, peeked if message.claim is None else replace(peeked, body=body[:SHOWN]))
-            if len(found) >= request.limit:
-                return Found(list(found.values()), examined, False)
+    for lane in head.lanes:
+        async for page in _pages(broker, lane, state):
+            for message, body in page:
+                examined += 1
+                if state is not None and message.state != state:
+                    continue
+                if message.claim is not None:
+                    peeked = await seen(broker.claims, lane, message, whole)
+                    body = peeked.body
+                elif needle is not None and needle not in body:
+                    continue
+                else:
+                    peeked = look(lane, message)
+                    if message.body is None:
+                        peeked = replace(peeked, body=body)
+                if needle is not None and needle not in body:
+                    continue
+                if matches is not None and not matches(peeked):
+                    continue
+                found.setdefault(peeked.id, peeked if message.claim is None else replace(peeked, body=body[:SHOWN]))
+                if len(found) >= request.limit:
+                    return Found(list(found.values()), examined, False)
     return Found(list(found.values()), examined, True)
 
 

@@ -159,8 +159,7 @@ class Tail:
             self.left.add(message.place)
         # A twin: who still looks at the old one finds it gone.
         message = replace(message)
-        head.counters.last_place += 1
-        message.place = head.counters.last_place
+        message.place = head.next_place()
         message.state = READY
         message.until = 0.0
         message.key = None
@@ -440,6 +439,9 @@ class Tail:
             if not self.has_left(message.place) and self.has(message):
                 self._counters.expired += 1
                 self.take(message)
+                if message.shared:
+                    # Perhaps it is kept aside: only its row was read.
+                    self._gathering.freed.fire()
                 self._head.discard(message)
         if found:
             self._wakes(now)
@@ -506,7 +508,7 @@ class Tail:
         count = self.count
         self.ready = self.delayed = self.retrying = 0
         self.ahead.clear()
-        self.cursor = self._counters.last_place
+        self.cursor = self._head.places.last_place
         self.horizon = (inf, 0)
         self.expires_at = inf
         return count

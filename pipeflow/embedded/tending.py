@@ -72,7 +72,7 @@ class Tending:
             else:
                 head.hold(message)
             self.arm(head)
-        for head in self._broker.nouns.heads():
+        for head in self._broker.nouns.lanes():
             self.feed(head)
             if head.tail.count:
                 self.arm(head)

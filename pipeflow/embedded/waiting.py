@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeflow.clock import Signal
-from pipeflow.embedded.handout import take, take_out
+from pipeflow.embedded.handout import take_out
 from pipeflow.embedded.head import Head
+from pipeflow.embedded.taking import take
 from pipeflow.messages import Delivery, Want
 from pipeflow.state.stored import Stored
 

@@ -63,17 +63,19 @@ class Workbench:
             edit=request.edit,
         )
         trail.counted(entry, [message.id], digests_of([(message, after)]))
-        cold = dead.tail.has(message)
+        lane = self._broker.choosing.lane_of(message)
+        cold = lane.tail.has(message)
         if not cold and message.body is not None:
-            dead.bytes += after.size - message.size
+            lane.bytes += after.size - message.size
         rewrite(message, after, self._broker.gathering)
         if cold:
-            dead.tail.changed(message)
+            lane.tail.changed(message)
         else:
-            dead.state.changes.changed(message)
+            lane.state.changes.changed(message)
 
     def _absent(self, dead: Head, request: Rewrite) -> NotFound | RefusedError:
-        if any(m.id == request.id and m.state == IN_FLIGHT for m in dead.state.known.values()):
+        known = (message for lane in dead.lanes for message in lane.state.known.values())
+        if any(m.id == request.id and m.state == IN_FLIGHT for m in known):
             return RefusedError(
                 "InFlight", f"{request.queue}: a receiver of {dead.spec.name} has {request.id}; wait until it is back"
             )
@@ -102,11 +104,11 @@ class Workbench:
     def _delete(self, dead: Head, letters: list[Stored], entry: Entry) -> Entry:
         broker = self._broker
         for message in letters:
-            broker.choosing.take_out(dead, message)
-            dead.discard(message)
-        dead.counters.discarded += len(letters)
-        dead.touch()
-        broker.after_intake((dead,))
+            lane = broker.choosing.take_out(message)
+            lane.discard(message)
+            lane.counters.discarded += 1
+            lane.touch()
+        broker.after_intake(dead.lanes)
         return broker.trail.counted(entry, [message.id for message in letters])
 
     def _entered(self, dead: Head, request: Discard) -> Entry:

@@ -243,10 +243,14 @@ class QueueState:
         timeout: float | None = None,
         durable: bool = False,
         attempt_id: str | None = None,
+        beside: int = 0,
+        size: int = 0,
     ) -> list[Stored]:
         """Hand out what is ready, each with a new receive number (SQS: Q2 d-f, Q51).
 
-        At most `limit` messages and `max_bytes` of bodies, but at least one when there is one.
+        At most `limit` messages and `max_bytes` of bodies, but at least one when there is one. `beside`: how many
+        messages of the same queue are in flight that another state machine keeps; `size`: bytes of those that go out
+        with these.
         """
         self.tick(now)
         spec = self.spec
@@ -258,13 +262,12 @@ class QueueState:
                 self._restart(again, now + timeout)
                 self.attempts.note(attempt_id, again, now)
                 return again
-        if self._alone is not None and self._alone.state == IN_FLIGHT:
+        if self._alone is not None and self.runs_alone:
             return []
-        limit = min(limit, spec.max_in_flight - self.in_flight)
+        limit = min(limit, spec.max_in_flight - self.in_flight - beside)
         if limit <= 0 or not self.ready:
             return []
         taken: list[Stored] = []
-        size = 0
         expired_before = now - spec.retention
         # Without dead letters a message has nowhere to go: it is tried until its retention ends, never dropped.
         limit_of_receives = spec.max_receives if spec.dead_letters is not None else None
@@ -277,9 +280,9 @@ class QueueState:
                 continue
             # Only what was here at a stop that was not clean can have caused it.
             stops = message.stops + (message.suspect and message.held_by not in (0, boot))
-            if stops >= 2 and (taken or self.in_flight):
+            if stops >= 2 and (taken or self.in_flight or beside):
                 break
-            if taken and size + message.size > max_bytes:
+            if (taken or size) and size + message.size > max_bytes:
                 break
             size += message.size
             self._hand_out(message, now, boot, timeout, stops, durable)
@@ -306,6 +309,11 @@ class QueueState:
             message.until = until
             if message.durable:
                 self.changes.changed(message)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether a message is in flight that nothing may run beside."""
+        return self._alone is not None and self._alone.state == IN_FLIGHT
 
     def settle(
         self, settlement: Settlement, now: float, boot: int, superseded_ok: bool = False

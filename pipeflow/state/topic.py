@@ -147,8 +147,10 @@ class TopicState:
         """
         group, dedup_id = message.group, message.dedup_id
         name = self.spec.name
-        if message.ttl is not None and (refused := unfulfillable(name, message)) is not None:
-            return refused
+        if message.ttl is not None or message.priority:
+            refused = unfulfillable(name, message, fifo=self.spec.fifo)
+            if refused is not None:
+                return refused
         if message.key is not None:
             return Refused(
                 "bad_key",
@@ -232,6 +234,7 @@ class TopicState:
             message.id,
             message.claim,
             message.ttl,
+            priority=message.priority,
         )
 
 

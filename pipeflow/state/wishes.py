@@ -1,15 +1,30 @@
-"""What a sender may ask for beyond delivery, and when that cannot be: a time to live, a key."""
+"""What a sender may ask for beyond delivery, and when that cannot be: a time to live, a priority, a key."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.names import valid_group
 from pipeflow.specs import YEAR, QueueSpec
 
+PRIORITIES: Final = 10
 
-def unfulfillable(name: str, message: Outgoing) -> Refused | None:
+
+def unfulfillable(name: str, message: Outgoing, *, fifo: bool) -> Refused | None:
     """Why a message cannot be accepted with what it asks for; None when it can."""
-    ttl, delay = message.ttl, message.delay
+    ttl, delay, priority = message.ttl, message.delay, message.priority
+    if priority:
+        if type(priority) is not int or not 0 <= priority < PRIORITIES:
+            return Refused(
+                "bad_priority", f"{name}: priority is {priority!r}; use 0 to {PRIORITIES - 1}, 9 comes first"
+            )
+        if fifo:
+            return Refused(
+                "bad_priority",
+                f"{name}: priority is {priority}, and a FIFO queue hands out in the order of sending; leave it off, or"
+                " use a standard queue",
+            )
     if ttl is not None:
         if not 0 < ttl <= YEAR:
             return Refused("bad_ttl", f"{name}: ttl is {ttl}; use more than 0 s, up to a year, or leave it off")

@@ -80,6 +80,16 @@ async def test_a_reminder_is_replaced_and_taken_back() -> None:
         assert program["reminded"] == [invoice("ada", 1)]
 
 
+async def test_the_highest_priority_is_handled_first() -> None:
+    program = program_of("Priorities")
+    async with harness(program["app"]) as h:
+        await program["bill_everybody"]()
+        await h.settle()
+        names = [each.customer for each in program["done"]]
+        assert len(names) == 1001
+        assert names.index("now") <= 20, "only what was in hand already goes before it"
+
+
 async def test_H20_a_handler_answers_by_how_it_ends() -> None:
     program = program_of("Handlers")
     letters, printed, invoice = program["letters"], program["printed"], program["Invoice"]

@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant("held_deadline_forgotten", GROUP, "held = message.until if", "held = None if"),
     Mutant("release_is_an_attempt", QUEUE, "message.releases += 1", "pass"),
     Mutant("sweep_before_its_purge", TENDING, "self._unswept.add(head.number)", "pass"),
-    Mutant("purge_forgotten_at_restart", HEAD, "counters.purged_upto = counters.last_place", "pass"),
+    Mutant("purge_forgotten_at_restart", HEAD, "counters.purged_upto = self.places.last_place", "pass"),
     Mutant("shared_body_never_released", HEAD, "if message.shared:", "if False:"),
     Mutant("row_counted_where_it_went", GROUP, "            self.uncount(message.row)", "            pass"),
     Mutant("no_wake_up_behind_a_cold_tail", BROKER, "            self.tending.feed(head)", "            pass"),
@@ -100,5 +100,5 @@ MUTANTS = (
     Mutant("forgotten_before_it_is_written", "pipeflow/engine/delivery.py", DELIVERED, FORGOTTEN, KILLS),
     Mutant("leftovers_stay", FILE, "        _remove(folder, temporary)\n        try:", "        try:", KILLS),
     Mutant("intake_kept_after_it_was_derived", "pipeflow/embedded/log.py", CONSUMED, "pass", KILLS),
-    Mutant("sequences_start_anew", HEAD, "counters.last_place += 1\n        message.place", "message.place"),
+    Mutant("sequences_start_anew", HEAD, "place = self.places.last_place + 1", "place = self.counters.purged_upto + 1"),
 )

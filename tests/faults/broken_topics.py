@@ -135,7 +135,7 @@ WAKING = (
     Mutant("cancelled_hand_out_keeps_its_messages", HANDOUT, "head.state.settle(Release(receipt), broker.clock.now(), broker.boot)", "pass", WAITING),
     Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "        head.wake()\n", "", WAITING),
     Mutant("one_receiver_is_woken_for_many", HEAD, "count = self.state.ready if self.state.order.available() else 0", "count = 1 if self.state.order.available() else 0", WAITING),
-    Mutant("settling_wakes_nobody", BROKER, "            self.after_intake(dict.fromkeys(touched))\n        else:\n            self._wake(head)", "            pass", WAITING),
+    Mutant("settling_wakes_nobody", "pipeflow/embedded/settling.py", "        broker.after_intake(dict.fromkeys(touched))\n    else:\n        for lane in head.lanes:\n            broker.wake(lane)", "        pass", WAITING),
 )  # fmt: skip
 
 MUTANTS = (*PUBLISHES, *FILTERS, *ARCHIVES, *NAMES, *FAREWELLS, *RATES, *MOVES, *MEMORY, *WAKING)

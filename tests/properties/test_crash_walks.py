@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeflow.clock import VirtualClock
@@ -184,7 +185,9 @@ class Walk:
         ttl = self.random.choice([None, None, None, 45.0, 70.0, 150.0])
         if ttl is not None:
             self.known.ends |= dict.fromkeys(names, self.clock.now() + ttl)
-        messages = [Outgoing(name.encode(), delay=delay, group=tenant, ttl=ttl) for name in names]
+        priority = self.random.choice([0, 0, 0, 0, 2, 9])
+        like = Outgoing(b"", delay=delay, group=tenant, ttl=ttl, priority=priority)
+        messages = [msgspec.structs.replace(like, body=name.encode()) for name in names]
         answers = await self.store.send("work", messages)
         for answer in answers:
             assert isinstance(answer, Sent)
@@ -418,9 +421,9 @@ class Walk:
             return keys, connection.execute("SELECT number, refs FROM bodies").fetchall()
 
         keys, bodies = await self.store.journal._read(read)  # type: ignore[attr-defined]
-        unswept = {head.number: head.counters.purged_upto for head in self.store.nouns.heads()}
+        unswept = {head.number: head.counters.purged_upto for head in self.store.nouns.lanes()}
         counted = Counter(key >> 43 for key, _ in keys if key & (1 << 42) - 1 > unswept[key >> 43])
-        for head in self.store.nouns.heads():
+        for head in self.store.nouns.lanes():
             counters = head.counters
             assert counters.rows + counters.delayed_rows == counted[head.number], head.spec.name
         assert Counter(shared for _, shared in keys if shared is not None) == dict(bodies)

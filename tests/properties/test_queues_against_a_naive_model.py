@@ -18,3 +18,9 @@ STEPS = 700
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "cold"])
 async def test_Q1_Q2_a_queue_does_what_the_naive_model_says(tmp_path: Path, kind: str, fifo: bool, seed: int) -> None:
     await Walk(kind, fifo, tmp_path, seed).walk(STEPS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "cold"])
+async def test_a_queue_with_priorities_does_what_the_naive_model_says(tmp_path: Path, kind: str, seed: int) -> None:
+    await Walk(kind, False, tmp_path, seed, priorities=(0, 0, 0, 1, 1, 5, 9)).walk(STEPS)

@@ -28,7 +28,7 @@ OPTIONS = {"sqlite": "durability=normal", "cold": "durability=normal&hot_message
 class Walk:
     """One random walk of broker and model side by side."""
 
-    def __init__(self, kind: str, fifo: bool, folder: Path, seed: int) -> None:
+    def __init__(self, kind: str, fifo: bool, folder: Path, seed: int, priorities: Sequence[int] = (0,)) -> None:
         self.kind = kind
         self.url = "memory://" if kind == "memory" else f"sqlite:///{folder}/store.db?{OPTIONS[kind]}"
         self.spec = QueueSpec(
@@ -46,6 +46,7 @@ class Walk:
         self.dead: set[str] = set()
         self.random = Random(seed)
         self.hot = kind != "cold"
+        self.priorities = priorities
         self.receipts: list[tuple[str, Receipt]] = []
         self.names = 0
         self.redriven = 0
@@ -89,16 +90,28 @@ class Walk:
             delay = 0.0 if self.spec.fifo else self.random.choice([0, 0, 0, 0, 3, 15, 40])
             key = None if self.spec.fifo else self.random.choice([None, None, None, "k", "l", "m"])
             ttl = self.random.choice([None, None, None, delay + 5.0, delay + 20.0, 60.0])
+            priority = 0 if self.spec.fifo else self.random.choice(self.priorities)
             id = self.random.choice([None, None, None, "1", "2"])
-            batch.append(Outgoing(body.encode(), group=group, delay=delay or None, ttl=ttl, key=key, dedup_id=id))
-            expected.append(self.sent(body, group, delay, ttl, key, id))
+            batch.append(
+                Outgoing(
+                    body.encode(), group=group, delay=delay or None, ttl=ttl, key=key, dedup_id=id, priority=priority
+                )
+            )
+            expected.append(self.sent(body, group, delay, ttl, key, id, priority))
         for result, (place, duplicate, replaced) in zip(await self.store.send("q", batch), expected, strict=True):
             assert isinstance(result, Sent)
             assert (result.duplicate, result.replaced) == (duplicate, replaced)
             assert self.ids.setdefault(place, result.id) == result.id, "a duplicate is answered with its original's id"
 
     def sent(
-        self, body: str, group: str | None, delay: float, ttl: float | None, key: str | None, id: str | None
+        self,
+        body: str,
+        group: str | None,
+        delay: float,
+        ttl: float | None,
+        key: str | None,
+        id: str | None,
+        priority: int,
     ) -> tuple[int, bool, bool]:
         """What a send does to the model: (place of what counts, whether it was there, whether another went)."""
         now = self.clock.now()
@@ -107,7 +120,7 @@ class Walk:
             return original.place, True, False
         replaced = key is not None and self.model.cancel(key, now)
         item = self.model.send(body, group, delay, now, ttl=ttl)
-        item.key = key
+        item.key, item.priority = key, priority
         if id is not None:
             self.model.accepted.append(Accepted(id, group, now, item.place))
         return item.place, False, replaced
@@ -127,15 +140,18 @@ class Walk:
         assert len(taken) <= max(0, room)
         await self.look_at_the_dead()
         since = {body: item.visible_since for body, item in self.model.live.items()}
+        rank = {body: item.priority for body, item in self.model.live.items()}
         self.take(taken, timeout)
+        self.check_priorities([rank[delivery.body.decode()] for delivery in taken])
         for delivery in taken:
             self.model.live[delivery.body.decode()].durable = durable
         if room > 0 and (self.hot or not taken) and len(taken) < room:
             left = [item.body for item in self.model.receivable()]
             assert not left, f"{left} were ready, a receive of {limit} brought {len(taken)}"
         if self.hot and not self.spec.fifo:
-            order = [since[delivery.body.decode()] for delivery in taken]
-            assert order == sorted(order), "the oldest visible comes first"
+            names = [delivery.body.decode() for delivery in taken]
+            order = [(-rank[name], since[name]) for name in names]
+            assert order == sorted(order), "the oldest visible comes first, in the highest priority"
 
     def take(self, taken: Sequence[Delivery], timeout: float) -> None:
         together: list[str] = []
@@ -148,6 +164,12 @@ class Walk:
             assert delivery.deadline == item.until
             assert delivery.group == item.group
             self.receipts.append((body, delivery.receipt))
+
+    def check_priorities(self, taken: list[int]) -> None:
+        """The highest first, and none while a higher one is ready (SQS knows no priorities)."""
+        assert taken == sorted(taken, reverse=True)
+        left = [item.priority for item in self.model.receivable() if not self.model.exhausted(item)]
+        assert not taken or not left or min(taken) >= max(left), f"{taken} went before {max(left)}"
 
     async def look_at_the_dead(self) -> None:
         """A receive moves messages that were seen often enough; which of them it met is the broker's choice."""
@@ -207,7 +229,7 @@ class Walk:
             body = peeked.body.decode()
             if body in self.dead:
                 assert (peeked.attempt, peeked.state) == (0, "ready")
-                self.model.send(body, peeked.group, 0.0, self.clock.now())
+                self.model.send(body, peeked.group, 0.0, self.clock.now()).priority = peeked.priority
                 self.dead.discard(body)
         assert not self.dead
         self.redriven += done.moved

@@ -31,6 +31,7 @@ class Item:
     size: int = 1
     ends: float = inf
     """When its own time to live does."""
+    priority: int = 0
     state: str = "ready"
     until: float = 0.0
     visible_since: float = 0.0

@@ -37,10 +37,10 @@ BUSY_TIDYING: Final = 0.05
 
 NO_OPTIONS: Final = frozenset({"body", "attributes", "headers", "partition", "checkpoint", "claim"})
 """What of a message has a column of its own, or is not for who sends it to say."""
-OPTIONS: Final = tuple(name for name in Outgoing.__struct_fields__ if name not in NO_OPTIONS)
+OPTIONS: Final = {each.name: each for each in msgspec.structs.fields(Outgoing) if each.name not in NO_OPTIONS}
 _Options = msgspec.defstruct(
     "_Options",
-    [(each.name, each.type, None) for each in msgspec.structs.fields(Outgoing) if each.name in OPTIONS],
+    [(name, each.type, each.default) for name, each in OPTIONS.items()],
     forbid_unknown_fields=True,
 )
 
@@ -165,7 +165,7 @@ def _in_transaction(connection: sqlite3.Connection | aiosqlite.Connection) -> No
 
 
 def _values(now: float, kind: str, target: str, sent: Outgoing) -> tuple[Any, ...]:
-    options = {name: value for name in OPTIONS if (value := getattr(sent, name)) is not None}
+    options = {name: value for name, each in OPTIONS.items() if (value := getattr(sent, name)) != each.default}
     kept = [msgspec.msgpack.encode(each) if each else None for each in (sent.attributes, sent.headers, options)]
     return int(now * 1e6), kind, target, sent.body, *kept
 

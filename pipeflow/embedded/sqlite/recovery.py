@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 import msgspec
+from msgspec import Struct
 
 from pipeflow.embedded.group import row_crc
 from pipeflow.embedded.journal import (
@@ -22,6 +23,7 @@ from pipeflow.embedded.journal import (
     Counters,
     Known,
     Recovered,
+    RecoveredLane,
     RecoveredQueue,
     RecoveredTopic,
     Row,
@@ -130,7 +132,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
     put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
     transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
-    queues, topics, subscriptions, stream_specs, moves, gone, claims = _nouns(connection, path)
+    nouns = _nouns(connection, path)
     recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
     sources = {}
     for name, position, crc in execute(statements.ALL_SOURCES):
@@ -145,40 +147,36 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
         clock=clock,
         receipt_key=bytes(key),
         last_body=execute(statements.LAST_BODY).fetchone()[0] or 0,
-        queues=queues,
-        topics=topics,
-        subscriptions=subscriptions,
-        streams=stream_specs,
+        queues=nouns.queues,
+        lanes=nouns.lanes,
+        topics=nouns.topics,
+        subscriptions=nouns.subscriptions,
+        streams=nouns.streams,
         held=[(message.queue, message) for message in held],
         known=[Known(*row) for row in reversed(recent)],
         known_upto=recent[-1][2] if len(recent) >= KNOWN_KEPT else 0.0,
         sources=sources,
-        gone=gone,
-        moves=moves,
-        claims=claims,
+        gone=nouns.gone,
+        moves=nouns.moves,
+        claims=nouns.claims,
         last_entry=audit.last(connection),
         log=streams.recover(connection),
     )
 
 
-def _nouns(
-    connection: sqlite3.Connection, path: Path
-) -> tuple[
-    list[RecoveredQueue],
-    list[RecoveredTopic],
-    list[Subscription],
-    list[StreamSpec],
-    list[Move],
-    list[RecoveredQueue],
-    ClaimSpec | None,
-]:
+class _Nouns(Struct):
     queues: list[RecoveredQueue] = []
+    lanes: list[RecoveredLane] = []
     topics: list[RecoveredTopic] = []
     subscriptions: list[Subscription] = []
-    stream_specs: list[StreamSpec] = []
+    streams: list[StreamSpec] = []
     moves: list[Move] = []
     gone: list[RecoveredQueue] = []
     claims: ClaimSpec | None = None
+
+
+def _nouns(connection: sqlite3.Connection, path: Path) -> _Nouns:
+    found = _Nouns()
     counted = _counters(connection, path, statements.ALL_QUEUE_COUNTERS, Counters)
     published = _counters(connection, path, statements.ALL_TOPIC_COUNTERS, TopicCounters)
     for kind, name, number, spec, crc in connection.execute(statements.ALL_NOUNS).fetchall():
@@ -186,21 +184,24 @@ def _nouns(
             raise _damaged(path, f"the declaration of {kind} {name}")
         if kind in ("queue", "gone"):
             known = counted.get(number) or Counters()
-            (queues if kind == "queue" else gone).append(
+            (found.queues if kind == "queue" else found.gone).append(
                 RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known)
             )
+        elif kind == "lane":
+            of, priority = msgspec.msgpack.decode(spec, type=tuple[int, int])
+            found.lanes.append(RecoveredLane(number, of, priority, counted.get(number) or Counters()))
         elif kind == "topic":
             seen = published.get(number) or TopicCounters()
-            topics.append(RecoveredTopic(number, msgspec.msgpack.decode(spec, type=TopicSpec), seen))
+            found.topics.append(RecoveredTopic(number, msgspec.msgpack.decode(spec, type=TopicSpec), seen))
         elif kind == "stream":
-            stream_specs.append(msgspec.msgpack.decode(spec, type=StreamSpec))
+            found.streams.append(msgspec.msgpack.decode(spec, type=StreamSpec))
         elif kind == "move":
-            moves.append(msgspec.msgpack.decode(spec, type=Move))
+            found.moves.append(msgspec.msgpack.decode(spec, type=Move))
         elif kind == "claims":
-            claims = msgspec.msgpack.decode(spec, type=ClaimSpec)
+            found.claims = msgspec.msgpack.decode(spec, type=ClaimSpec)
         else:
-            subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
-    return queues, topics, subscriptions, stream_specs, moves, gone, claims
+            found.subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
+    return found
 
 
 def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: type[T]) -> dict[int, T]:

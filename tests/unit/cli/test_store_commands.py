@@ -160,12 +160,16 @@ def test_sending_prints_the_id_and_the_message_is_there(call: Call, store: str) 
     assert message["state"] == "delayed"
 
 
-def test_a_time_to_live_is_given_and_shown(call: Call, store: str) -> None:
+def test_a_time_to_live_and_a_priority_are_given_and_shown(call: Call, store: str) -> None:
     assert call("send", "lenient", "1", "--ttl", "1h").exit_code == 0
     assert call("publish", "orders", "2", "--ttl", "500d").exit_code == 1
+    assert call("send", "lenient", "2", "--priority", "9").exit_code == 0
+    assert [(row["body"], row["priority"]) for row in rows(call("peek", "lenient", "--json"))] == [(2, 9), (1, 0)]
+    assert call("purge", "lenient", "--yes").exit_code == 0
+    assert call("send", "lenient", "1", "--ttl", "1h").exit_code == 0
     (message,) = rows(call("peek", "lenient", "--json"))
     assert 3500 < message["ttl"] <= 3600
-    assert call("peek", "lenient").stdout.split()[:6] == ["id", "state", "attempt", "age", "ttl", "group"]
+    assert call("peek", "lenient").stdout.split()[:7] == ["id", "state", "attempt", "age", "ttl", "priority", "group"]
 
 
 def test_many_lines_from_stdin_are_sent_in_order(call: Call, store: str) -> None:

@@ -13,7 +13,6 @@ import pytest
 from pipeflow.audit import KEPT_SECONDS, Entry
 from pipeflow.clock import VirtualClock
 from pipeflow.edits import fingerprint, parse_edit
-from pipeflow.embedded import head as heads
 from pipeflow.embedded.journal import Loaded
 from pipeflow.embedded.opening import Kept
 from pipeflow.embedded.rewriting import rewrite, rewritten
@@ -144,13 +143,11 @@ async def test_a_letter_that_is_edited_while_the_tail_is_read_comes_into_memory_
     await store.close()
 
 
-async def test_a_body_that_the_disk_has_not_yet_stays_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_body_that_the_disk_has_not_yet_stays_in_memory(tmp_path: Path) -> None:
     """What memory lets go is read back, and until the commit the disk would answer with the old body."""
     store = await with_letters(tmp_path / "s.db", 1)
-    monkeypatch.setattr(heads, "HOT_BYTES", 0)
     head = store.nouns.head("dead")
+    head.most_bytes = 0
     (message,) = head.state.all()
     rewrite(message, rewritten(ZERO, message, head.spec), store.gathering)
     head.changed(message)

@@ -1,4 +1,4 @@
-"""A time to live as an app sees it: given by whoever sends, and felt by the handler that is too late."""
+"""A time to live and a priority as an app sees them: given by whoever sends, felt by the handler that is too late."""
 
 from __future__ import annotations
 
@@ -66,3 +66,18 @@ async def test_publish_and_the_many_take_a_time_to_live() -> None:
         assert [job.name for job in h.queued(shop.work)] == ["e", "f", "g"]
         await h.advance(7)
         assert [job.name for job in h.queued(shop.work)] == ["g"]
+
+
+async def test_publish_and_the_many_take_priorities() -> None:
+    shop = Shop()
+    async with harness(shop.app) as h:
+        shop.h = h
+        await shop.after.send_many([Job("a", 1), Job("b", 3), Job("c", 2)], priority=lambda job: int(job.seconds))
+        await shop.after.send_many([Job("d")], priority=9)
+        assert [job.name for job in h.queued(shop.after)] == ["d", "b", "c", "a"]
+        await shop.work.send_many([Job("first", 1000)] * 10)
+        await h.settle()
+        await shop.jobs.publish(Job("low"))
+        await shop.jobs.publish(Job("high"), priority=2)
+        await shop.jobs.publish_many([Job("higher")], priority=3)
+        assert [job.name for job in h.queued(shop.work)] == ["higher", "high", "low"]
