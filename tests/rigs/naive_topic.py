@@ -36,9 +36,7 @@ class Publish:
 
     @property
     def dedup_id(self) -> str | None:
-        if not self.topic.fifo:
-            return None
-        if self.outgoing.dedup_id is None and self.topic.content_dedup:
+        if self.outgoing.dedup_id is None and self.topic.fifo and self.topic.content_dedup:
             return sha256(self.outgoing.body).hexdigest()
         return self.outgoing.dedup_id
 
@@ -92,10 +90,8 @@ class Model:
     # -- publishing ----------------------------------------------------------------------------------------------
 
     def refuses(self, topic: TopicSpec, outgoing: Outgoing, now: float) -> bool:
-        """A publish is refused for what it is, or for what one of its targets cannot take (T28, T69)."""
+        """A publish is refused for what it is, or for what one of its targets cannot take (T69)."""
         if topic.fifo and outgoing.group is None:
-            return True
-        if not topic.fifo and outgoing.dedup_id is not None:
             return True
         if self.original(topic, outgoing, now) is not None:
             return False
