@@ -35,6 +35,7 @@ from pipeflow.errors import (
     ObjectMissing,
     ObjectRefused,
     RefusedError,
+    SinkError,
     SinkUnavailable,
     Unavailable,
 )
@@ -49,6 +50,9 @@ T = TypeVar("T")
 Item = TypeVar("Item", Outgoing, Settlement)
 
 logger = logging.getLogger("pipeflow")
+
+UNREACHABLE = (SinkError, ConfigurationError)
+"""A place that does not answer, that refuses, or that this process lacks a package for: it may be another time."""
 
 AGAIN = 5.0
 """Seconds until a message is tried again whose body cannot be reached; that is no attempt."""
@@ -241,15 +245,16 @@ class Claims:
         assert claim is not None
         try:
             return await self.read(claim)
-        except SinkUnavailable as error:
-            failure: Exception = error
         except (ObjectMissing, ObjectDamaged) as error:
-            failure = error
+            failure: Exception = error
+            lost = True
             if not message.row:
                 await self._broker.committed()
+        except UNREACHABLE as error:
+            failure, lost = error, False
         if message.state == GONE or message.receives != receives:
             return None  # acknowledged by somebody else, purged, or received again
-        if isinstance(failure, SinkUnavailable):
+        if not lost:
             self._try_later(head, message, failure)
         else:
             head.tail.lose(message)
@@ -261,7 +266,7 @@ class Claims:
         self._broker.written_behind()
         return None
 
-    def _try_later(self, head: Head, message: Stored, error: SinkUnavailable) -> None:
+    def _try_later(self, head: Head, message: Stored, error: Exception) -> None:
         logger.warning(
             "%s: message %s is tried again in %g s, as its body cannot be reached: %s",
             head.spec.name, message.id, AGAIN, error,
@@ -279,7 +284,7 @@ class Claims:
                 return (await self.read(claim))[: None if whole else SHOWN]
             assert self._aside is not None
             return await anyio.to_thread.run_sync(_beginning, self._aside / claim.name)
-        except (SinkUnavailable, ObjectMissing, ObjectDamaged, OSError):
+        except (*UNREACHABLE, OSError):
             return b""
 
     # -- away ----------------------------------------------------------------------------------------------------
@@ -289,7 +294,7 @@ class Claims:
         if self._aside is not None and self._aside.is_dir():
             try:
                 await self._sweep("")
-            except SinkUnavailable as error:
+            except UNREACHABLE as error:
                 logger.warning("%s: what a crash left beside the store is still there: %s", self._broker.url, error)
 
     async def run(self) -> None:
@@ -303,43 +308,54 @@ class Claims:
                     await self._sweep(self.spec.url)
                     swept = True
                 await self._tidy()
-            except SinkUnavailable as error:
+            except UNREACHABLE as error:
                 logger.warning(
                     "%s: bodies that nobody needs are deleted later, as they cannot be reached: %s", broker.url, error
                 )
                 until = broker.clock.now() + TIDY_AGAIN
             await broker.clock.wait(broker.gathering.freed, until)
-            # A commit that was not synced may be lost, and with it that nobody needs them.
-            broker.gathering.sync = True
             await broker.committed()
 
     async def _tidy(self) -> None:
+        """Delete what the list names now, all that can be; what failed stays on the list."""
         journal = self._broker.journal
-        while doomed := await journal.doomed(CHUNK):
-            claims = [claim for _, claim in doomed if claim is not None]
-            beside = [claim.name for claim in claims if not claim.place]
+        upto, after, failed = await journal.last_doomed(), 0, list[Exception]()
+        if upto and journal.durability != "full":
+            # A commit that is not synced may be lost, and with it that nobody needs them.
+            self._broker.gathering.sync = True
+            await self._broker.committed()
+        while after < upto:
+            doomed = await journal.doomed(after, upto, CHUNK)
+            if not doomed:
+                break
+            after = doomed[-1][0]
+            beside = [claim.name for _, claim in doomed if claim is not None and not claim.place]
             if beside:
                 await anyio.to_thread.run_sync(self._unlink, beside)
-            elsewhere = [claim for claim in claims if claim.place]
+            elsewhere = [(number, claim) for number, claim in doomed if claim is not None and claim.place]
+            left: set[int] = set()
             for start in range(0, len(elsewhere), AT_ONCE):
                 # Senders are many, so this must not fall behind them by going one at a time.
-                await self._delete(elsewhere[start : start + AT_ONCE])
-            await journal.undoom([number for number, _ in doomed])
-
-    async def _delete(self, claims: Sequence[Claim]) -> None:
-        failed: list[SinkUnavailable] = []
-
-        async def delete(claim: Claim) -> None:
-            try:
-                await self._sink(claim.place).delete(claim.name)
-            except SinkUnavailable as error:
-                failed.append(error)
-
-        async with anyio.create_task_group() as tasks:
-            for claim in claims:
-                tasks.start_soon(delete, claim)
+                left |= await self._delete(elsewhere[start : start + AT_ONCE], failed)
+            await journal.undoom([number for number, _ in doomed if number not in left])
         if failed:
             raise failed[0]
+
+    async def _delete(self, claims: Sequence[tuple[int, Claim]], failed: list[Exception]) -> set[int]:
+        """Delete these at once; the numbers of those that could not be."""
+        left: set[int] = set()
+
+        async def delete(number: int, claim: Claim) -> None:
+            try:
+                await self._sink(claim.place).delete(claim.name)
+            except UNREACHABLE as error:
+                failed.append(error)
+                left.add(number)
+
+        async with anyio.create_task_group() as tasks:
+            for number, claim in claims:
+                tasks.start_soon(delete, number, claim)
+        return left
 
     def _unlink(self, names: Sequence[str]) -> None:
         """Without a sync: a file that a power cut brings back is an orphan of an earlier boot."""
@@ -357,7 +373,7 @@ class Claims:
             await sink.sweep(self._is_old, False)
         if not old:
             return
-        claims = [*await journal.claims(), *(claim for _, claim in await journal.doomed(maxsize))]
+        claims = [*await journal.claims(), *(claim for _, claim in await journal.doomed(0, maxsize, maxsize))]
         if None in claims:
             logger.error("%s: a pointer in the store is damaged, so no body is taken for an orphan", self._broker.url)
             return

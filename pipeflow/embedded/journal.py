@@ -314,8 +314,12 @@ class Journal(Protocol):
         """Every body that is kept aside and that some row refers to; None where the pointer is damaged."""
         ...
 
-    async def doomed(self, limit: int) -> list[tuple[int, Claim | None]]:
-        """(number of the entry, body kept aside) of which the last reference is gone; the oldest first."""
+    async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
+        """(number of the entry, body kept aside) of which the last reference is gone, of these entries, in order."""
+        ...
+
+    async def last_doomed(self) -> int:
+        """The number of the newest such entry; 0: there is none."""
         ...
 
     async def undoom(self, numbers: Sequence[int]) -> None:
@@ -413,8 +417,11 @@ class Forget:
     async def claims(self) -> list[Claim | None]:
         return []
 
-    async def doomed(self, limit: int) -> list[tuple[int, Claim | None]]:
+    async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
         return []
+
+    async def last_doomed(self) -> int:
+        return 0
 
     async def undoom(self, numbers: Sequence[int]) -> None:
         return

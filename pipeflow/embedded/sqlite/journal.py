@@ -469,12 +469,15 @@ class SqliteJournal:
 
         return await self._read(read)
 
-    async def doomed(self, limit: int) -> list[tuple[int, Claim | None]]:
+    async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
         def read(connection: sqlite3.Connection) -> list[tuple[int, Claim | None]]:
-            rows = connection.execute(statements.DOOMED, (limit,)).fetchall()
+            rows = connection.execute(statements.DOOMED, (after, upto, limit)).fetchall()
             return [(number, recovery.decode_claim(claim)) for number, claim in rows]
 
         return await self._read(read)
+
+    async def last_doomed(self) -> int:
+        return await self._read(lambda connection: connection.execute(statements.LAST_DOOMED).fetchone()[0] or 0)
 
     async def undoom(self, numbers: Sequence[int]) -> None:
         values = [(number,) for number in numbers]

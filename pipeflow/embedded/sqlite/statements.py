@@ -138,7 +138,13 @@ LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
 BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"
 SHARED_BODY: Final = "SELECT body, claim FROM bodies WHERE number = ?"
 CLAIMS: Final = "SELECT claim FROM bodies WHERE claim IS NOT NULL"
-DOOMED: Final = "SELECT number, claim FROM doomed ORDER BY number LIMIT ?"
+DOOMED: Final = """
+    SELECT number, claim FROM doomed
+    WHERE number > ? AND number <= ?
+    ORDER BY number
+    LIMIT ?
+"""
+LAST_DOOMED: Final = "SELECT max(number) FROM doomed"
 UNDOOM: Final = "DELETE FROM doomed WHERE number = ?"
 
 SWEEP_SHARED: Final = """

@@ -12,7 +12,14 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.opening import Kept
-from pipeflow.errors import ConfigurationError, RefusedError, SinkUnavailable, Unavailable
+from pipeflow.errors import (
+    ConfigurationError,
+    MissingExtra,
+    ObjectRefused,
+    RefusedError,
+    SinkUnavailable,
+    Unavailable,
+)
 from pipeflow.messages import Ack, Outgoing, Refused, Sent, Want
 from pipeflow.protocols import Object
 from pipeflow.registry import open_store
@@ -246,6 +253,30 @@ async def test_a_body_that_cannot_be_reached_is_tried_again_without_an_attempt(
     await clock.advance(5)
     (delivery,) = await store.receive("q", Want())
     assert (delivery.body, delivery.attempt) == (LARGE, 1)
+    await store.close()
+
+
+@pytest.mark.parametrize("error", [SinkUnavailable("away"), ObjectRefused("no permission"), MissingExtra("s3", "x")])
+async def test_a_place_that_refuses_to_delete_holds_up_neither_the_store_nor_other_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path, clock, elsewhere = tmp_path / "shop.db", VirtualClock(1000.0), tmp_path / "elsewhere"
+    store = await opened(path, clock=clock, claims=f"file://{elsewhere}")
+    await store.send("q", [Outgoing(LARGE)])
+
+    async def fails(self: FileSink, name: str) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FileSink, "delete", fails)
+        assert await taken(store) == [LARGE]
+        await store.declare(Topology(claims=ClaimSpec("", 1_000)))
+        await store.send("q", [Outgoing(LARGE)])
+        assert await taken(store) == [LARGE]
+        await until_gone(beside(path))
+        assert sum(found.is_file() for found in elsewhere.iterdir()) == 1
+    await clock.advance(60)
+    await until_gone(elsewhere)
     await store.close()
 
 

@@ -23,7 +23,6 @@ WHOLE = {
     "SELECT_SEGMENTS": "one row an undelivered segment, in index order, once at the start",
     "SELECT_COUNTERS": "one row a stream, once at the start",
     "SELECT_TROUBLES": "one row an undelivered segment that failed, in index order, once at the start",
-    "DOOMED": "in order of its key, as many as are asked for",
     "CLAIMS": "walks the partial index of bodies kept aside, after an unclean stop left some",
     "LOAD_HELD": "walks the partial index of held messages only, once at the start",
 }
