@@ -92,7 +92,8 @@ class Confirmations:
         raise RefusedError(
             "InvalidToken",
             f"topic {topic}: no subscription waits for this token; a token holds for three days, and for the endpoint "
-            "it was sent to: start the app again to have the endpoint asked anew",
+            "it was sent to: start the app again to have the endpoint asked anew, or, if it was unsubscribed, use "
+            "pipeflow topics unsubscribe --undo",
         )
 
     def leave(self, subscription: Subscription, now: float) -> Outgoing | None:

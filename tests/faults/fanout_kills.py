@@ -4,7 +4,8 @@
 
 Bodies are of sizes at which copies are cheaper, and of sizes that are stored once and counted. The queues are emptied
 meanwhile, the stream is not. Publishes, copies and acknowledgements are told through a pipe before and after each. At
-the end everything is drained. The rules:
+the end everything is drained. A copy that is handed out before its publish is on disk, and not acknowledged when the
+process dies, was never there: what counts is what was acknowledged, or came in a later life. The rules:
 
 - torn: a publish reached some of the targets and not the others
 - lost: a publish was acknowledged and is in none of them
@@ -105,9 +106,14 @@ class Oracle:
     """Everything the children told, and what was wrong with it."""
 
     def __init__(self) -> None:
+        self.life = ""
+        """Of the child that speaks; the keys it publishes begin with it."""
         self.tried: set[str] = set()
         self.published: set[str] = set()
         self.reached: dict[str, set[str]] = {}
+        """By key: where it was for sure, on disk."""
+        self.handed_out: dict[str, set[str]] = {}
+        """By key: where it came in the life that published it; its acknowledgement may be on disk, and not be told."""
         self.acked: set[tuple[str, str]] = set()
         self.copies = self.records = 0
         self.undead: list[str] = []
@@ -127,20 +133,21 @@ class Oracle:
                     self.ghosts.append(key)
                 if (queue, key) in self.acked:
                     self.undead.append(f"{queue} {key}")
-                reached = self.reached.setdefault(key, set())
                 if queue == STREAM:
                     self.records += 1
-                    if STREAM in reached:
+                    if STREAM in self.reached.get(key, ()):
                         self.twice.append(key)
-                reached.add(queue)
+                first = key.partition(".")[0] == self.life
+                (self.handed_out if first else self.reached).setdefault(key, set()).add(queue)
             case "acked":
                 self.acked.add((queue, key))
+                self.reached.setdefault(key, set()).add(queue)
 
     def torn(self) -> list[str]:
-        return [key for key, targets in self.reached.items() if targets != TARGETS]
+        return [key for key, sure in self.reached.items() if sure | self.handed_out.get(key, set()) != TARGETS]
 
     def lost(self) -> list[str]:
-        return [key for key in self.published if key not in self.reached]
+        return [key for key in self.published if not (key in self.reached or key in self.handed_out)]
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -156,11 +163,13 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
     oracle, dice, crashed = Oracle(), random.Random(seed), list[str]()
     for cycle in range(cycles):
         process = start(url, str(cycle), str(seed))
+        oracle.life = str(cycle)
         listen(process, oracle, dice.uniform(0.02, 0.5))
         crashed += complaints(process, expected=-signal.SIGKILL)
         if crashed:
             break
     process = start(url, "drain", "0")
+    oracle.life = "drain"
     listen(process, oracle, None)
     crashed += complaints(process, expected=0)
     with sqlite3.connect(database) as reader:

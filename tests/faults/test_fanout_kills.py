@@ -35,6 +35,14 @@ def test_the_oracle_notices_a_publish_that_reached_some_targets_only() -> None:
     assert heard("publish - a.1").torn() == [], "none is well"
 
 
+def test_the_oracle_lets_a_copy_go_that_was_handed_out_before_its_publish_was_on_disk() -> None:
+    oracle = Oracle()
+    oracle.life = "a"
+    for line in ("publish - a.1", "got copy1 a.1", "publish - a.2", "got copy1 a.2", "acked copy1 a.2"):
+        oracle.hear(line)
+    assert oracle.torn() == ["a.2"], "what was acknowledged was on disk"
+
+
 def test_the_oracle_notices_a_publish_that_is_nowhere_and_one_that_nobody_made() -> None:
     assert heard("publish - a.1", "published - a.1").lost() == ["a.1"]
     assert heard("got copy1 damaged").ghosts == ["damaged"]
