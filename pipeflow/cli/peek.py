@@ -115,7 +115,8 @@ def peek(
     """Look at the messages of QUEUE in the order of their delivery, without touching them.
 
     --where joins conditions by commas or `and`; it sees id, state, attempt, error, reason, age, group, dedup_id, key,
-    sequence, body.FIELD and attributes.NAME. The whole queue is looked through until --limit messages are found.
+    priority, sequence, body.FIELD and attributes.NAME. The whole queue is looked through until --limit messages are
+    found.
     """
     needle = contains.encode() if contains is not None else None
     request = Search(queue, limit, dead, None, needle, state)

@@ -294,13 +294,11 @@ class EmbeddedBroker:
         if head.dedup.shed_upto:
             await self.recall.for_send(head, batch, self.clock.now())
             self.check_open()
-        if any(lane.tail.delayed for lane in head.lanes) and any(outgoing.key is not None for outgoing in batch):
-            async with self.recall.with_keys(head, (outgoing.key for outgoing in batch)):
-                self.check_open()
-                head = self.nouns.open_head(queue)
-                results = self.inlet.send_all(head, batch, self.clock.now())
-        else:
-            results = self.inlet.send_all(head, batch, self.clock.now())
+        if (head.tail.delayed or len(head.lanes) > 1) and any(outgoing.key is not None for outgoing in batch):
+            await self.recall.keys(head, (outgoing.key for outgoing in batch))
+            self.check_open()
+            head = self.nouns.open_head(queue)
+        results = self.inlet.send_all(head, batch, self.clock.now())
         for lane in head.lanes:
             self._came_in(lane)
         await self.commits.done()
@@ -312,9 +310,10 @@ class EmbeddedBroker:
         refused = unusable_key(head.spec, key)
         if refused is not None:
             raise RefusedError(refused.code, refused.reason)
-        async with self.recall.with_keys(head, (key,)):
-            self.check_open()
-            done = self.inlet.take_back(self.nouns.open_head(queue), key, self.clock.now())
+        await self.recall.keys(head, (key,))
+        self.check_open()
+        done = self.inlet.take_back(self.nouns.open_head(queue), key, self.clock.now())
+        self.inlet.used()
         await self.committed()
         return done
 
@@ -360,12 +359,11 @@ class EmbeddedBroker:
             for stream in self.nouns.streams_fed_by(emits):
                 await self.log.room(stream)
                 self.check_open()
-        if emits and self.recall.needed(emits):
-            async with self.recall.for_emits(emits, self.clock.now()):
+            if self.recall.needed(emits):
+                await self.recall.for_emits(emits, self.clock.now())
                 self.check_open()
-                results = settle_all(self, self.nouns.head(queue), batch, True)
-        else:
-            results = settle_all(self, head, batch, bool(emits))
+                head = self.nouns.head(queue)
+        results = settle_all(self, head, batch, bool(emits))
         await self.commits.done()
         return results
 

@@ -30,7 +30,7 @@ from pipeflow.protocols import BEHIND
 from pipeflow.specs import DAY, YEAR, QueueSpec, Subscription
 from pipeflow.state.dedup import dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
-from pipeflow.state.stored import READY, Stored, kept_from
+from pipeflow.state.stored import LONGEST_OF_SQS, READY, Stored, kept_from
 from pipeflow.state.wishes import unfulfillable, unusable_key
 from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
 
@@ -155,12 +155,13 @@ class Intake:
             for each in head.lanes:
                 self._use(each.keys)
             replaced = self.take_back(head, outgoing.key, now)
-            message.key = outgoing.key
+            if (spec.delay if outgoing.delay is None else outgoing.delay) > 0:
+                message.key = outgoing.key
         self._add(lane, message, outgoing.delay, now, outgoing.claim)
         if key is not None:
             self._remember(head, key, now, id, message.place)
         self.note_position(outgoing)
-        return Sent(id, message.place, replaced=replaced)
+        return Sent(id, message.place, False, replaced)
 
     def take_back(self, head: Head, key: str, now: float) -> bool:
         """Delete the message of this key while it is delayed, whatever its priority; whether there was one."""
@@ -181,10 +182,8 @@ class Intake:
     def _add(self, head: Head, message: Stored, delay: float | None, now: float, claim: Claim | None = None) -> None:
         # An explicit 0 on a FIFO queue does not cancel the queue's delay (SQS: Q33).
         wait = head.spec.delay if delay is None or head.spec.fifo else delay
-        if wait > 0:
+        if wait > LONGEST_OF_SQS:
             message.kept_from = kept_from(message.kept_from, wait)
-        else:
-            message.key = None
         head.counters.sent += 1
         if message.expires_at != inf:
             head.counters.expiring = True

@@ -7,8 +7,7 @@ Nothing of this is kept, or done, for messages without a key.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from pipeflow.embedded.journal import Journal
@@ -108,11 +107,10 @@ class Keys:
                     self._found.setdefault(message.key, message)
 
 
-@asynccontextmanager
-async def looked_up(
+async def look_up(
     wanted: Mapping[Keys, Collection[str]], committed: Callable[[], Awaitable[None]], journal: Journal
-) -> AsyncIterator[None]:
-    """Within, these keys can be used: whoever holds one of them is known."""
+) -> None:
+    """Begin to use these keys: whoever holds one of them is known when this returns. The caller ends it."""
     for keys in wanted:
         keys.begin()
     try:
@@ -121,7 +119,7 @@ async def looked_up(
             await committed()
             for keys, names in wanted.items():
                 await keys.look_up(names, journal)
-        yield
-    finally:
+    except BaseException:
         for keys in wanted:
             keys.end()
+        raise

@@ -6,13 +6,12 @@ first. Where memory has everything, nothing is done.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake, dedup_key_of
 from pipeflow.embedded.journal import Journal
-from pipeflow.embedded.keys import Keys, looked_up
+from pipeflow.embedded.keys import Keys, look_up
 from pipeflow.embedded.nouns import Nouns, TopicHead
 from pipeflow.messages import Emit, Outgoing
 from pipeflow.state.dedup import WINDOW, Dedup, dedup_key
@@ -47,9 +46,8 @@ class Recall:
             self._add_published(wanted, topic, batch, now)
             await self._bring(wanted, now)
 
-    @asynccontextmanager
-    async def for_emits(self, emits: Sequence[Emit], now: float) -> AsyncIterator[None]:
-        """Within, everything is known that these may ask for."""
+    async def for_emits(self, emits: Sequence[Emit], now: float) -> None:
+        """Everything that these may ask for; keys are in use from here on, until `Intake.used`."""
         if self._some_are_gone(now):
             wanted: Wanted = {}
             for emit in emits:
@@ -60,14 +58,20 @@ class Recall:
             await self._bring(wanted, now)
         while True:
             wanted_keys = self._keys_of(emits)
-            async with looked_up(wanted_keys, self._committed, self._journal):
-                if wanted_keys.keys() == self._keys_of(emits).keys():
-                    yield
-                    return
+            await look_up(wanted_keys, self._committed, self._journal)
+            if wanted_keys.keys() == self._keys_of(emits).keys():
+                break
+            _end(wanted_keys)
+        self._in_use(wanted_keys)
 
     def needed(self, emits: Iterable[Emit]) -> bool:
         """Whether `for_emits` has anything to do."""
-        return self._inlet.shed_upto > 0 or any(emit.message.key is not None for emit in emits)
+        if self._inlet.shed_upto:
+            return True
+        for emit in emits:  # noqa: SIM110  # a generator costs more than what it looks at
+            if emit.message.key is not None:
+                return True
+        return False
 
     def _some_are_gone(self, now: float) -> bool:
         """Whether some window let go of ids that are still within their time."""
@@ -75,16 +79,21 @@ class Recall:
             self._inlet.shed_upto = 0.0
         return self._inlet.shed_upto > 0
 
-    @asynccontextmanager
-    async def with_keys(self, head: Head, keys: Iterable[str | None]) -> AsyncIterator[None]:
-        """Within, it is known who has these keys."""
-        wanted = {key for key in keys if isinstance(key, str)}
+    async def keys(self, head: Head, keys: Iterable[str | None]) -> None:
+        """Who holds these keys; they are in use from here on, until `Intake.used`."""
+        names = {key for key in keys if isinstance(key, str)}
         while True:
             lanes = head.lanes
-            async with looked_up({lane.keys: wanted for lane in lanes}, self._committed, self._journal):
-                if lanes == head.lanes:  # else a first message of its priority came meanwhile
-                    yield
-                    return
+            wanted = {lane.keys: names for lane in lanes}
+            await look_up(wanted, self._committed, self._journal)
+            if lanes == head.lanes:  # else a first message of its priority came meanwhile
+                break
+            _end(wanted)
+        self._in_use(wanted)
+
+    def _in_use(self, wanted: dict[Keys, set[str]]) -> None:
+        # Not before nothing is waited for: whoever ended a step meanwhile would have ended this, too.
+        self._inlet.using += wanted
 
     def _keys_of(self, emits: Sequence[Emit]) -> dict[Keys, set[str]]:
         wanted: dict[Keys, set[str]] = {}
@@ -132,6 +141,11 @@ class Recall:
                 window = wanted[known.scope, known.key]
                 if window.find(known.key, now) is None:
                     window.add(known.key, known.at, known.id, known.sequence, seen=now)
+
+
+def _end(wanted: Iterable[Keys]) -> None:
+    for keys in wanted:
+        keys.end()
 
 
 def _fit(outgoing: Outgoing) -> bool:

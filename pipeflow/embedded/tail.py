@@ -382,13 +382,13 @@ class Tail:
         message.queue = self._number
         if message.body is not None:
             self._head.bytes += message.size
+        if message.state == DELAYED and self._head.spec.fifo and not message.receives:
+            message.until = message.sent_at + self._head.spec.delay
+            message.kept_from = kept_from(message.sent_at, self._head.spec.delay)
         if message.kept_from <= expired_before:
             self._counters.expired += 1
             self._head.gone(message)
             return
-        if message.state == DELAYED and self._head.spec.fifo and not message.receives:
-            message.until = message.sent_at + self._head.spec.delay
-            message.kept_from = kept_from(message.sent_at, self._head.spec.delay)
         delayed = message.state == DELAYED and message.until > now
         if delayed or (message.state == IN_FLIGHT and message.durable and message.until > now):
             self._state.restore(message)

@@ -35,6 +35,7 @@ FIELDS: Final = (
     "group",
     "dedup_id",
     "key",
+    "priority",
     "sequence",
     "body",
     "attributes",
@@ -66,6 +67,8 @@ class Viewable(Protocol):
     @property
     def key(self) -> str | None: ...
     @property
+    def priority(self) -> int: ...
+    @property
     def failures(self) -> list[Failure]: ...
 
 
@@ -86,6 +89,7 @@ def view(message: Viewable, now: float | None = None) -> bytes:
         "group": message.group,
         "dedup_id": message.dedup_id,
         "key": message.key,
+        "priority": message.priority,
         "sequence": message.sequence,
         "body": _readable(message.body),
         "attributes": message.attributes,

@@ -113,8 +113,12 @@ async def test_a_fifo_queue_is_looked_through_whatever_its_groups(desk: Desk) ->
     assert await numbers(desk, state="delayed") == []
 
 
-async def test_keys_and_dedup_ids_can_be_looked_for(desk: Desk) -> None:
+async def test_keys_dedup_ids_and_priorities_can_be_looked_for(desk: Desk) -> None:
     await desk.queue()
+    for n in range(30):
+        await desk.send(f'{{"n": {100 + n}}}', priority=n % 10)
+    assert await numbers(desk, where="priority>8") == [109, 119, 129]
+    assert len(await numbers(desk, where="priority<=8")) == 27
     await desk.send('{"n": 1}', key="invoice-1", delay=50.0)
     await desk.send('{"n": 2}', dedup_id="two")
     assert await numbers(desk, where="key=invoice*") == [1]

@@ -49,6 +49,7 @@ def test_the_view_names_what_an_operator_asks_for() -> None:
         "sequence": 9,
         "dedup_id": None,
         "key": None,
+        "priority": 0,
         "body": {"total": 12, "dep_delay": "NA", "flight": "1545", "nested": {"ok": True}},
         "attributes": {"kind": "placed", "n": 7},
         "age": 7200,
