@@ -20,7 +20,7 @@ from pipeflow.messages import AttributeValue, Outgoing
 from pipeflow.names import IdPool, valid_group
 from pipeflow.queue import Queue
 from pipeflow.specs import YEAR
-from pipeflow.state.wishes import unfulfillable
+from pipeflow.state.wishes import unfulfillable, unusable_key
 from pipeflow.topic import Topic, outgoing
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Outbox:
         delay: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        key: str | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -141,6 +142,7 @@ class Outbox:
         delay: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        key: str | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -156,6 +158,7 @@ class Outbox:
         delay: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        key: str | None = None,
         group: str | None = None,
         dedup_id: str | None = None,
         attributes: Mapping[str, AttributeValue] | None = None,
@@ -164,7 +167,10 @@ class Outbox:
         """Send straight to a queue when the connection's transaction commits; otherwise as `publish`."""
         if not isinstance(queue, Queue):
             raise ConfigurationError(f"outbox {self.path}: {queue!r} is no queue; outbox.publish(...) is for topics")
-        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords)
+        sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords, key=key)
+        unusable = unusable_key(queue.spec, key) if key is not None else None
+        if unusable is not None:
+            raise RefusedError(unusable.code, unusable.reason)
         if len(sent.body) > queue.spec.max_body:
             raise RefusedError(
                 "too_large", f"{queue.name}: the body has {len(sent.body)} bytes, the limit is {queue.spec.max_body}"

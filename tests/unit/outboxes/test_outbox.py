@@ -145,7 +145,15 @@ async def test_options_of_a_send_travel_with_it(shop: Shop) -> None:
     async with harness(shop.app) as h:
         connection = shop.connect()
         id = shop.outbox.send(
-            connection, shop.mail, Order(1), delay=60, ttl=90, priority=4, urgent=True, attributes={"raw": b"\x00"}
+            connection,
+            shop.mail,
+            Order(1),
+            delay=60,
+            ttl=90,
+            priority=4,
+            key="k",
+            urgent=True,
+            attributes={"raw": b"\x00"},
         )
         shop.outbox.send(connection, shop.ledger, Order(2), group="a", dedup_id="once")
         shop.outbox.send(connection, shop.ledger, Order(3), group="a", dedup_id="once")
@@ -153,7 +161,7 @@ async def test_options_of_a_send_travel_with_it(shop: Shop) -> None:
         await h.advance(1)
         (mail,) = await h.runtime.store.peek("mail")
         assert (mail.id, mail.state, mail.attributes) == (id, "delayed", {"urgent": True, "raw": b"\x00"})
-        assert (mail.priority, mail.expires_at) == (4, mail.sent_at + 90)
+        assert (mail.priority, mail.key, mail.expires_at) == (4, "k", mail.sent_at + 90)
         assert ids(h, shop.ledger) == [2]
         connection.close()
 
@@ -332,6 +340,7 @@ def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), ttl=-1), "ttl is -1"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(10**1_000)), "the limit is 1000"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), priority=10), "priority is 10"),
+        (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a", key="k"), "FIFO"),
         (lambda shop, c: shop.outbox.send(c, shop.orders, Order(1)), "is no queue"),
         (lambda shop, c: shop.outbox.publish(c, shop.mail, Order(1)), "is no topic"),
         (lambda shop, c: shop.outbox.publish("app.db", shop.orders, Order(1)), "no connection of sqlite3"),
