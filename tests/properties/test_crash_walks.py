@@ -21,8 +21,10 @@ import msgspec
 import pytest
 
 from pipeflow.clock import VirtualClock
+from pipeflow.edits import Edit
 from pipeflow.embedded.opening import Kept
-from pipeflow.errors import RefusedError
+from pipeflow.errors import NotFound, RefusedError
+from pipeflow.letters import Discard, Redrive, Rewrite
 from pipeflow.messages import (
     Ack,
     Bury,
@@ -38,7 +40,7 @@ from pipeflow.messages import (
     Stale,
     Want,
 )
-from pipeflow.protocols import QueueStats, Redrive
+from pipeflow.protocols import Peeked, QueueStats
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
 from pipeflow.state import fair
@@ -133,6 +135,8 @@ class Walk:
             self.settle: 45,
             self.redrive: 4,
             self.move: 3,
+            self.edit: 4,
+            self.discard: 2,
         }
         for _ in range(steps):
             chosen = self.random.choices(list(actions), list(actions.values()), k=self.random.choice([1, 1, 2, 4]))
@@ -350,6 +354,38 @@ class Walk:
         except RefusedError:
             assert under_way or (await self.store.moves())
 
+    async def letter(self, queue: str) -> Peeked | None:
+        """A dead letter that is nobody's but the operator's."""
+        held = {key_of(*entry) for entry in self.held}
+        letters = await self.store.peek(queue, limit=60, dead=True)
+        keys = {letter.id: (queue, named(letter.body)) for letter in letters}
+        mine = [each for each in letters if keys[each.id] not in held and self.known.messages[keys[each.id]] == LIVE]
+        return self.random.choice(mine) if mine else None
+
+    async def edit(self) -> None:
+        """A body of another length under the same name, in place of one that queues may share."""
+        queue = self.random.choice(["work", "work", "line"])
+        letter = await self.letter(queue)
+        if letter is not None:
+            body = named(letter.body).encode().ljust(self.random.choice([5, 300, 600]), b".")
+            try:
+                await self.store.edit(Rewrite(queue, letter.id, Edit(body=body, raw=True)))
+            except (RefusedError, NotFound):
+                pass  # a move is under way, or somebody has it now
+
+    async def discard(self) -> None:
+        queue = self.random.choice(["work", "line"])
+        letter = await self.letter(queue)
+        if letter is None:
+            return
+        key = (queue, named(letter.body))
+        self.known.messages[key] = DOUBT
+        try:
+            gone = (await self.store.discard(Discard(queue, ids=(letter.id,)))).discarded
+        except RefusedError:
+            gone = 0  # a move is under way
+        self.sure(GONE if gone else LIVE, key)
+
     async def purge(self) -> None:
         keys = [key for key, state in self.known.messages.items() if key[0] == "copy" and state == LIVE]
         dead = {named(each.body) for each in await self.store.peek("copy", limit=10**6, dead=True)}
@@ -410,7 +446,7 @@ class Walk:
         assert total(mine) == messages, mine
         assert total(dead) == letters == mine.dead, dead
         assert mine.sent == mine.acked + mine.expired + mine.buried + mine.purged + mine.cancelled + messages
-        assert mine.buried == dead.acked + dead.expired + dead.purged + mine.redriven + letters
+        assert mine.buried == dead.acked + dead.expired + dead.purged + mine.redriven + mine.discarded + letters
 
     async def rows(self) -> None:
         """The tables agree with the counters: no row is left behind, no shared body has a wrong number of holders."""
