@@ -24,6 +24,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.inspection import CHUNK, length, matcher
 from pipeflow.embedded.journal import Declared
 from pipeflow.embedded.rewriting import Fitting, Rewritten, digests_of
+from pipeflow.embedded.workbench import check_room
 from pipeflow.errors import NotFound, PipeflowError, RefusedError
 from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import KEPT, Move, MoveState
@@ -80,6 +81,8 @@ class Moving:
         broker = self._broker
         dead = broker.nouns.dead_of(request.queue)
         self.refuse_beside(dead)
+        if request.edit is not None and not request.dry_run:
+            check_room(broker, request.queue)
         async with broker.choosing.turn(dead.spec.name):
             move, tally, entry = self._made(request), Tally(), None
             fitting = Fitting(request.edit, broker.nouns.head(request.to or request.queue).spec)
@@ -103,6 +106,8 @@ class Moving:
             raise RefusedError("DryRun", f"{request.queue}: a dry run is counted by redrive, it is no move")
         dead = self._broker.nouns.dead_of(request.queue)
         self.refuse_beside(dead)
+        if request.edit is not None:
+            check_room(self._broker, request.queue)
         move = self._made(request)
         move = replace(move, entry=self._entered("move", move, request.user).number)
         self._moves[move.id] = move

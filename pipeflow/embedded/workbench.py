@@ -35,8 +35,8 @@ class Workbench:
         head = broker.nouns.head(request.queue)
         dead = broker.nouns.dead_of(request.queue)
         broker.moving.refuse_beside(dead)
-        if broker.journal.full and not request.dry_run:
-            raise RefusedError("disk_full", f"{request.queue}: the disk of the store is nearly full; free space first")
+        if not request.dry_run:
+            check_room(broker, request.queue)
         async with broker.choosing.turn(dead.spec.name):
             choice = Choice(dead.spec.name, frozenset((request.id,)), None, 1, dead.counters.last_place)
             async with aclosing(broker.choosing.matching(choice, Tally())) as chunks:
@@ -126,6 +126,12 @@ class Workbench:
         name = head.spec.name
         if head.spec.holds_dead_letters or name in self._broker.nouns.sources():
             self._broker.trail.begin(action, name, letters=name, selection="all", count=count)
+
+
+def check_room(broker: EmbeddedBroker, queue: str) -> None:
+    """RefusedError while the disk has no room for other bodies; what is only moved or deleted takes none."""
+    if broker.journal.full:
+        raise RefusedError("disk_full", f"{queue}: the disk of the store is nearly full; free space, then edit again")
 
 
 def _check_expected(request: Rewrite, change: Change) -> None:

@@ -290,3 +290,21 @@ async def test_of_a_body_that_is_kept_aside_an_edit_changes_the_attributes_alone
     (delivery,) = await store.receive("work", Want(10))
     assert (delivery.body, delivery.attributes) == (large, {"kind": "y", "n": 1})
     await store.close()
+
+
+async def test_while_the_disk_is_nearly_full_letters_are_moved_and_discarded_but_not_edited(tmp_path: Path) -> None:
+    store = await with_letters(tmp_path / "s.db", 4)
+    ids = [letter.id for letter in await letters(store)]
+    store.journal.full = True
+    for refused in (
+        store.edit(Rewrite("work", ids[0], ZERO)),
+        store.redrive(Redrive("work", edit=ZERO)),
+        store.start_move(Redrive("work", edit=ZERO)),
+    ):
+        with pytest.raises(RefusedError, match="nearly full"):
+            await refused
+    await store.edit(Rewrite("work", ids[0], ZERO, dry_run=True))
+    assert (await store.redrive(Redrive("work", ids=(ids[0],)))).moved == 1
+    assert (await store.discard(Discard("work", ids=(ids[1],)))).discarded == 1
+    assert len(await letters(store)) == 2
+    await store.close()
