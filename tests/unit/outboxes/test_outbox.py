@@ -166,6 +166,19 @@ async def test_options_of_a_send_travel_with_it(shop: Shop) -> None:
         connection.close()
 
 
+async def test_priorities_and_keys_travel_with_a_send(shop: Shop) -> None:
+    async with harness(shop.app) as h:
+        connection = shop.connect()
+        shop.outbox.send(connection, shop.mail, Order(1))
+        shop.outbox.send(connection, shop.mail, Order(2), priority=9)
+        shop.outbox.send(connection, shop.mail, Order(3), delay=60, key="reminder")
+        shop.outbox.send(connection, shop.mail, Order(4), delay=60, key="reminder")
+        connection.commit()
+        connection.close()
+        await h.advance(1)
+        assert ids(h, shop.mail) == [2, 1, 4]
+
+
 async def test_with_aiosqlite_it_is_awaited(shop: Shop) -> None:
     async with harness(shop.app) as h, aiosqlite.connect(shop.database) as connection:
         await connection.execute("INSERT INTO orders VALUES (1)")
@@ -338,9 +351,9 @@ def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a b"), "no spaces"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay=-1), "use 0 s to a year"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), ttl=-1), "ttl is -1"),
-        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(10**1_000)), "the limit is 1000"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), priority=10), "priority is 10"),
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a", key="k"), "FIFO"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(10**1_000)), "the limit is 1000"),
         (lambda shop, c: shop.outbox.send(c, shop.orders, Order(1)), "is no queue"),
         (lambda shop, c: shop.outbox.publish(c, shop.mail, Order(1)), "is no topic"),
         (lambda shop, c: shop.outbox.publish("app.db", shop.orders, Order(1)), "no connection of sqlite3"),
