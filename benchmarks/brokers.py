@@ -7,7 +7,7 @@ own on the loopback and its files beside pipeflow's store, and is measured while
 interleaved; ratios are medians of the rounds' own. Every message is told apart, and has to come back once, as it was.
 
     python benchmarks/brokers.py [--rounds N] [--seconds S] [--callers N ...] [--batches N ...] [--only WORD ...]
-                                 [--write] [--quick]
+                                 [--minutes M] [--write] [--quick]
 
 `--write` puts the figures into docs/brokers.md and README.md, and their picture into docs/brokers.svg.
 """
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
+from math import inf
 from pathlib import Path
 
 from _brokers.report import Measured, Rounds, ours, tell, write
@@ -50,12 +51,12 @@ def running(systems: Sequence[System], folder: Path, behind: int) -> Iterator[li
 
 
 def measure(
-    there: Sequence[Running], rounds: int, seconds: float, callers: Sequence[int], batches: Sequence[int]
+    there: Sequence[Running], cells: Sequence[tuple[int, int]], rounds: int, seconds: float, until: float
 ) -> Measured:
-    """By cell and system: what each round gave, to begin with the first."""
-    cells = list(product(callers, batches))
+    """By cell and system: what each round gave, to begin with the first. No round is begun that would end too late."""
     found: Measured = {cell: {each.system: [] for each in there} for cell in cells}
     for number in range(rounds):
+        began = time.monotonic()
         # Every other round the other way about, so that nobody always follows the same one.
         order = there if number % 2 == 0 else there[::-1]
         for cell in cells:
@@ -63,6 +64,8 @@ def measure(
                 if number == 0 or not hopeless(found[cell], each.system):
                     found[cell][each.system].append(each.drive(*cell, seconds))
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
+        if 2 * time.monotonic() - began > until:
+            break
     return found
 
 
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="how long each system is measured in each round")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 64, 1024])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--minutes", type=float, default=inf, help="begin no round that would end later than this")
     parser.add_argument("--behind", type=int, default=10_000, help="messages; half of it more or less, meanwhile")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="systems whose name has one of these words, any case")
     parser.add_argument("--write", action="store_true", help="put figures and picture into the documentation")
@@ -85,6 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.callers, options.behind = 1, 0.02, [8], 400
+    began = time.monotonic()
     words = [word.lower() for word in options.only or [""]]
     systems = [system for system in SYSTEMS if any(word in system.name.lower() for word in words)]
     with (
@@ -92,11 +97,12 @@ def main() -> None:
         running(systems, Path(folder), options.behind) as started,
     ):
         there = [each for each in started if each.missing is None]
-        found = measure(there, options.rounds, options.seconds, options.callers, options.batches)
+        cells = list(product(options.callers, options.batches))
+        found = measure(there, cells, options.rounds, options.seconds, began + 60 * options.minutes)
     absent = {each.system: each.missing for each in started if each.missing is not None}
     tell(found, absent)
     if options.write:
-        write(found, absent, options.rounds, HERE.parent)
+        write(found, absent, HERE.parent)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,11 @@ def tell(found: Measured, absent: Mapping[System, str]) -> None:
             table(title, ("", "messages/s", "p50 ms", "p99 ms", "client us", "server us", "pipeflow x"), lines)
 
 
-def write(found: Measured, absent: Mapping[System, str], rounds: int, root: Path) -> None:
+def write(found: Measured, absent: Mapping[System, str], root: Path) -> None:
     """The page, its picture, and the README's part of it."""
     page = root / "docs" / "brokers.md"
     text = page.read_text()
-    page.write_text(_between(text, _figures(found, absent, rounds)))
+    page.write_text(_between(text, _figures(found, absent)))
     (root / "docs" / "brokers.svg").write_text(picture(found, KINDS))
     readme = root / "README.md"
     readme.write_text(_between(readme.read_text(), _short(found)))
@@ -100,16 +100,20 @@ def _between(text: str, figures: str) -> str:
     return f"{before}{BEGINS}\n{figures}{ENDS}{after}"
 
 
-def _figures(found: Measured, absent: Mapping[System, str], rounds: int) -> str:
+def _figures(found: Measured, absent: Mapping[System, str]) -> str:
+    rounds = max(len(each) for cell in found.values() for each in cell.values())
     lines = [
-        f"{time.strftime('%-d %B %Y')}, {rounds} rounds: {os.cpu_count()} cores, {platform.system()}, Python"
-        f" {platform.python_version()}, load {os.getloadavg()[2]:.1f}. {', '.join(_versions())}.",
+        f"{_when()} {rounds} rounds, {platform.system()}, Python {platform.python_version()}; {', '.join(_versions())}.",
         "",
     ]
     for kind, words in KINDS.items():
         lines += [f"### {words}", "", *_rates(found, kind), "", *_costs(found, kind), ""]
     lines += [*_verdicts(found), *(f"- {system.name}: skipped, {why}." for system, why in absent.items()), ""]
     return "\n".join(lines)
+
+
+def _when() -> str:
+    return f"{time.strftime('%-d %B %Y')}, {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f}."
 
 
 def _versions() -> Sequence[str]:
@@ -131,7 +135,9 @@ def _rates(found: Measured, kind: str) -> list[str]:
         texts = []
         for cell in cells:
             rounds, mine = found[cell][system], ours(found[cell], kind)
-            ratio = f" ({times(mine, rounds):.1f})" if mine is not None and mine is not rounds else ""
+            ratio = (
+                f" ({times(mine, rounds):.1f})" if mine is not None and mine is not rounds and middle(rounds) else ""
+            )
             texts.append(f"{middle(rounds):,.0f}{ratio}")
         lines.append(f"| {system.name} | " + " | ".join(texts) + " |")
     return lines
@@ -175,7 +181,7 @@ def _verdicts(found: Measured) -> list[str]:
 
 
 def _short(found: Measured) -> str:
-    lines = []
+    lines = [f"Messages a second, and how many times as many pipeflow carries. {_when()}", ""]
     for kind, words in KINDS.items():
         if (AT, 1) not in found:
             continue
@@ -190,7 +196,8 @@ def _short(found: Measured) -> str:
                     texts += ["", ""]
                     continue
                 texts.append(f"{middle(cell[system]):,.0f}")
-                texts.append("" if cell[system] is mine else f"{times(mine, cell[system]):.1f}")
+                compared = cell[system] is not mine and middle(cell[system])
+                texts.append(f"{times(mine, cell[system]):.1f}" if compared else "")
             lines.append(f"| {system.name} | " + " | ".join(texts) + " |")
         lines.append("")
     return "\n".join(lines)
