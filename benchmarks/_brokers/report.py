@@ -102,10 +102,8 @@ def _between(text: str, figures: str) -> str:
 
 def _figures(found: Measured, absent: Mapping[System, str]) -> str:
     rounds = max(len(each) for cell in found.values() for each in cell.values())
-    lines = [
-        f"{_when()} {rounds} rounds, {platform.system()}, Python {platform.python_version()}; {', '.join(_versions())}.",
-        "",
-    ]
+    where = f"{rounds} rounds, {platform.system()}, Python {platform.python_version()}"
+    lines = [f"{_when()} {where}; {', '.join(_versions())}.", ""]
     for kind, words in KINDS.items():
         lines += [f"### {words}", "", *_rates(found, kind), "", *_costs(found, kind), ""]
     lines += [*_verdicts(found), *(f"- {system.name}: skipped, {why}." for system, why in absent.items()), ""]

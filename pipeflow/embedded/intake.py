@@ -197,7 +197,7 @@ class Intake:
             head.touch()
 
     def _takes_all(self, spec: QueueSpec) -> bool:
-        """Whether a queue asks nothing of a message but its size."""
+        """Whether a queue asks nothing of a message but its size: every other rule that a mere body can break."""
         return not (spec.fifo or spec.content_dedup or self._journal.full)
 
     def _refusal(self, spec: QueueSpec, outgoing: Outgoing, size: int) -> Refused | None:
