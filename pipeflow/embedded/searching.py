@@ -18,6 +18,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.inspection import STATES, as_it_is, asks_about_bodies, look, matcher, seen
 from pipeflow.protocols import Found, Peeked, Search
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
+from pipeflow.webhooks import REPLAYED
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
@@ -60,10 +61,18 @@ async def search(broker: EmbeddedBroker, head: Head, request: Search) -> Found:
                     continue
                 if matches is not None and not matches(peeked):
                     continue
-                found.setdefault(peeked.id, peeked if message.claim is None else replace(peeked, body=body[:SHOWN]))
+                shown = peeked if message.claim is None else replace(peeked, body=body[:SHOWN])
+                found.setdefault(_known_by(message), shown)
                 if len(found) >= request.limit:
                     return Found(list(found.values()), examined, False)
     return Found(list(found.values()), examined, True)
+
+
+def _known_by(message: Stored) -> str:
+    """What tells a message from others, wherever it lies; copies that replays of an archive made have one id."""
+    if message.headers is not None and REPLAYED in message.headers:
+        return f"{message.id} {message.place}"
+    return message.id
 
 
 async def _pages(broker: EmbeddedBroker, head: Head, state: int | None) -> AsyncIterator[Page]:
