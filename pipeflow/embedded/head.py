@@ -303,6 +303,14 @@ class Head:
             self._woken += 1
             signal.fire()
 
+    def comes(self) -> None:
+        """A receiver that is awake will look again, and take a message."""
+        self._woken += 1
+
+    def came(self) -> None:
+        """It is about to."""
+        self._woken -= 1
+
     def looks(self, signal: Signal) -> bool:
         """A receiver waits no more; whether it was woken for a message."""
         if signal in self.waiters:

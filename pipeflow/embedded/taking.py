@@ -32,10 +32,23 @@ async def take(broker: Handing, head: Head, want: Want, taken: list[Stored]) -> 
             return []
         else:
             before = head.tail.progress
-            await broker.tending.fed(head)
+            await _fed(broker, head)
             if head.tail.progress == before and not head.state.order.available():
                 return []
         taken = take_out(broker, head, want, broker.clock.now())
+
+
+async def _fed(broker: Handing, lane: Head) -> None:
+    """Wait for a load of this tail, as one whom a message of it will go to: no other is to be woken for that."""
+    head = lane.root
+    head.comes()
+    try:
+        await broker.tending.fed(lane)
+    except BaseException:
+        head.came()
+        head.wake()
+        raise
+    head.came()
 
 
 async def _take_by_priority(broker: Handing, head: Head, want: Want) -> list[Delivery]:
@@ -54,7 +67,7 @@ async def _take_by_priority(broker: Handing, head: Head, want: Want) -> list[Del
             return []
         else:
             before = hungry.tail.progress
-            await broker.tending.fed(hungry)
+            await _fed(broker, hungry)
             if hungry.tail.progress == before and not hungry.state.order.available():
                 dry.add(hungry)
 

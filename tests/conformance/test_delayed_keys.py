@@ -245,3 +245,19 @@ async def test_Q71_a_cancelled_or_replaced_message_is_still_the_answer_to_its_de
     (first,) = await desk.send("a", key="k", delay=60, dedup_id="1")
     await desk.store.cancel_delayed("q", "k")
     assert (await desk.send("a", dedup_id="1"))[0] == Sent(first.id, first.sequence, duplicate=True)
+
+
+async def test_a_key_names_one_message_of_its_queue_whatever_the_priorities(desk: Desk) -> None:
+    await desk.queue()
+    for priority in (0, 5):
+        await desk.send(*"123456", delay=59 * DAY, priority=priority)
+    await desk.send("low", key="k", delay=60 * DAY)
+    assert [sent.replaced for sent in await desk.send("high", key="k", delay=61 * DAY, priority=9)] == [True]
+    assert [sent.replaced for sent in await desk.send("middle", key="k", delay=62 * DAY, priority=5)] == [True]
+    assert await desk.counts() == (0, 13, 0)
+    await desk.advance(62 * DAY)
+    assert "middle" in await desk.bodies(100)
+    await desk.send("again", key="k", delay=60 * DAY, priority=5)
+    assert await desk.store.cancel_delayed("q", "k")
+    assert not await desk.store.cancel_delayed("q", "k")
+    assert (await desk.stats()).cancelled == 3

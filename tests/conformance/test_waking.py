@@ -241,3 +241,12 @@ async def test_Q48_through_the_socket(far: Hall) -> None:
     await far.check(1)
     await far.store.send("q", bodies(2, delay=0.05))
     await far.check(2)
+
+
+async def test_Q48_messages_of_several_priorities(hall: Hall) -> None:
+    await hall.wait("q")
+    await hall.store.send("q", [Outgoing(b"x", priority=priority) for priority in (0, 9, 9)])
+    await hall.check(3)
+    for priority in (3, 0):
+        await hall.store.send("q", bodies(1, priority=priority))
+    await hall.check(2)
