@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from pipeflow.state.pace import Pace
@@ -19,6 +19,7 @@ def most_in_any(seconds: float, gone: list[tuple[float, int]]) -> int:
     )
 
 
+@settings(deadline=None)
 @given(
     rate=some.sampled_from([0.1, 0.5, 1, 3, 10]),
     steps=some.lists(some.tuples(some.sampled_from([0, 0.125, 0.25, 1, 7]), some.integers(1, 12)), max_size=40),
