@@ -24,6 +24,7 @@ from itertools import product
 from math import inf
 from pathlib import Path
 
+from _brokers.peer import Wrong
 from _brokers.report import Measured, Rounds, ours, tell, write
 from _brokers.running import Running
 from _brokers.systems import SYSTEMS, System
@@ -53,7 +54,10 @@ def running(systems: Sequence[System], folder: Path, behind: int) -> Iterator[li
 def measure(
     there: Sequence[Running], cells: Sequence[tuple[int, int]], rounds: int, seconds: float, until: float
 ) -> Measured:
-    """By cell and system: what each round gave, to begin with the first. No round is begun that would end too late."""
+    """By cell and system: what each round gave, to begin with the first. No round is begun that would end too late.
+
+    What fails is left out from then on, with what it gave before.
+    """
     found: Measured = {cell: {each.system: [] for each in there} for cell in cells}
     for number in range(rounds):
         began = time.monotonic()
@@ -61,12 +65,17 @@ def measure(
         order = there if number % 2 == 0 else there[::-1]
         for cell in cells:
             for each in order:
-                if number == 0 or not hopeless(found[cell], each.system):
-                    found[cell][each.system].append(each.drive(*cell, seconds))
+                if each.failure is None and (number == 0 or not hopeless(found[cell], each.system)):
+                    try:
+                        found[cell][each.system].append(each.drive(*cell, seconds))
+                    except Wrong as wrong:
+                        each.failure = str(wrong)
+                        print(f"{each.system.name}: {wrong}", file=sys.stderr)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         if 2 * time.monotonic() - began > until:
             break
-    return found
+    failed = {each.system for each in there if each.failure is not None}
+    return {cell: {s: rounds for s, rounds in by.items() if s not in failed} for cell, by in found.items()}
 
 
 def hopeless(cell: dict[System, Rounds], system: System) -> bool:
@@ -75,7 +84,7 @@ def hopeless(cell: dict[System, Rounds], system: System) -> bool:
     return mine is not None and cell[system][0]["per_second"] * HOPELESS < mine[0]["per_second"]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description="durable queues, side by side")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.4, help="how long each system is measured in each round")
@@ -99,11 +108,12 @@ def main() -> None:
         there = [each for each in started if each.missing is None]
         cells = list(product(options.callers, options.batches))
         found = measure(there, cells, options.rounds, options.seconds, began + 60 * options.minutes)
-    absent = {each.system: each.missing for each in started if each.missing is not None}
+    absent = {each.system: why for each in started if (why := each.missing or each.failure) is not None}
     tell(found, absent)
     if options.write:
         write(found, absent, HERE.parent)
+    return 1 if any(each.failure for each in started) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

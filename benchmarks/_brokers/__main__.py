@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -48,6 +49,7 @@ def _told(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(serve(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from _brokers.driving import PATIENCE
 from _brokers.peer import Wrong
 from _brokers.systems import System
 
+FILLS, HANGS = 600.0, 120.0
+"""Seconds after which a system is given up: until it has its messages behind it, and in one cell."""
 BENCHMARKS = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +24,8 @@ class Running:
 
     def __init__(self, system: System, folder: Path, behind: int) -> None:
         self.system = system
+        self.failure: str | None = None
+        """What went wrong while it was measured."""
         folder.mkdir()
         # Servers that run as a user of their own have to get at their files.
         folder.parent.chmod(0o755)
@@ -37,26 +42,42 @@ class Running:
     @cached_property
     def missing(self) -> str | None:
         """Why it cannot be measured here; None when it is ready."""
-        answer = self._answer()
+        try:
+            answer = self._answer(FILLS)
+        except Wrong as wrong:
+            self.failure = str(wrong)
+            return self.failure
         return str(answer["absent"]) if "absent" in answer else None
 
     def drive(self, callers: int, batch: int, seconds: float) -> dict[str, float]:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"callers": callers, "batch": batch, "seconds": seconds}) + "\n")
-        self._process.stdin.flush()
-        return {name: float(str(value)) for name, value in self._answer().items()}
+        try:
+            self._process.stdin.write(json.dumps({"callers": callers, "batch": batch, "seconds": seconds}) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise Wrong(f"failed: {error}") from error
+        return {name: float(str(value)) for name, value in self._answer(HANGS).items()}
 
-    def _answer(self) -> dict[str, object]:
+    def _answer(self, within: float) -> dict[str, object]:
         assert self._process.stdout is not None
-        answer: dict[str, object] = json.loads(self._process.stdout.readline() or '{"failed": "its process ended"}')
+        late = threading.Timer(within, self._process.terminate)
+        late.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            late.cancel()
+        answer: dict[str, object] = json.loads(line or '{"failed": "it gave no answer"}')
         if "failed" in answer:
-            raise Wrong(f"{self.system.name}: {answer['failed']}")
+            raise Wrong("failed: " + str(answer["failed"]).strip().splitlines()[-1])
         return answer
 
     def close(self) -> None:
         """Let it end its server and itself."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        try:
+            self._process.stdin.close()
+        except OSError:
+            pass  # it is gone
         try:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
