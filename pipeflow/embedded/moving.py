@@ -238,9 +238,9 @@ class Moving:
             broker.inlet.redrive(lane, target, message, after, now)
         if not letters:
             return entry
-        broker.after_intake(nouns.lanes() if to is None else to.lanes)
-        for lane in nouns.head(move.source).lanes:
-            broker.tending.feed(lane)
+        # What left may have been before others of its group: who waits for letters is told too.
+        letters_of = nouns.head(move.source)
+        broker.after_intake(nouns.lanes() if to is None else (*to.lanes, *letters_of.lanes))
         return broker.trail.counted(entry, [message.id for message, _ in letters], digests_of(letters))
 
     # -- what is remembered --------------------------------------------------------------------------------------

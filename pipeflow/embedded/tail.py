@@ -19,7 +19,7 @@ from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded
 from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, kept_from
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
 
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
@@ -383,8 +383,7 @@ class Tail:
         if message.body is not None:
             self._head.bytes += message.size
         if message.state == DELAYED and self._head.spec.fifo and not message.receives:
-            message.until = message.sent_at + self._head.spec.delay
-            message.kept_from = kept_from(message.sent_at, self._head.spec.delay)
+            redelay(message, self._head.spec.delay)
         if message.kept_from <= expired_before:
             self._counters.expired += 1
             self._head.gone(message)

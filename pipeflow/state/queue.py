@@ -30,7 +30,7 @@ from pipeflow.state.attempts import Attempts
 from pipeflow.state.changes import Changes
 from pipeflow.state.fair import Fair
 from pipeflow.state.order import Order
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, kept_from
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
 
 FAILURES_KEPT = 10
 LONGEST_HOLD = 43_200.0
@@ -112,8 +112,7 @@ class QueueState:
         oldest = inf
         for message in list(self.all()):
             if redelayed and message.state == DELAYED and not message.receives:
-                message.until = message.sent_at + spec.delay
-                message.kept_from = kept_from(message.sent_at, spec.delay)
+                redelay(message, spec.delay)
                 self._count += 1
                 heappush(self._waiting, (message.until, self._count, message))
                 self.changes.changed(message)

@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from pipeflow.messages import AttributeValue, Claim, Failure
+from pipeflow.webhooks import REPLAYED
 
 READY: Final = 0
 DELAYED: Final = 1
@@ -82,3 +83,13 @@ def kept_from(sent_at: float, delay: float) -> float:
     Else a message delayed for longer than its queue keeps messages would be gone before anybody could see it.
     """
     return sent_at + delay if delay > LONGEST_OF_SQS else sent_at
+
+
+def redelay(message: Stored, delay: float) -> None:
+    """Let a message of a FIFO queue that is still delayed wait for the queue's own delay, as it is now (SQS: Q17).
+
+    A replayed one keeps the delay it came with: it tells when it was published, not when it came.
+    """
+    if message.headers is None or REPLAYED not in message.headers:
+        message.until = message.sent_at + delay
+        message.kept_from = kept_from(message.sent_at, delay)

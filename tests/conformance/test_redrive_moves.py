@@ -8,7 +8,7 @@ import pytest
 
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError
 from pipeflow.filters import parse_where
-from pipeflow.messages import Bury
+from pipeflow.messages import Bury, Defer
 from pipeflow.protocols import Redrive
 
 if TYPE_CHECKING:
@@ -137,3 +137,34 @@ async def test_Q101_a_cancelled_move_leaves_moved_what_was_moved(desk: Desk) -> 
     with pytest.raises(NotFound, match="there is no move nope"):
         await desk.store.cancel_move("nope")
     assert (await desk.store.redrive(Redrive("q"))).moved == 10 - ended.moved
+
+
+async def test_Q99_a_letter_in_somebodys_hands_stays_there(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await bury(desk, 3)
+    held = await desk.one("dead")
+    assert (await desk.store.redrive(Redrive("q"))).moved == 2
+    await desk.store.start_move(Redrive("q"))
+    await desk.advance(1)
+    assert await desk.bodies() == ["q1", "q2"]
+    await desk.ack(held, queue="dead")
+
+
+async def test_Q91_letters_of_a_fifo_queue_are_known_by_the_ids_of_their_messages(desk: Desk) -> None:
+    await desk.queue(fifo=True, dead_letters="dead")
+    (sent,) = await desk.send("a", group="g", dedup_id="once")
+    await desk.settle(Bury((await desk.one()).receipt))
+    letter = await desk.one("dead")
+    assert (letter.id, letter.dedup_id, letter.group) == (sent.id, sent.id, "g")
+
+
+async def test_Q48_who_waits_for_letters_gets_what_a_redrive_to_another_queue_lets_come_up(desk: Desk) -> None:
+    """The first of its group was deferred, and held the second back; it is moved away."""
+    await desk.queue(fifo=True, dead_letters="dead")
+    await desk.queue("other", fifo=True, dead_letters=None)
+    await desk.send("first", "second", group="g")
+    await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take(2)))
+    await desk.settle(Defer((await desk.one("dead")).receipt, 1000.0), queue="dead")
+    async with desk.waiting("dead", wait=500.0) as waiting:
+        assert (await desk.store.redrive(Redrive("q", to="other", limit=1))).moved == 1
+        assert await waiting.bodies() == ["second"]

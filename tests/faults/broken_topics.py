@@ -50,7 +50,7 @@ PUBLISHES = (
     Mutant("dedup_id_for_standard_queues", TOPIC, "            group, dedup_id = None, None\n", "            group = None\n", WALKED),
     Mutant("hash_is_not_passed_on", INTAKE, "mine = state.addressed(outgoing, target, dedup_id)", "mine = state.addressed(outgoing, target, outgoing.dedup_id)", WALKED),
     Mutant("envelope_of_the_next_publish", INTAKE, "SEQUENCE: str(topic.counters.last_sequence)}", "SEQUENCE: str(topic.counters.last_sequence + 1)}", WALKED),
-    Mutant("publish_waits_where_its_queue_does_not", INTAKE, "None if head.spec.fifo else mine.delay", "None", ("tests/conformance/test_topics.py",)),
+    Mutant("publish_waits_where_its_queue_does_not", INTAKE, "None if head.spec.fifo else mine.delay", "None", WALKED),
     Mutant("filters_let_everything_through", TOPIC, "            passing = self._sieve.passing(Subject(message.body, message.attributes))", "            return everybody", WALKED),
 )  # fmt: skip
 
@@ -118,14 +118,14 @@ MOVES = (
 
 MEMORY = (
     Mutant("cold_message_hides_behind_new_ones", HEAD, "elif tail.ready or", "elif", TAILS),
-    Mutant("expired_on_disk_is_handed_out", TAIL, "if message.kept_from <= expired_before:", "if False:", TAILS),
+    Mutant("new_delay_is_not_for_what_is_on_disk", TAIL, "            redelay(message, self._head.spec.delay)\n", "            pass\n", (*TAILS, "tests/conformance/test_queue_options.py")),
     Mutant("expired_on_disk_not_counted", TAIL, "            self._counters.expired += 1\n            self._head.gone", "            self._head.gone", TAILS),
     Mutant("hold_of_an_outside_consumer_ends_at_a_load", TAIL, "message.state == IN_FLIGHT and message.durable and", "False and", TAILS),
     Mutant("read_twice", TAIL, "return message.place in self._state.known or self.has_left(message.place)", "return False", TAILS),
     Mutant("late_delayed_message_not_seen", TAIL, "        if self.late is not None:\n            self.late.append(message)", "        pass", TAILS),
     Mutant("horizon_too_far", TAIL, "(last.until, last.place + 1) if full", "(last.until + 1, last.place + 1) if full", TAILS),
     Mutant("due_message_before_the_cold_ones", HEAD, "if self.tail.ready and not self.spec.fifo:", "if False:", TAILS),
-    Mutant("purge_leaves_the_horizon", TAIL, "        self.horizon = (inf, 0)\n        self.expires_at = inf\n        return", "        self.expires_at = inf\n        return", TAILS),
+    Mutant("purge_leaves_the_counts", TAIL, "        self.ready = self.delayed = self.retrying = 0\n", "        pass\n", TAILS),
     Mutant("group_loaded_behind_a_hole", TAIL, "last = max(groups.last_place(name), upto)", "last = groups.last_place(name) + 1", TAILS),
 )  # fmt: skip
 

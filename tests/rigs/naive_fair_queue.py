@@ -113,7 +113,7 @@ class Walk:
         self.met_noisy = 0
 
     def send(self) -> None:
-        tenant = self.random.choices(["A", "B", "C", "D", None], [60, 10, 4, 2, 2])[0]
+        tenant = self.random.choices(["A", "B", "C", "D", None], [60, 10, 4, 2, 6])[0]
         for _ in range(self.random.choice([1, 5, 40]) if tenant == "A" else 1):
             self.places += 1
             message = Stored(self.places, str(self.places), b"x", 1, self.now, self.now, group=tenant)

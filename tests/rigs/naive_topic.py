@@ -56,6 +56,8 @@ class Copy:
     """The topic it says it came by, where its queue has a subscription to several."""
     order: int = 0
     """Copies of one queue and group come in this order for the first time, where the queue is FIFO."""
+    due: float = 0.0
+    """Not before this moment."""
     came: bool = False
 
 
@@ -146,7 +148,9 @@ class Model:
                 return  # the queue's own window knows it: sent straight, or by another topic
             self.accepted[queue.name].append((dedup_id, group, now, publish.id, 0))
         by = publish.topic.name if subscription.named else None
-        self.owe(queue, publish.id, said(publish, subscription.raw, replayed), group, dedup_id, replayed, by)
+        delay = queue.delay if queue.fifo else 0.0 if replayed else publish.outgoing.delay or 0.0
+        says = said(publish, subscription.raw, replayed)
+        self.owe(queue, publish.id, says, group, dedup_id, replayed, by, now + delay)
 
     def owe(
         self,
@@ -157,9 +161,10 @@ class Model:
         dedup_id: str | None,
         replayed: bool = False,
         by: str | None = None,
+        due: float = 0.0,
     ) -> None:
         self.copies += 1
-        self.owed.append(Copy(queue.name, id, says, group, dedup_id, replayed, by, self.copies))
+        self.owed.append(Copy(queue.name, id, says, group, dedup_id, replayed, by, self.copies, due))
 
     # -- queues --------------------------------------------------------------------------------------------------
 
@@ -170,7 +175,7 @@ class Model:
                 return id
         return None
 
-    def came(self, delivery: Delivery, replayed: bool) -> Copy:
+    def came(self, delivery: Delivery, replayed: bool, now: float) -> Copy:
         """The copy that this delivery is: owed, complete, and in the order of its group."""
         queue = delivery.dead_letter_source or delivery.queue
         says = as_seen(delivery)
@@ -188,6 +193,7 @@ class Model:
         if fifo:
             self.places[place] = copy
         assert delivery.dedup_id == (copy.id if is_letter and fifo else copy.dedup_id), delivery
+        assert copy.due <= now, f"{queue}: {copy} came before it was due"
         if fifo and not copy.came:
             earlier = [
                 each

@@ -189,6 +189,8 @@ class Pair:
             assert item.state == "ready" or message.until == item.until, message
             for each in (message, row):
                 assert (each.receives, each.releases, each.group) == (item.receives, item.releases, item.group), each
+        if isinstance(self.state.order, Groups):
+            assert {*self.state.order.names()} == {item.group for item in places.values()}, "no empty group is kept"
         received = {place for place, item in places.items() if item.receives}
         assert {*self.state.known} == received, "what was ever received can be settled"
 

@@ -171,7 +171,7 @@ class Walk:
 
     def take(self, taken: Sequence[Delivery]) -> None:
         for delivery in taken:
-            copy = self.model.came(delivery, REPLAYED in delivery.headers)
+            copy = self.model.came(delivery, REPLAYED in delivery.headers, self.clock.now())
             self.held.append((delivery, copy))
             self.note("received")
 

@@ -88,7 +88,10 @@ class Schedule:
 
     async def step(self) -> None:
         self.collect()
-        weights = {self.wait: 30, self.cancel: 25, self.send: 25, self.settle: 25, self.advance: 4}
+        weights = {
+            self.wait: 35, self.cancel: 12, self.send: 12, self.race: 20, self.settle: 25, self.empty: 10,
+            self.advance: 4,
+        }  # fmt: skip
         (action,) = self.random.choices(list(weights), list(weights.values()))
         await action()
 
@@ -106,11 +109,23 @@ class Schedule:
             self.random.choice(self.receivers)[1].cancel()
             self.cancelled += 1
 
-    async def send(self) -> None:
+    async def race(self) -> None:
+        """One message for several who wait; the first of them is cancelled before, while or after it is woken."""
         queue = self.random.choice(["work", "line"])
+        await self.send_to(queue, 1)
+        await self.turns(self.random.choice([0, 0, 0, 1, 2]))
+        first = next((task for name, task in self.receivers if name == queue and not task.done()), None)
+        if first is not None:
+            first.cancel()
+            self.cancelled += 1
+
+    async def send(self) -> None:
+        await self.send_to(self.random.choice(["work", "line"]), self.random.choice([1, 1, 2, 4]))
+
+    async def send_to(self, queue: str, count: int) -> None:
         fifo = queue == "line"
         batch = []
-        for _ in range(self.random.choice([1, 1, 2, 4])):
+        for _ in range(count):
             self.sent += 1
             group = self.random.choice("ab") if fifo else None
             delay = None if fifo else self.random.choice([None, None, 5.0])
@@ -124,6 +139,14 @@ class Schedule:
             ways: list[Settlement] = [Ack(receipt), Ack(receipt), Extend(receipt, 0.0), Defer(receipt, 7.0)]
             ways += [Defer(receipt, 0.0), Release(receipt), Bury(receipt)]
             await self.store.settle(delivery.queue, [self.random.choice(ways)])
+
+    async def empty(self) -> None:
+        """Somebody works off what there is, so that those who come next wait."""
+        for queue in ("work", "line"):
+            mine, self.held = [e for e in self.held if e.queue == queue], [e for e in self.held if e.queue != queue]
+            await self.store.settle(queue, [Ack(each.receipt) for each in mine])
+            while taken := await self.store.receive(queue, Want(10)):
+                await self.store.settle(queue, [Ack(each.receipt) for each in taken])
 
     async def advance(self) -> None:
         await self.clock.advance(self.random.choice([1.0, 5.0, 20.0]))

@@ -490,3 +490,22 @@ async def test_a_replay_takes_a_part_of_what_its_subscriber_takes_and_another_pa
         assert (await orders.replay(billing, where=orders.where(total=num(">=", 4)).filter)).sent == 1
         assert (await orders.replay(billing, where=small)).before == 2
         assert h.queued(billing) == ["1", "3", "5", "1", "3", "5"]
+
+
+async def test_Q17_a_message_that_is_replayed_to_a_fifo_queue_keeps_the_delay_it_came_with(url: str) -> None:
+    """Its own time is that of the publish: a delay counted from there would be over long since."""
+    async with archive(url, fifo=True) as (store, clock):
+        await publish(store, "a", group="g", dedup_id="1")
+        await clock.advance(3600)
+        await drain(store)
+        plain = topology(fifo=True)
+        for delay in (60.0, 120.0):
+            queues = tuple(replace(queue, delay=delay) if queue.name == "q" else queue for queue in plain.queues)
+            await store.declare(replace(plain, queues=queues))
+            if delay == 60.0:
+                assert await replay(store, clock) == (1, 1)
+            assert await drain(store) == []
+        await clock.advance(59)
+        assert await drain(store) == []
+        await clock.advance(1)
+        assert [each.body for each in await drain(store)] == [b"a"]
