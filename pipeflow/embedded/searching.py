@@ -17,7 +17,7 @@ from pipeflow.embedded.claims import SHOWN
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.inspection import STATES, as_it_is, asks_about_bodies, look, matcher, seen
 from pipeflow.protocols import Found, Peeked, Search
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
 from pipeflow.webhooks import REPLAYED
 
 if TYPE_CHECKING:
@@ -154,5 +154,6 @@ def _from_disk(head: Head, read: Sequence[Stored], places: set[int], now: float)
 def _has_come_due(head: Head, message: Stored, now: float) -> bool:
     if message.state != DELAYED:
         return False
-    own = head.spec.fifo and not message.receives
-    return (message.sent_at + head.spec.delay if own else message.until) <= now
+    if head.spec.fifo and not message.receives:
+        redelay(message, head.spec.delay)
+    return message.until <= now

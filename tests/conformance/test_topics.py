@@ -298,3 +298,12 @@ async def test_positions_of_sources_commit_with_what_they_belong_to(desk: Desk) 
     refused = await desk.publish("x", group="a b", checkpoint=("s", b"2"))
     assert isinstance(refused, Refused)
     assert await desk.store.position("s") == b"1"
+
+
+async def test_Q71_a_duplicate_on_a_standard_topic_is_answered_as_its_original_was(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("a"))
+    first = await desk.publish("x", dedup_id="once")
+    again = await desk.publish("y", dedup_id="once")
+    assert isinstance(first, Sent)
+    assert again == Sent(first.id, first.sequence, duplicate=True)
+    assert await desk.bodies(queue="a") == ["x"]

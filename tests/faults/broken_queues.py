@@ -48,9 +48,8 @@ COUNTS = (
     Mutant("a_byte_too_few", QUEUE, "size + message.size > max_bytes", "size + message.size >= max_bytes", BESIDE),
     Mutant("a_message_too_many", QUEUE, "if len(taken) == limit:", "if len(taken) > limit:", BESIDE),
     Mutant("retry_not_counted", QUEUE, "self.retrying += 1", "pass", BESIDE),
-    Mutant("retry_counted_for_ever", QUEUE,
-           "                self.retrying -= message.receives > 0\n                self._make_ready",
-           "                self._make_ready", BESIDE),
+    Mutant("retry_counted_for_ever", QUEUE, "                self.delayed -= 1\n                self.retrying -= message.receives > 0\n",
+           "                self.delayed -= 1\n", BESIDE),
     Mutant("expiry_not_counted", QUEUE, "self.expired += 1", "pass", BESIDE),
     Mutant("purge_leaves_what_is_delayed", QUEUE, "victims = list(self.all())",
            "victims = [m for m in self.all() if m.state != DELAYED]", BESIDE),
@@ -109,8 +108,7 @@ TOLD = (
            "        self._make_ready(message, front)", BESIDE),
     Mutant("deletion_not_told", QUEUE, "self.changes.gone(message)", "pass", BESIDE),
     Mutant("move_not_told", QUEUE, "self.changes.moved(message)", "pass", BESIDE),
-    Mutant("new_delay_not_told", QUEUE, "                self.changes.changed(message)\n        self._sweep_at",
-           "        self._sweep_at", BESIDE),
+    Mutant("new_delay_not_told", QUEUE, "                self.changes.changed(message)\n            oldest", "            oldest", BESIDE),
 )  # fmt: skip
 
 NOISE = (

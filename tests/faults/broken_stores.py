@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant(
         "dedup_in_memory_only",
         INTAKE,
-        "self._gathering.known.append(Known(_scope(head), key, at, id, sequence))",
+        "gathering.known.append(Known(_scope(head), key, at, id, sequence))",
         "pass",
     ),
     Mutant("row_crc_not_checked", RECOVERY, "if row_crc(key, head) != crc:", "if False:"),

@@ -130,11 +130,11 @@ MEMORY = (
 )  # fmt: skip
 
 WAKING = (
-    Mutant("cancelled_receiver_keeps_its_wake_up", BROKER, "if signal not in head.waiters:", "if False:", WAITING),
-    Mutant("cancelled_receiver_stays_in_the_queue", BROKER, "            finally:\n                if signal in head.waiters:\n                    head.waiters.remove(signal)", "            finally:\n                pass", WAITING),
+    Mutant("cancelled_receiver_keeps_its_wake_up", "pipeflow/embedded/waiting.py", "            if head.looks(signal):\n                head.wake()\n", "            head.looks(signal)\n", WAITING),
+    Mutant("cancelled_receiver_stays_in_the_queue", "pipeflow/embedded/waiting.py", "            if head.looks(signal):\n                head.wake()\n            raise", "            raise", WAITING),
     Mutant("cancelled_hand_out_keeps_its_messages", HANDOUT, "head.state.settle(Release(receipt), broker.clock.now(), broker.boot)", "pass", WAITING),
-    Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "        head.wake()\n", "", WAITING),
-    Mutant("one_receiver_is_woken_for_many", HEAD, "count = self.state.ready if self.state.order.available() else 0", "count = 1 if self.state.order.available() else 0", WAITING),
+    Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "    head.wake()\n    broker.written_behind()", "    broker.written_behind()", WAITING),
+    Mutant("one_receiver_is_woken_for_many", HEAD, "count = sum(lane.state.receivable(most) for lane in self.lanes)", "count = min(1, sum(lane.state.receivable(most) for lane in self.lanes))", WAITING),
     Mutant("settling_wakes_nobody", "pipeflow/embedded/settling.py", "        broker.after_intake(dict.fromkeys(touched))\n    else:\n        for lane in head.lanes:\n            broker.wake(lane)", "        pass", WAITING),
 )  # fmt: skip
 

@@ -124,7 +124,7 @@ class Walk:
             attributes if attributes and random.random() < 0.7 else None,
             {"subject": "hello"} if random.random() < 0.3 else None,
             random.choice("ab") if fifo == right else None,
-            random.choice([None, *"wxyz"]) if fifo else (None if right else "x"),
+            random.choice([None, *"wxyz"]) if fifo or random.random() < 0.2 else None,
             random.choice([None, None, 0.0, 7.0]) if not fifo else None,
         )
 
