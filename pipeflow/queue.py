@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from pipeflow.binding import Binding, declared_at
 from pipeflow.codecs import Codec, codec_for
+from pipeflow.dead_letters import DeadLetters
 from pipeflow.engine.plan import Batching
 from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.messages import AttributeValue, Batch, Message, Refused, Sent
@@ -179,6 +180,11 @@ class Queue(Generic[T]):
             where = parse_where(where, self.binding.runtime.clock.now())
         needle = contains.encode() if isinstance(contains, str) else contains
         return await self.binding.runtime.store.search(Search(self.spec.name, limit, dead, where, needle, state))
+
+    @property
+    def dead_letters(self) -> DeadLetters[T]:
+        """What failed for good: to edit, to send back, to delete, and what was done to it."""
+        return DeadLetters(self)
 
     async def cancel(self, key: str, /) -> bool:
         """Take the message of this key back while it is still delayed; whether there was one. Durable when it returns.

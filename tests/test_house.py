@@ -54,6 +54,7 @@ FLOORS: dict[str, int] = {
             "wiring",
             "binding",
             "context",
+            "dead_letters",
             "middleware",
             "partitioning",
             "tracing",

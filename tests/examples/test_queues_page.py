@@ -204,15 +204,14 @@ async def test_messages_are_looked_for_and_left_alone() -> None:
             await program["orders"].peek(where="custumer=ada")
 
 
-async def test_dead_letters_are_mended_on_their_way_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_dead_letters_are_mended_on_their_way_back(capsys: pytest.CaptureFixture[str]) -> None:
     program = program_of("Dead letters")
-    url = f"sqlite:///{tmp_path}/shop.db"
-    async with harness(program["app"], store=url, clock=VirtualClock(4e9)) as h:
+    async with harness(program["app"]) as h:
         for number in (1, -2, 3, -4):
             await program["charges"].send(program["Invoice"]("ada", number))
         await h.settle()
         assert len(h.dead(program["charges"])) == 2
-        assert await program["mend"](url) == [("redrive", 2)]
+        assert await program["mend"]() == [("redrive", 2)]
         await h.settle()
         assert (sorted(program["charged"]), h.dead(program["charges"])) == ([0, 0, 1, 3], [])
     assert '"number":-2' in capsys.readouterr().out

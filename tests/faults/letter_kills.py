@@ -83,7 +83,12 @@ async def produce(store: Store, queue: str, name: str, dice: random.Random) -> N
             continue
         keys = [f"{name}.{next(numbers)}" for _ in range(dice.choice((1, 5, 20)))]
         group = f"g{dice.randrange(4)}" if queue == "line" else None
-        batch = [Outgoing(body_of(key), group=group, dedup_id=key if group else None) for key in keys]
+        batch = [
+            Outgoing(body_of(key), group=group, dedup_id=key)
+            if group
+            else Outgoing(body_of(key), priority=dice.choice((0, 0, 0, 3, 9)))
+            for key in keys
+        ]
         tell(sending=keys, queue=queue)
         results = await (store.send("line", batch) if group else store.publish("t", batch))
         tell(sent=[(key, each.id) for key, each in zip(keys, results, strict=True) if isinstance(each, Sent)])

@@ -1,0 +1,73 @@
+"""`queue.dead_letters`: an app mends what failed, with the types of its queues."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from pipeflow import App, Queue, Reject
+from pipeflow.errors import CodecError, ConfigurationError, RefusedError
+from pipeflow.testing import harness
+
+
+class Order(msgspec.Struct):
+    id: str
+    total: int
+
+
+def shop() -> tuple[App, Queue[Order], list[Order]]:
+    """An app that rejects what costs nothing."""
+    app, done = App("shop"), list[Order]()
+    billing = app.queue("billing", Order)
+
+    @billing.handler
+    async def charge(order: Order) -> None:
+        if order.total <= 0:
+            raise Reject("nothing to charge")
+        done.append(order)
+
+    return app, billing, done
+
+
+async def test_letters_are_mended_on_their_way_back_or_where_they_lie() -> None:
+    app, billing, done = shop()
+    async with harness(app) as h:
+        for n in range(4):
+            await billing.send(Order(f"o{n}", 0))
+        await h.settle()
+        first, second, third, fourth = (letter.id for letter in await billing.peek(dead=True))
+        letters = billing.dead_letters
+        assert (await letters.edit(first, "body.total=1", user="ada")).after.body == b'{"id":"o0","total":1}'
+        await letters.edit(second, value=Order("new", 2))
+        tried = await letters.redrive("body.total=3", ids=[third], dry_run=True)
+        assert [change.after.body for change in tried.changes] == [b'{"id":"o2","total":3}']
+        assert (await letters.redrive("body.total=3", ids=[third])).moved == 1
+        assert (await letters.redrive(where="body.total>0")).moved == 2
+        assert (await letters.discard(ids=[fourth])).discarded == 1
+        await h.settle()
+        assert sorted((order.id, order.total) for order in done) == [("new", 2), ("o0", 1), ("o2", 3)]
+        assert h.dead(billing) == []
+        entries = await letters.audit()
+        assert [entry.action for entry in entries] == ["discard", "redrive", "redrive", "edit", "edit"]
+        assert entries[-1].user == "ada"
+
+
+async def test_what_the_handler_could_not_read_is_refused_and_nothing_changes() -> None:
+    app, billing, done = shop()
+    async with harness(app) as h:
+        await billing.send(Order("a", 0))
+        await h.settle()
+        (letter,) = await billing.peek(dead=True)
+        with pytest.raises(CodecError, match="its handler could not read it"):
+            await billing.dead_letters.edit(letter.id, "body.total=much")
+        with pytest.raises(CodecError, match="its handler could not read it"):
+            await billing.dead_letters.redrive("body.total=much")
+        with pytest.raises(RefusedError, match="its body has no 'customer'"):
+            await billing.dead_letters.edit(letter.id, "body.customer.name=x")
+        with pytest.raises(ConfigurationError, match="changes nothing"):
+            await billing.dead_letters.edit(letter.id)
+        with pytest.raises(ConfigurationError, match="say every one"):
+            await billing.dead_letters.discard()
+        assert h.dead(billing) == [Order("a", 0)]
+        assert await billing.dead_letters.audit() == []
+        assert done == []
