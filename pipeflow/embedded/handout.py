@@ -187,6 +187,9 @@ async def reload(broker: Handing, head: Head, taken: list[Stored]) -> tuple[list
         else:
             head.tail.lose(message)
     aside: dict[int, bytes] = {}
+    if any(message.claim is not None and message.suspect for message in taken):
+        # Already reading it may have been what killed the process: the receive counts before that.
+        await broker.committed()
     for message in taken:
         if message.claim is not None:
             found = await broker.claims.fetch(head, message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipeflow.errors import (
     SinkUnavailable,
     Unavailable,
 )
-from pipeflow.messages import Ack, Outgoing, Refused, Sent, Want
+from pipeflow.messages import Ack, Claim, Outgoing, Refused, Sent, Want
 from pipeflow.protocols import Object
 from pipeflow.registry import open_store
 from pipeflow.sinks.file import FileSink
@@ -280,6 +281,42 @@ async def test_a_place_that_refuses_to_delete_holds_up_neither_the_store_nor_oth
     await store.close()
 
 
+async def test_a_body_that_kills_whoever_reads_it_ends_in_the_dead_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(place: Path, after: int) -> Path:
+        """What a kill would leave of a store, at this moment."""
+        left = tmp_path / f"after{after}"
+        shutil.copytree(place, left, ignore=shutil.ignore_patterns("*.sock", "*.lock", "*-shm"))
+        return left
+
+    queues = QueueSpec("q", max_receives=3, dead_letters="q-dlq"), QueueSpec("q-dlq", max_receives=None)
+    place = tmp_path / "after0"
+    place.mkdir()
+    store = await opened(place / "shop.db", *queues)
+    await store.send("q", [Outgoing(LARGE)])
+    for crash in range(1, 6):
+        copies: list[Path] = []
+
+        async def dies(self: Claims, claim: Claim, place: Path = place, crash: int = crash) -> bytes:
+            copies.append(killed(place, crash))  # noqa: B023  # of this round
+            raise SinkUnavailable("killed")
+
+        with monkeypatch.context() as fatal:
+            fatal.setattr(Claims, "read", dies)
+            assert await store.receive("q", Want()) == []
+        await store.close()
+        if not copies:
+            break
+        place = copies[0]
+        store = await opened(place / "shop.db", *queues)
+    assert 3 <= crash <= 5
+    reopened = await opened(place / "shop.db", *queues)
+    await reopened.receive("q", Want())
+    assert [letter.queue for letter in await reopened.peek("q", dead=True)] == ["q-dlq"]
+    await reopened.close()
+
+
 async def test_a_body_that_cannot_be_written_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "shop.db"
     store = await opened(path)
@@ -302,9 +339,8 @@ async def test_a_body_for_which_the_disk_has_no_room_is_refused_and_small_ones_a
 ) -> None:
     path = tmp_path / "shop.db"
     store = await opened(path)
-    free = os.statvfs(tmp_path)
-    room = free.f_bavail * free.f_frsize
-    monkeypatch.setattr(store.journal, "_min_free", room - 3_000)
+    assert store.journal.has_room(1)
+    monkeypatch.setattr(store.journal, "_min_free", 1 << 62)
     with pytest.raises(RefusedError, match="the disk has no room for a body of 5000 bytes") as refused:
         await store.send("q", [Outgoing(b"small"), Outgoing(LARGE)])
     assert refused.value.code == "disk_full"
