@@ -32,10 +32,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-async def opened(path: Path, clock: VirtualClock, hot: int = 3) -> Kept:
+async def opened(path: Path, clock: VirtualClock, hot: int = 3, declared: bool = True) -> Kept:
     store = await open_store(f"sqlite:///{path}?durability=normal&hot_messages={hot}", clock=clock)
     assert isinstance(store, Kept)
-    await store.declare(QUEUES)
+    if declared:
+        await store.declare(QUEUES)
     await clock.settle()
     return store
 
@@ -250,3 +251,39 @@ async def test_dead_letters_of_every_priority_on_disk_come_back(store: Kept, clo
     assert (await store.redrive(Redrive("q"))).moved == 30
     expected = sorted((f"{n}" for n in range(30)), key=lambda body: -(int(body) % 3))
     assert await bodies(store, 30) == expected
+
+
+async def test_a_high_one_that_is_due_on_disk_is_waited_for(
+    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.send("q", messages(*(f"late{n}" for n in range(8)), priority=7, delay=30))
+    await store.send("q", messages("low"))
+    gate = Gate(store, "load_delayed", monkeypatch)
+    gate.close()
+    advancing = asyncio.create_task(clock.advance(30))
+    await gate.reached()
+    # What is due in memory is taken first, and then nothing of a lower priority.
+    first = asyncio.create_task(take(store, 10))
+    second = asyncio.create_task(take(store, 10))
+    await turns(store)
+    gate.open()
+    await advancing
+    taken = [delivery.body for delivery in [*await first, *await second]]
+    assert taken
+    assert b"low" not in taken[:8]
+
+
+async def test_time_passes_in_every_priority_after_a_restart_before_anybody_asks(
+    path: Path, clock: VirtualClock
+) -> None:
+    store = await opened(path, clock)
+    await store.send("q", messages(*(f"late{n}" for n in range(8)), priority=7, delay=30))
+    await store.send("q", [Outgoing(b"short", ttl=60, priority=3)] * 8)
+    await store.close()
+    store = await opened(path, clock, declared=False)
+    await clock.advance(30)
+    head = store.nouns.head("q")
+    assert sum(lane.tail.delayed + lane.state.delayed for lane in head.lanes) == 0
+    await clock.advance(30)
+    assert sum(lane.counters.expired for lane in head.lanes) == 8
+    await store.close()
