@@ -206,7 +206,9 @@ class Moving:
         clock, move, rate = broker.clock, self._moves[id], self._moves[id].rate
         size = CHUNK if rate is None else max(1, min(CHUNK, int(rate / STEPS_A_SECOND)))
         due = clock.now()
-        fitting = Fitting(move.edit, broker.nouns.head(move.to or move.queue).spec)
+        # The queue it was asked for may be gone, and its letters be those of others.
+        measure = broker.nouns.find_head(move.to or move.queue) or broker.nouns.head(move.source)
+        fitting = Fitting(move.edit, measure.spec)
         entry = await broker.trail.find(move.entry)
         if entry is None:
             # A move of an older version, or one that outlived its entry.

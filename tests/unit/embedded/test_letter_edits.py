@@ -308,3 +308,23 @@ async def test_while_the_disk_is_nearly_full_letters_are_moved_and_discarded_but
     assert (await store.discard(Discard("work", ids=(ids[1],)))).discarded == 1
     assert len(await letters(store)) == 2
     await store.close()
+
+
+async def test_letters_of_a_queue_that_is_gone_go_back_to_those_they_came_from(tmp_path: Path) -> None:
+    clock, path = VirtualClock(1000.0), tmp_path / "s.db"
+    store = await opened(path, clock=clock)
+    await store.declare(
+        Topology(queues=(QueueSpec("gone", dead_letters="dead"), QueueSpec("work", dead_letters="dead")))
+    )
+    await store.send("work", [Outgoing(b'{"total":5}') for _ in range(4)])
+    await bury_all(store)
+    await store.start_move(Redrive("gone", rate=1.0, edit=ZERO))
+    await clock.advance(1.5)
+    await store.delete_queue("gone")
+    path = left_by_a_kill(path)
+    await store.close()
+    store = await opened(path, clock=clock)
+    await clock.advance(10)
+    assert [message.body for message in await store.peek("work")] == [b'{"total":0}'] * 4
+    assert [(entry.action, entry.count) for entry in await store.audit("dead")] == [("end", 4), ("move", 4)]
+    await store.close()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeflow.embedded.sqlite import catalogue, schema, statements, streams
+from pipeflow.embedded.sqlite import audit, catalogue, schema, statements, streams
 
 WHOLE = {
     "ALL_FACTS": "a handful of rows, once at the start",
@@ -29,7 +29,7 @@ WHOLE = {
 
 
 def every() -> Iterator[tuple[str, str]]:
-    for module in (statements, streams, catalogue):
+    for module in (statements, streams, catalogue, audit):
         for name, text in vars(module).items():
             if isinstance(text, str) and name.isupper() and not name.startswith("_"):
                 first = text.split()[0] if text.split() else ""
