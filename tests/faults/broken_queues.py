@@ -129,4 +129,26 @@ NOISE = (
     Mutant("landing_is_free", FAIR, "tenant.in_flight -= 1", "pass", TENANTS),
 )  # fmt: skip
 
-MUTANTS = (*DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE)
+TAKING, TAIL = "pipeflow/embedded/taking.py", "pipeflow/embedded/tail.py"
+RANKED = ("tests/conformance/test_priorities.py", "tests/unit/embedded/test_priorities_on_disk.py")
+LIVED = ("tests/conformance/test_time_to_live.py", "tests/unit/embedded/test_expiry.py")
+
+WISHES = (
+    Mutant("low_one_before_what_is_on_disk", TAKING, " or lane.tail.delayed_due(now)", "", RANKED),
+    Mutant("receipt_of_another_priority", "pipeflow/embedded/settling.py", "lane = head.lane_with(settlement.receipt.place)",
+           "lane = head", RANKED),
+    Mutant("places_start_anew_behind_a_priority", "pipeflow/embedded/nouns.py",
+           "head.counters.last_place = max(head.counters.last_place, counters.last_place)", "pass", RANKED),
+    Mutant("dead_letter_loses_its_priority", "pipeflow/embedded/intake.py", "self._nouns.lane(dead, head.priority)", "dead",
+           RANKED),
+    Mutant("priorities_have_as_much_memory_each", "pipeflow/embedded/nouns.py", "self._hot_messages // LANES",
+           "self._hot_messages", RANKED),
+    Mutant("time_to_live_never_ends", QUEUE, "            if message.state != GONE:\n                self._expire(message)",
+           "            pass", LIVED),
+    Mutant("time_to_live_forgotten_on_disk", "pipeflow/embedded/intake.py", "head.counters.expiring = True", "pass", LIVED),
+    Mutant("time_to_live_forgotten_at_restart", TAIL, "0.0 if counters.expiring and self.count else inf", "inf", LIVED),
+    Mutant("dead_letter_keeps_its_time_to_live", "pipeflow/embedded/intake.py",
+           "        message.expires_at = inf\n        self._move_in", "        self._move_in", LIVED),
+)  # fmt: skip
+
+MUTANTS = (*DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE, *WISHES)
