@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PAGE = 100
 """Messages between two turns of others: 1 ms of the loop, or of the journal's thread (benchmarks/searching.py)."""
+TURN = 25
+"""Messages that are looked at in one turn of the loop."""
 _NUMBERS = {"ready": READY, "delayed": DELAYED, "in_flight": IN_FLIGHT}
 
 Page = list[tuple[Stored, bytes]]
@@ -46,7 +48,11 @@ async def search(broker: EmbeddedBroker, head: Head, request: Search) -> Found:
         async for page in _pages(broker, lane, state):
             for message, body in page:
                 examined += 1
-                if state is not None and message.state != state:
+                if not examined % TURN:
+                    # A send takes several turns of the loop: each is to be short, not only the time between pages.
+                    await asyncio.sleep(0)
+                    broker.check_open()
+                if message.state == GONE or (state is not None and message.state != state):
                     continue
                 if message.claim is not None:
                     peeked = await seen(broker.claims, lane, message, whole)
