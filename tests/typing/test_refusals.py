@@ -193,4 +193,4 @@ def test_mypy_refuses_the_line(what: str, verdict: Verdict) -> None:
 def test_mypy_accepts_every_other_line(verdict: Verdict) -> None:
     expected = {number for number, line in enumerate(LINES, 1) if line.endswith("# refused")}
     assert verdict.refused == expected, verdict.text
-    assert len(expected) == 12
+    assert len(expected) > 10
