@@ -118,7 +118,7 @@ MOVES = (
 
 MEMORY = (
     Mutant("cold_message_hides_behind_new_ones", HEAD, "elif tail.ready or", "elif", TAILS),
-    Mutant("new_delay_is_not_for_what_is_on_disk", TAIL, "            redelay(message, self._head.spec.delay)\n", "            pass\n", (*TAILS, "tests/conformance/test_queue_options.py")),
+    Mutant("new_delay_is_not_for_what_is_on_disk", TAIL, "            redelay(message, self._head.spec.delay)\n", "            pass\n", ("tests/unit/embedded/test_races.py",)),
     Mutant("expired_on_disk_not_counted", TAIL, "            self._counters.expired += 1\n            self._head.gone", "            self._head.gone", TAILS),
     Mutant("hold_of_an_outside_consumer_ends_at_a_load", TAIL, "message.state == IN_FLIGHT and message.durable and", "False and", TAILS),
     Mutant("read_twice", TAIL, "return message.place in self._state.known or self.has_left(message.place)", "return False", TAILS),
@@ -133,8 +133,8 @@ WAKING = (
     Mutant("cancelled_receiver_keeps_its_wake_up", "pipeflow/embedded/waiting.py", "            if head.looks(signal):\n                head.wake()\n", "            head.looks(signal)\n", WAITING),
     Mutant("cancelled_receiver_stays_in_the_queue", "pipeflow/embedded/waiting.py", "            if head.looks(signal):\n                head.wake()\n            raise", "            raise", WAITING),
     Mutant("cancelled_hand_out_keeps_its_messages", HANDOUT, "head.state.settle(Release(receipt), broker.clock.now(), broker.boot)", "pass", WAITING),
-    Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "    head.wake()\n    broker.written_behind()", "    broker.written_behind()", WAITING),
-    Mutant("one_receiver_is_woken_for_many", HEAD, "count = sum(lane.state.receivable(most) for lane in self.lanes)", "count = min(1, sum(lane.state.receivable(most) for lane in self.lanes))", WAITING),
+    Mutant("cancelled_hand_out_wakes_nobody", HANDOUT, "    head.wake()\n    broker.written_behind()", "    broker.written_behind()", ("tests/unit/embedded/test_races.py",)),
+    Mutant("woken_receivers_count_for_ever", HEAD, "        self._woken -= 1\n", "        pass\n", WAITING),
     Mutant("settling_wakes_nobody", "pipeflow/embedded/settling.py", "        broker.after_intake(dict.fromkeys(touched))\n    else:\n        for lane in head.lanes:\n            broker.wake(lane)", "        pass", WAITING),
 )  # fmt: skip
 

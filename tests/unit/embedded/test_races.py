@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from gated_store import TOPOLOGY, Gate, counted, drain, killed, messages, opened, rows_of, take, turns
+from msgspec.structs import replace
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded import head as head_module
@@ -113,6 +114,33 @@ async def test_Q80_what_is_sent_while_a_load_finds_as_much_of_a_blocked_group_en
     await store.send("groups", messages("y", group="free"))
     gate.open()
     assert [each.body for each in await receiving][:1] == [b"x"]
+
+
+async def test_Q48_what_was_taken_for_a_receiver_that_is_cancelled_before_its_commit_goes_to_the_next(
+    store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.send("work", messages("a"))
+    gate = Gate(store, "commit", monkeypatch)
+    gate.close()
+    first = asyncio.create_task(take(store, "work", durable=True))
+    await gate.reached()
+    second = asyncio.create_task(take(store, "work", wait=20.0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    first.cancel()
+    try:
+        async with asyncio.timeout(5):
+            assert [each.body for each in await second] == [b"a"]
+    finally:
+        gate.open()
+
+
+async def test_Q17_a_new_delay_of_a_fifo_queue_is_for_what_waits_on_disk_too(store: Kept, clock: VirtualClock) -> None:
+    await store.send("late", messages(*(f"{n}" for n in range(10)), group="a"))
+    queues = [replace(queue, delay=5.0) if queue.name == "late" else queue for queue in TOPOLOGY.queues]
+    await store.declare(replace(TOPOLOGY, queues=tuple(queues)))
+    await clock.advance(5.0)
+    assert await drain(store, "late") == [b"%d" % n for n in range(10)]
 
 
 async def test_a_delayed_message_sent_while_a_load_waits_for_its_commit_comes_due(
