@@ -26,6 +26,8 @@ _SHOWN: Final = 200
 # Floats stay what they are on paper: 1.10 does not become 1.1, and 1e400 not infinite.
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _encode = msgspec.json.Encoder(decimal_format="number").encode
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)
+"""What reading and writing JSON ends with: no JSON, text that is not UTF-8, a number past every bound, too deep."""
 
 
 class Part(Struct, frozen=True, array_like=True):
@@ -57,7 +59,7 @@ class Edit(Struct, frozen=True):
         if self.body is not None and not self.raw:
             try:
                 _decode(self.body)
-            except (msgspec.DecodeError, RecursionError) as error:
+            except _UNREADABLE as error:
                 raise ConfigurationError(f"the new body is no JSON ({error}); mend it, or say that it is raw") from None
 
     @property
@@ -82,12 +84,16 @@ def parse_edit(terms: Iterable[str], body: bytes | None = None, *, raw: bool = F
 
 
 def _part(term: str) -> Part:
+    try:
+        term.encode()
+    except UnicodeEncodeError:
+        raise ConfigurationError(f"edit {term!r}: half of a surrogate pair is no text; write the whole one") from None
     found = _TERM.fullmatch(term)
     path, value = (found[1], found[2]) if found is not None else ("", "")
     root, dot, rest = path.strip().partition(".")
     if root not in ("body", "attributes") or (dot and not rest) or (root == "attributes" and not dot):
         raise ConfigurationError(f"edit {term!r}: {_HOW}")
-    written = _value(value)
+    written = _value(term, value)
     if root == "attributes":
         # Names of attributes have dots of their own (SQS: Q29), so the rest is one name.
         name = _quoted(rest) if rest.startswith('"') else rest
@@ -96,11 +102,15 @@ def _part(term: str) -> Part:
     return Part((root, *(_steps(rest, term) if dot else ())), written)
 
 
-def _value(text: str) -> bytes:
+def _value(term: str, text: str) -> bytes:
     try:
         _decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+    except (msgspec.DecodeError, RecursionError):
         return _encode(text)
+    except (ValueError, ArithmeticError):
+        raise ConfigurationError(
+            f"edit {term[:_SHOWN]!r}: its number has too many digits; put it in double quotes, as text"
+        ) from None
     return text.strip().encode()
 
 
@@ -158,19 +168,19 @@ def apply(
 def _changed(body: bytes, parts: list[Part]) -> bytes:
     try:
         tree = _decode(body) if any(len(part.path) > 1 for part in parts) else None
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         raise RefusedError(
-            "Unfit", f"its body is no JSON, so {parts[0].text} cannot be set; give a whole body"
+            "Unfit", f"its body is no JSON that can be read, so {parts[0].text} cannot be set; give a whole body"
         ) from None
-    for part in parts:
-        if len(part.path) == 1:
-            tree = _decode(part.value)
-        else:
-            _put(tree, part)
     try:
+        for part in parts:
+            if len(part.path) == 1:
+                tree = _decode(part.value)
+            else:
+                _put(tree, part)
         return _encode(tree)
-    except RecursionError:
-        raise RefusedError("Unfit", f"its body is nested too deep for {parts[0].text}; give a whole body") from None
+    except _UNREADABLE:
+        raise RefusedError("Unfit", f"its body cannot be written with {parts[0].text}; give a whole body") from None
 
 
 def _put(tree: Any, part: Part) -> None:

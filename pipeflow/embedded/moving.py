@@ -195,6 +195,9 @@ class Moving:
         except PipeflowError:
             # The store failed or is closing: whoever opens it next goes on.
             return
+        except Exception as error:
+            # Nobody awaits a move: what it raised would end the store, and every later start of it.
+            self._end(id, "failed", f"{type(error).__name__}: {error}")
         finally:
             del self._stops[id]
             for ended in self._ends.pop(id, []):

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeflow.edits import parse_edit
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError
 from pipeflow.filters import parse_where
-from pipeflow.messages import Bury, Defer
+from pipeflow.messages import Bury, Defer, Outgoing
 from pipeflow.protocols import Redrive
 
 if TYPE_CHECKING:
@@ -168,3 +169,17 @@ async def test_Q48_who_waits_for_letters_gets_what_a_redrive_to_another_queue_le
     async with desk.waiting("dead", wait=500.0) as waiting:
         assert (await desk.store.redrive(Redrive("q", to="other", limit=1))).moved == 1
         assert await waiting.bodies() == ["second"]
+
+
+async def test_Q96_a_letter_that_an_edit_cannot_read_stays_and_the_others_are_moved(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    unreadable = (b'{"a":1,"name":"Jos\xe9"}', b'{"a":1,"n":1e99999999999999999999}', b"[" * 5000 + b"]" * 5000)
+    await desk.store.send("q", [Outgoing(body) for body in (*unreadable, b'{"a":1}')])
+    await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take(4)))
+    await desk.store.start_move(Redrive("q", rate=10, edit=parse_edit(["body.a=2"])))
+    await desk.advance(2)
+    (move,) = await desk.store.moves("q")
+    assert (move.state, move.moved, move.unfit) == ("completed", 1, 3)
+    assert await desk.bodies() == ['{"a":2}']
+    redriven = await desk.store.redrive(Redrive("q", edit=parse_edit(["body.a=2"])))
+    assert (redriven.moved, redriven.unfit) == (0, 3)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from pipeflow.edits import Edit, apply, fingerprint, parse_edit
+from pipeflow.edits import Edit, Part, apply, fingerprint, parse_edit
 from pipeflow.errors import ConfigurationError, RefusedError
 
 
@@ -44,6 +44,10 @@ def test_numbers_that_are_not_named_stay_digit_by_digit() -> None:
         ("body.a=1", b"5", "its body is neither object nor list"),
         ("body.a=1", b"\xff", "its body is no JSON"),
         ("body.a=1", b"[" * 5000 + b"]" * 5000, "its body is"),
+        ("body.a=1", b'{"a":1,"name":"Jos\xe9"}', "its body is no JSON"),
+        ("body.a=1", b'{"a":1,"x":1e99999999999999999999}', "its body is no JSON that can be read"),
+        ("body.a=1", b'{"a":1,"x":"\\ud800"}', "its body is no JSON"),
+        ("body.a=1", b'{"a":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}", "its body is"),
     ],
 )
 def test_a_message_without_what_an_edit_names_is_refused(term: str, body: bytes, told: str) -> None:
@@ -78,6 +82,10 @@ def test_a_new_body_comes_first_then_its_parts() -> None:
         ("body.a..b=1", "is no path"),
         ('attributes."a=1', "write body.FIELD=VALUE"),
         ('attributes.a={"b":1}', "an attribute is text"),
+        ("body.a=1e99999999999999999999", "its number has too many digits; put it in double quotes"),
+        ("attributes.a=1e99999999999999999999", "its number has too many digits"),
+        ("body.a=\ud800", "half of a surrogate pair"),
+        ("body.\ud800=1", "half of a surrogate pair"),
     ],
 )
 def test_an_edit_that_says_nothing_is_refused_with_the_way_to_write_it(term: str, told: str) -> None:
@@ -90,6 +98,15 @@ def test_an_edit_changes_something_and_its_body_is_json_unless_it_says_otherwise
         parse_edit([])
     with pytest.raises(ConfigurationError, match="the new body is no JSON"):
         Edit(body=b"{")
+    for unreadable in (b'"\xff"', b"1e99999999999999999999"):
+        with pytest.raises(ConfigurationError, match="the new body is no JSON"):
+            Edit(body=unreadable)
+
+
+def test_a_remembered_part_that_cannot_be_read_refuses_a_letter_and_no_more() -> None:
+    with pytest.raises(RefusedError, match=r"its body cannot be written with body\.a=1e9999") as refused:
+        apply(Edit((Part(("body", "a"), b"1e99999999999999999999"),)), b'{"a":1}', None)
+    assert refused.value.code == "Unfit"
 
 
 def test_an_edit_is_told_in_a_line_however_large_it_is() -> None:

@@ -12,6 +12,7 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import Loaded
 from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.rewriting import Fitting
 from pipeflow.errors import RefusedError
 from pipeflow.filters import parse_where
 from pipeflow.messages import Ack, Bury, Outgoing, Want
@@ -168,4 +169,24 @@ async def test_a_letter_that_is_handled_while_it_is_read_is_not_moved_too(tmp_pa
     store.journal.load = handled_while_it_is_read  # type: ignore[method-assign]
     assert (await store.redrive(Redrive("work"))).moved == LETTERS - 1
     assert handled + await bodies(store) == {b"%d" % n: 1 for n in range(LETTERS)}
+    await store.close()
+
+
+async def test_a_move_that_meets_a_surprise_fails_alone_and_the_store_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprised(self: Fitting, letters: object) -> None:
+        raise ZeroDivisionError("a surprise")
+
+    clock, path = VirtualClock(1000.0), tmp_path / "s.db"
+    store = await with_letters(path, clock, 3)
+    monkeypatch.setattr(Fitting, "fit", surprised)
+    await store.start_move(Redrive("work", rate=10.0))
+    await clock.advance(1)
+    (move,) = await store.moves("work")
+    assert (move.state, move.failure) == ("failed", "ZeroDivisionError: a surprise")
+    monkeypatch.undo()
+    store, _ = await killed(store, path, clock)
+    assert (await store.moves("work"))[0].state == "failed", "nor does the next start try it again"
+    assert (await store.redrive(Redrive("work"))).moved == 3
     await store.close()
