@@ -2,7 +2,7 @@
 
 SQLite has one writer at a time, so ids that are given in a transaction are committed in their order. An id is the time
 in microseconds, or one more than any before it: so a row of a file that was deleted or put back to an older state is
-never taken for one that was sent.
+never taken for one that was sent. For rows that a trigger of the program writes, one of the table's own sees to that.
 """
 
 from __future__ import annotations
@@ -61,6 +61,27 @@ CREATE: Final = """
         failure TEXT
     )
 """
+NOW: Final = "(CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000)"
+"""Microseconds, to the millisecond that SQLite knows; 2440587.5 is the Julian day of 1970."""
+LIFT: Final = """
+    CREATE TRIGGER IF NOT EXISTS {table}_id AFTER INSERT ON {table} WHEN new.id < {now} BEGIN
+        INSERT INTO {table} (id, kind, target, body, attributes, headers, options, failure)
+        VALUES (
+            max(
+                {now},
+                (SELECT max(id) + 1 FROM {table}),
+                coalesce((SELECT seq + 1 FROM sqlite_sequence WHERE name = '{table}'), 0)
+            ),
+            new.kind, new.target, new.body, new.attributes, new.headers, new.options, new.failure
+        );
+        DELETE FROM {table} WHERE id = new.id;
+    END
+"""
+"""A row that SQL wrote without an id has the next one, which in a restored file the relay may have passed already.
+
+It is written anew, as only an INSERT moves the sequence on. `max(id)` counts the rows of the same statement, which the
+sequence does not know yet.
+"""
 INSERT: Final = """
     INSERT INTO {table} (id, kind, target, body, attributes, headers, options)
     VALUES (
@@ -95,6 +116,7 @@ class Statements:
 
     def __init__(self, table: str) -> None:
         self.create = CREATE.format(table=table)
+        self.lift = LIFT.format(table=table, now=NOW)
         self.insert = INSERT.format(table=table)
         self.read = READ.format(table=table)
         self.set_aside = SET_ASIDE.format(table=table)
@@ -120,6 +142,7 @@ def write(connection: sqlite3.Connection, say: Statements, now: float, kind: str
         cursor.row_factory = None
         _refuse_store(cursor.execute(APPLICATION).fetchone()[0])
         connection.execute(say.create)
+        connection.execute(say.lift)
         connection.execute(say.insert, values)
 
 
@@ -139,6 +162,7 @@ async def write_async(
         await cursor.execute(APPLICATION)
         _refuse_store((await cursor.fetchone() or (0,))[0])
         await connection.execute(say.create)
+        await connection.execute(say.lift)
         await connection.execute(say.insert, values)
 
 

@@ -294,6 +294,46 @@ async def test_a_database_that_is_made_anew_or_put_back_is_not_taken_for_the_old
         assert len(await bodies(h, "billing")) == 51
 
 
+BY_HAND = "INSERT INTO pipeflow_outbox (kind, target, body) SELECT 'topic', 'orders', json_object('id', id) FROM orders"
+
+
+async def test_rows_that_sql_wrote_after_a_restore_are_sent_in_their_order(shop: Shop, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/shop.db"
+    shop.place(1)
+    backup = shop.database.read_bytes()
+    async with harness(shop.app, store=store) as h:
+        shop.place(*range(2, 50))
+        await h.advance(5)
+    shop.database.write_bytes(backup)
+    connection = shop.connect()
+    connection.execute("DELETE FROM orders")
+    connection.executemany("INSERT INTO orders VALUES (?)", [(n,) for n in range(50, 60)])
+    connection.execute(BY_HAND + " ORDER BY id")
+    connection.execute(BY_HAND + " WHERE id = 59")
+    connection.commit()
+    connection.close()
+    written = shop.rows()
+    assert written[1] - written[0] > 1, "lifted to the time"
+    async with harness(shop.app, store=store) as h:
+        await h.advance(5)
+        assert [order["id"] for order in await bodies(h, "billing")] == [*range(1, 60), 59]
+        assert shop.rows() == []
+
+
+async def test_ids_that_sql_had_lifted_are_not_given_again_once_their_rows_are_gone(shop: Shop) -> None:
+    shop.place(1)
+    connection = shop.connect()
+    ids: list[int] = []
+    for _ in range(20):
+        connection.execute(BY_HAND + " UNION ALL SELECT 'topic', 'orders', '{\"id\": 2}'")
+        ids += [id for (id,) in connection.execute("SELECT id FROM pipeflow_outbox ORDER BY id")]
+        connection.execute("DELETE FROM pipeflow_outbox")
+    connection.commit()
+    connection.close()
+    assert ids == sorted(set(ids))
+    assert len(ids) == 41
+
+
 async def bodies(h: Harness, queue: str) -> list[dict[str, int]]:
     return [msgspec.json.decode(message.body) for message in await h.runtime.store.peek(queue, 1_000)]
 
