@@ -355,7 +355,7 @@ class EmbeddedBroker:
                 emits += settlement.emits
         if emits:
             if self.claims.wanted([emit.message for emit in emits]):
-                return await self.claims.around(batch, partial(self.settle, queue))
+                return await self.claims.around_acks(batch, partial(self.settle, queue))
             for stream in self.nouns.streams_fed_by(emits):
                 await self.log.room(stream)
                 self.check_open()

@@ -39,7 +39,7 @@ from pipeflow.errors import (
     SinkUnavailable,
     Unavailable,
 )
-from pipeflow.messages import Ack, Claim, Defer, Outgoing, Receipt, Settlement
+from pipeflow.messages import Ack, Claim, Defer, Outgoing, Receipt, Refused, Settled, Settlement, Stale
 from pipeflow.protocols import Object, ReadableSink, SweepingSink
 from pipeflow.registry import open_sink
 from pipeflow.sinks.file import FileSink
@@ -47,7 +47,7 @@ from pipeflow.specs import LARGEST_BODY, ClaimSpec
 from pipeflow.state.stored import GONE, Stored
 
 T = TypeVar("T")
-Item = TypeVar("Item", Outgoing, Settlement)
+Settle = Callable[[list[Settlement]], Awaitable[Sequence[Settled | Stale | Refused]]]
 
 logger = logging.getLogger("pipeflow")
 
@@ -157,7 +157,7 @@ class Claims:
         return False
 
     async def around(
-        self, batch: Sequence[Item], verb: Callable[[list[Item]], Awaitable[T]], limit: int = LARGEST_BODY
+        self, batch: Sequence[Outgoing], verb: Callable[[list[Outgoing]], Awaitable[T]], limit: int = LARGEST_BODY
     ) -> T:
         """Write what is large, then call with messages that say where it lies.
 
@@ -168,28 +168,56 @@ class Claims:
         self._broker.check_open()
         written: list[Claim] = []
         try:
-            return await verb([await self._set_aside(item, limit, written) for item in batch])
+            return await verb([await self._set_aside(outgoing, limit, written) for outgoing in batch])
         finally:
-            # Also what was taken: a body goes when no row refers to it in the commit of this, or in an earlier one.
-            for claim in written:
-                self._broker.gathering.claims[claim.number] = claim
-            self._broker.written_behind()
-            self._broker.gathering.freed.fire()
+            self._hand_over(written)
 
-    async def _set_aside(self, item: Item, limit: int, written: list[Claim]) -> Item:
-        if isinstance(item, Ack):
-            emits = [
-                replace(emit, message=await self._set_aside(emit.message, limit, written))
-                if self.wanted((emit.message,))
-                else emit
-                for emit in item.emits
-            ]
-            return replace(item, emits=emits)
-        if not isinstance(item, Outgoing) or not self.wanted((item,)):
-            return item
-        if len(item.body) > limit:
-            return replace(item, claim=Claim(0, "", "", len(item.body), 0, ""))
-        return replace(item, claim=await self._write(item.body, written))
+    async def around_acks(self, batch: Sequence[Settlement], verb: Settle) -> list[Settled | Stale | Refused]:
+        """Write what is large of what handlers emitted, then settle; an Ack whose emits cannot be kept is refused.
+
+        The others are settled: they share nothing with it but the call, and an error would be that of the whole app.
+        """
+        self._broker.check_open()
+        written: list[Claim] = []
+        kept: list[Settlement] = []
+        refused: dict[int, Refused] = {}
+        try:
+            for n, settlement in enumerate(batch):
+                try:
+                    kept.append(await self._with_emits_aside(settlement, written))
+                except RefusedError as error:
+                    refused[n] = Refused(error.code, str(error))
+                except (Unavailable, *UNREACHABLE) as error:
+                    refused[n] = Refused("ClaimUnavailable", str(error))
+            answers = iter(await verb(kept))
+        finally:
+            self._hand_over(written)
+        return [refused[n] if n in refused else next(answers) for n in range(len(batch))]
+
+    def _hand_over(self, written: Sequence[Claim]) -> None:
+        # Also what was taken: a body goes when no row refers to it in the commit of this, or in an earlier one.
+        for claim in written:
+            self._broker.gathering.claims[claim.number] = claim
+        self._broker.written_behind()
+        self._broker.gathering.freed.fire()
+
+    async def _with_emits_aside(self, settlement: Settlement, written: list[Claim]) -> Settlement:
+        if not isinstance(settlement, Ack) or not settlement.emits:
+            return settlement
+        emits = [
+            replace(emit, message=await self._set_aside(emit.message, LARGEST_BODY, written))
+            if self.wanted((emit.message,))
+            else emit
+            for emit in settlement.emits
+        ]
+        return replace(settlement, emits=emits)
+
+    async def _set_aside(self, outgoing: Outgoing, limit: int, written: list[Claim]) -> Outgoing:
+        if not self.wanted((outgoing,)):
+            return outgoing
+        if len(outgoing.body) > limit:
+            return replace(outgoing, claim=Claim(0, "", "", len(outgoing.body), 0, ""))
+        return replace(outgoing, claim=await self._write(outgoing.body, written))
 
     async def _write(self, body: bytes, written: list[Claim]) -> Claim:
         broker, place = self._broker, self.spec.url

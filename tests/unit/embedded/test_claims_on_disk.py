@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeflow import App, Context
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.opening import Kept
@@ -21,11 +22,12 @@ from pipeflow.errors import (
     SinkUnavailable,
     Unavailable,
 )
-from pipeflow.messages import Ack, Claim, Outgoing, Refused, Sent, Want
+from pipeflow.messages import Ack, Claim, Emit, Outgoing, Refused, Sent, Settled, Want
 from pipeflow.protocols import Object
 from pipeflow.registry import open_store
 from pipeflow.sinks.file import FileSink
 from pipeflow.specs import ClaimSpec, QueueSpec, Subscription, TopicSpec, Topology
+from pipeflow.testing import harness
 
 LARGE = b"x" * 5_000
 
@@ -347,6 +349,67 @@ async def test_a_body_for_which_the_disk_has_no_room_is_refused_and_small_ones_a
     await store.send("q", [Outgoing(b"small")])
     assert (await taken(store), files(path)) == ([b"small"], [])
     await store.close()
+
+
+@pytest.mark.parametrize("error", [SinkUnavailable("down"), ObjectRefused("403"), ConfigurationError("an extra"), None])
+async def test_an_ack_whose_emit_cannot_be_kept_aside_is_refused_and_the_others_of_its_call_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    path = tmp_path / "shop.db"
+    store = await opened(path, QueueSpec("q", visibility_timeout=10), QueueSpec("r"))
+    await store.send("q", [Outgoing(b"small emit"), Outgoing(b"large emit"), Outgoing(b"none")])
+    small, large, none = await store.receive("q", Want(limit=3))
+
+    async def fails(self: FileSink, obj: Object) -> None:
+        assert error is not None
+        raise error
+
+    emit = Emit("queue", "r", Outgoing(LARGE))
+    batch = [
+        Ack(small.receipt, [Emit("queue", "r", Outgoing(b"small"))]),
+        Ack(large.receipt, [Emit("queue", "r", Outgoing(b"before it")), emit]),
+        Ack(none.receipt),
+    ]
+    with monkeypatch.context() as broken:
+        if error is not None:
+            broken.setattr(FileSink, "write", fails)
+        else:
+            broken.setattr(store.journal, "_min_free", 1 << 62)
+        first, refused, last = await store.settle("q", batch)
+    assert (first, last) == (Settled(), Settled())
+    assert isinstance(refused, Refused)
+    assert await taken(store, "r") == [b"small"]
+    assert await store.settle("q", [Ack(large.receipt, [emit])]) == [Settled()]
+    assert await taken(store, "r") == [LARGE]
+    await until_gone(beside(path))
+    await store.close()
+
+
+async def test_a_handler_whose_large_emit_cannot_be_kept_aside_is_tried_again_and_the_app_runs_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = App("shop")
+    scans, pages, other = app.queue("scans", str, max_receives=9), app.queue("pages", bytes), app.queue("other", str)
+    seen: list[str] = []
+
+    @scans.handler
+    async def scan(name: str, ctx: Context) -> None:
+        seen.append(name)
+        ctx.send(pages, bytes(2 << 20))
+
+    async def fails(self: FileSink, obj: Object) -> None:
+        raise SinkUnavailable("the disk is full")
+
+    async with harness(app, store=f"sqlite:///{tmp_path}/shop.db") as h:
+        with monkeypatch.context() as broken:
+            broken.setattr(FileSink, "write", fails)
+            await scans.send("one")
+            await h.advance(1)
+            await other.send("the app runs")
+            assert await h.runtime.store.peek("pages") == []
+            tried = len(seen)
+        await h.advance(600)
+        assert (len(seen), [page.size for page in await h.runtime.store.peek("pages")]) == (tried + 1, [2 << 20])
 
 
 async def test_bodies_lie_in_a_sink_where_one_is_named_and_older_ones_stay_where_they_are(tmp_path: Path) -> None:
