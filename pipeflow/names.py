@@ -104,7 +104,7 @@ def source_name(name: str, /) -> str:
 
 def valid_group(value: str, /) -> bool:
     """Whether a group or dedup id may be used: 1-128 printable ASCII characters, no space (SQS: Q38)."""
-    return _GROUP.match(value) is not None
+    return isinstance(value, str) and _GROUP.match(value) is not None
 
 
 def check_name(name: str, /) -> list[str]:

@@ -19,8 +19,7 @@ from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.messages import AttributeValue, Outgoing
 from pipeflow.names import IdPool, valid_group
 from pipeflow.queue import Queue
-from pipeflow.specs import YEAR
-from pipeflow.state.wishes import unfulfillable, unusable_key
+from pipeflow.state.wishes import unfulfillable, unusable_key, unwaitable
 from pipeflow.topic import Topic, outgoing
 
 if TYPE_CHECKING:
@@ -239,5 +238,6 @@ def _check(target: str, fifo: bool, sent: Outgoing) -> None:
             raise RefusedError(
                 f"bad_{what}", f"{target}: {what} {value!r} must be 1 to 128 letters, digits or punctuation, no spaces"
             )
-    if sent.delay is not None and (not 0 <= sent.delay <= YEAR or (fifo and sent.delay > 0)):
-        raise RefusedError("bad_delay", f"{target}: delay is {sent.delay}; use 0 s to a year, and none on FIFO")
+    unwaited = unwaitable(target, sent.delay, fifo=fifo) if sent.delay is not None else None
+    if unwaited is not None:
+        raise RefusedError(unwaited.code, unwaited.reason)

@@ -27,11 +27,11 @@ from pipeflow.letters import PROVENANCE, Passage, sent_back
 from pipeflow.messages import Claim, Emit, Outgoing, Position, Refused, Sent
 from pipeflow.names import IdPool, valid_group
 from pipeflow.protocols import BEHIND
-from pipeflow.specs import DAY, YEAR, QueueSpec, Subscription
+from pipeflow.specs import QueueSpec, Subscription
 from pipeflow.state.dedup import dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
 from pipeflow.state.stored import LONGEST_OF_SQS, READY, Stored, kept_from
-from pipeflow.state.wishes import unfulfillable, unusable_key
+from pipeflow.state.wishes import unfulfillable, unusable_key, unwaitable
 from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
 
 SHARE_FROM = 256
@@ -213,11 +213,10 @@ class Intake:
             refused = _bad_ids(spec.name, outgoing)
             if refused is not None:
                 return refused
-        delay = outgoing.delay
-        if delay is not None and (not 0 <= delay <= YEAR or (spec.fifo and delay > 0)):
-            limit = f"use 0 to {YEAR:.0f} s, which is {YEAR / DAY:.0f} days"
-            why = "FIFO queues delay as a whole; declare the queue with delay=" if spec.fifo else limit
-            return Refused("bad_delay", f"{spec.name}: delay is {delay}; {why}")
+        if outgoing.delay is not None:
+            refused = unwaitable(spec.name, outgoing.delay, fifo=spec.fifo)
+            if refused is not None:
+                return refused
         if outgoing.ttl is not None or outgoing.priority:
             refused = unfulfillable(spec.name, outgoing, fifo=spec.fifo)
             if refused is not None:

@@ -20,13 +20,13 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.engine.batches import Batches
 from pipeflow.engine.gate import Gate
 from pipeflow.engine.heartbeat import Heartbeat
-from pipeflow.engine.outcome import Cancelled, Raised, decide
+from pipeflow.engine.outcome import Cancelled, Raised, decide, waitable
 from pipeflow.engine.plan import HandlerPlan
 from pipeflow.engine.settler import Settler
 from pipeflow.engine.singles import Singles
 from pipeflow.engine.slot import Slot, current_slot
 from pipeflow.engine.supervise import Supervisor, spawn
-from pipeflow.errors import RefusedError
+from pipeflow.errors import RefusedError, Retry
 from pipeflow.events import Lost, Observers
 from pipeflow.messages import Ack, Bury, Delivery, Want
 from pipeflow.names import Chance
@@ -196,6 +196,12 @@ class Consumer:
             self.plan.queue, delivery.attempt, delivery.id, self.plan.name, fate, type(error).__name__, error,
             exc_info=error if logger.isEnabledFor(logging.DEBUG) else None,
         )  # fmt: skip
+        if isinstance(error, Retry) and error.after is not None and not waitable(error.after):
+            logger.warning(
+                "%s: %s raised Retry(after=%r); use a number of seconds up to a year. The message waits as after any"
+                " other failure",
+                self.plan.queue, self.plan.name, error.after,
+            )  # fmt: skip
         self.settler.add(settlement, delivery)
         self.let_go()
 

@@ -12,7 +12,8 @@ from msgspec import Struct
 from pipeflow.errors import CodecError, Reject, Retry
 from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Release, Settlement
 from pipeflow.names import digest
-from pipeflow.specs import Backoff
+from pipeflow.specs import YEAR, Backoff
+from pipeflow.state.wishes import in_seconds
 
 __all__ = [
     "Cancelled",
@@ -24,6 +25,7 @@ __all__ = [
     "describe",
     "shrugged_off",
     "told_to_stop",
+    "waitable",
 ]
 
 
@@ -72,7 +74,7 @@ def decide(delivery: Delivery, result: Result, policy: RetryPolicy, roll: float,
             return Bury(delivery.receipt, describe(error, delivery, now))
         case Raised(error) if policy.exhausted(delivery.attempt):
             return Bury(delivery.receipt, describe(error, delivery, now))
-        case Raised(Retry(after=after) as error) if after is not None:
+        case Raised(Retry(after=after) as error) if after is not None and waitable(after):
             return Defer(delivery.receipt, max(0.0, after), describe(error, delivery, now))
         case Raised(error):
             delay = policy.backoff.delay(delivery.attempt, roll)
@@ -80,6 +82,11 @@ def decide(delivery: Delivery, result: Result, policy: RetryPolicy, roll: float,
         case Cancelled():
             return Release(delivery.receipt)
     assert_never(result)
+
+
+def waitable(after: object) -> bool:
+    """Whether a queue can wait so long; a text or a time beyond a year is no more than another failure."""
+    return in_seconds(after) and after <= YEAR
 
 
 def told_to_stop(error: BaseException) -> bool:

@@ -1,14 +1,32 @@
-"""What a sender may ask for beyond delivery, and when that cannot be: a time to live, a priority, a key."""
+"""What a sender may ask for beyond delivery, and when that cannot be: a delay, a time to live, a priority, a key."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeGuard
 
 from pipeflow.messages import Outgoing, Refused
 from pipeflow.names import valid_group
-from pipeflow.specs import YEAR, QueueSpec
+from pipeflow.specs import DAY, YEAR, QueueSpec
 
 PRIORITIES: Final = 10
+
+
+def in_seconds(value: object) -> TypeGuard[float]:
+    """Whether this is a number of seconds; a text or True is none, whatever the annotation said."""
+    return isinstance(value, float | int) and value is not True and value is not False
+
+
+def unwaitable(name: str, delay: float, *, fifo: bool) -> Refused | None:
+    """Why a message cannot be accepted with this delay; None when it can."""
+    if not in_seconds(delay):
+        return Refused("bad_delay", f"{name}: delay is {delay!r}; use a number of seconds, or leave it off")
+    if not 0 <= delay <= YEAR:
+        return Refused("bad_delay", f"{name}: delay is {delay}; use 0 to {YEAR:.0f} s, which is {YEAR / DAY:.0f} days")
+    if fifo and delay > 0:
+        return Refused(
+            "bad_delay", f"{name}: delay is {delay}; FIFO queues delay as a whole; declare the queue with delay="
+        )
+    return None
 
 
 def unfulfillable(name: str, message: Outgoing, *, fifo: bool) -> Refused | None:
@@ -26,9 +44,11 @@ def unfulfillable(name: str, message: Outgoing, *, fifo: bool) -> Refused | None
                 " use a standard queue",
             )
     if ttl is not None:
+        if not in_seconds(ttl):
+            return Refused("bad_ttl", f"{name}: ttl is {ttl!r}; use a number of seconds, or leave it off")
         if not 0 < ttl <= YEAR:
             return Refused("bad_ttl", f"{name}: ttl is {ttl}; use more than 0 s, up to a year, or leave it off")
-        if delay is not None and ttl <= delay:
+        if delay is not None and in_seconds(delay) and ttl <= delay:
             return Refused(
                 "bad_ttl",
                 f"{name}: ttl is {ttl} and delay {delay}: it would be gone before it is visible; a ttl counts from the"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -346,6 +346,25 @@ async def test_a_receipt_of_another_boot_or_place_is_stale(desk: Desk) -> None:
         (result,) = await desk.settle(Bury(wrong))
         assert isinstance(result, Stale)
     assert await desk.counts() == (0, 0, 1)
+
+
+@pytest.mark.parametrize("wrong", ["5", True, b"5"])
+async def test_Q43_an_option_of_the_wrong_type_is_refused_and_keeps_out_no_neighbour(desk: Desk, wrong: object) -> None:
+    await desk.queue()
+    builder: Any = Outgoing
+    batch = [
+        Outgoing(b"a"),
+        builder(b"b", delay=wrong),
+        builder(b"c", ttl=wrong),
+        builder(b"d", ttl=5, delay=wrong),
+        builder(b"e", group=5),
+        Outgoing(b"f"),
+    ]
+    answers = await desk.store.send("q", batch)
+    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    assert [answer.code for answer in refused] == ["bad_delay", "bad_ttl", "bad_delay", "bad_group"]
+    assert all("q: " in answer.reason and "number of seconds" in answer.reason for answer in refused[:3])
+    assert await desk.bodies() == ["a", "f"]
 
 
 async def test_Q43_a_refused_message_of_a_batch_does_not_keep_out_its_neighbours(desk: Desk) -> None:

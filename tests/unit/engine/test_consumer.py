@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import msgspec
 import pytest
@@ -104,6 +105,44 @@ async def test_what_a_failing_handler_published_goes_nowhere() -> None:
         await work.send(Order(1))
         await h.advance(10)
         assert h.published(copies) == [Order(2)]
+
+
+@pytest.mark.parametrize("options", [{"ttl": "5"}, {"delay": "5"}, {"group": 5}, {"priority": "9"}])
+async def test_an_option_of_the_wrong_type_fails_its_message_only(options: dict[str, Any]) -> None:
+    app = App("shop")
+    work, copies = app.queue("work", Order, max_receives=1), app.queue("copies", Order)
+
+    @work.handler
+    async def handle(order: Order, ctx: Context) -> None:
+        ctx.send(copies, order, **(options if order.id == 1 else {}))
+
+    async with harness(app) as h:
+        await work.send_many(orders(1, 2))
+        await h.settle()
+        assert h.dead(work) == [Order(1)]
+        assert h.queued(copies) == [Order(2)]
+
+
+@pytest.mark.parametrize("after", ["30", True, float("nan"), 1e12])
+async def test_a_retry_after_no_time_waits_as_after_any_failure_and_says_so(
+    after: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("shop")
+    work = app.queue("work", Order)
+    seen: list[int] = []
+
+    @work.handler
+    async def handle(message: Message[Order]) -> None:
+        seen.append(message.attempt)
+        if message.attempt == 1:
+            raise Retry(after=after)
+
+    async with harness(app) as h:
+        await work.send(Order(1))
+        await h.advance(10)
+        assert seen == [1, 2]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f" raised Retry(after={after!r}); use a number of seconds" in warning
 
 
 async def test_middleware_that_swallows_an_error_swallows_what_was_published_too() -> None:

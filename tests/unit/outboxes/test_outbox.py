@@ -389,7 +389,9 @@ def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
     [
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1)), "needs group="),
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a b"), "no spaces"),
-        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay=-1), "use 0 s to a year"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay=-1), "use 0 to 31622400 s"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), delay="5"), "use a number of seconds"),
+        (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), ttl="5"), "use a number of seconds"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), ttl=-1), "ttl is -1"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), priority=10), "priority is 10"),
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a", key="k"), "FIFO"),
