@@ -1,6 +1,7 @@
 """Changes to a message that an operator writes down: `body.total=0`, `attributes.kind=placed`, or a whole new body.
 
-Applying one is pure, and all or nothing. What it does not name stays as it was, numbers digit by digit.
+Applying one is pure, and all or nothing. What it does not name keeps its value exactly, not its spelling: spaces go,
+`1e2` becomes `1E+2`, and of two fields of one name in one object the last stays, as every reader of JSON here reads it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _HOW: Final = "write body.FIELD=VALUE, attributes.NAME=VALUE or body=VALUE; VALU
 _SHOWN: Final = 200
 """Characters of one new value that the text of an edit repeats."""
 
-# Floats stay what they are on paper: 1.10 does not become 1.1, and 1e400 not infinite.
+# Numbers keep their value and their digits: 1.10 does not become 1.1, and 1e400 not infinite.
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _UNREADABLE: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)

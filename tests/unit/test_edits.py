@@ -30,9 +30,24 @@ def test_what_is_named_is_set(term: str, body: bytes, after: bytes) -> None:
     assert apply(parse_edit([term]), body, None) == (after, None)
 
 
-def test_numbers_that_are_not_named_stay_digit_by_digit() -> None:
+def test_numbers_that_are_not_named_keep_every_digit() -> None:
     body = b'{"a":1.10,"b":1E+400,"c":123456789012345678901234567890,"d":-0.0,"n":1}'
     assert apply(parse_edit(["body.n=2"]), body, None)[0] == body.replace(b'"n":1', b'"n":2')
+
+
+@pytest.mark.parametrize(
+    ("written", "after"),
+    [
+        (b'{ "n": 1, "x": 1e2 }', b'{"n":2,"x":1E+2}'),
+        (b'{"n":1,"x":-0}', b'{"n":2,"x":0}'),
+        (b'{"n":1,"x":0.00000000001}', b'{"n":2,"x":1E-11}'),
+        (b'{"n":1,"x":"\\u00e9"}', '{"n":2,"x":"é"}'.encode()),
+        (b'{"n":1,"x":1,"x":3}', b'{"n":2,"x":3}'),
+    ],
+)
+def test_what_is_not_named_keeps_its_value_and_not_its_spelling(written: bytes, after: bytes) -> None:
+    assert apply(parse_edit(["body.n=2"]), written, None)[0] == after
+    assert msgspec.json.decode(after) == msgspec.json.decode(written) | {"n": 2}
 
 
 @pytest.mark.parametrize(
