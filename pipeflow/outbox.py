@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, TypeVar, overload
 from msgspec.structs import replace
 
 from pipeflow.clock import SystemClock
-from pipeflow.embedded.sqlite.outbox import AsyncConnection, Statements, SyncConnection, retry, write, write_async
+from pipeflow.embedded.sqlite.outbox import (
+    AsyncConnection,
+    Statements,
+    SyncConnection,
+    retry,
+    retry_async,
+    write,
+    write_async,
+)
 from pipeflow.errors import ConfigurationError, RefusedError
 from pipeflow.messages import AttributeValue, Outgoing
 from pipeflow.names import IdPool, valid_group
@@ -176,9 +184,23 @@ class Outbox:
             )
         return self._write(connection, "queue", queue.name, queue.spec.fifo, sent)
 
-    def retry(self, connection: SyncConnection, /) -> int:
-        """Send again, when this transaction commits, what was set aside; how many messages. They go to the end."""
-        count = retry(connection, self._say, self._clock.now())
+    @overload
+    def retry(self, connection: SyncConnection, /) -> int: ...
+    @overload
+    def retry(self, connection: AsyncConnection, /) -> Awaitable[int]: ...
+    def retry(self, connection: SyncConnection | AsyncConnection, /) -> int | Awaitable[int]:
+        """Send again, when this transaction commits, what was set aside; how many messages. They go to the end.
+
+        With a connection of aiosqlite it is awaited.
+        """
+        if isinstance(connection, SyncConnection):
+            count = retry(connection, self._say, self._clock.now())
+            self._nudge()
+            return count
+        return self._retry_async(self._async(connection))
+
+    async def _retry_async(self, connection: AsyncConnection) -> int:
+        count = await retry_async(connection, self._say, self._clock.now())
         self._nudge()
         return count
 
@@ -203,12 +225,15 @@ class Outbox:
             write(connection, self._say, now, kind, target, sent)
             self._nudge()
             return id
+        return self._write_async(self._async(connection), now, kind, target, sent)
+
+    def _async(self, connection: AsyncConnection) -> AsyncConnection:
         if not isinstance(connection, AsyncConnection):
             raise ConfigurationError(
                 f"outbox {self.path}: {connection!r} is no connection of sqlite3 or aiosqlite; SQLAlchemy has it as "
                 "connection.connection.driver_connection"
             )
-        return self._write_async(connection, now, kind, target, sent)
+        return connection
 
     async def _write_async(
         self, connection: AsyncConnection, now: float, kind: str, target: str, sent: Outgoing

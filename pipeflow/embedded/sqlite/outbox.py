@@ -179,6 +179,19 @@ def retry(connection: sqlite3.Connection, say: Statements, now: float) -> int:
     return len(ids)
 
 
+async def retry_async(connection: aiosqlite.Connection, say: Statements, now: float) -> int:
+    """The same through aiosqlite."""
+    _in_transaction(connection)
+    cursor = await connection.cursor()
+    cursor.row_factory = None
+    await cursor.execute(say.failed)
+    ids = [id for (id,) in await cursor.fetchall()]
+    for id in ids:
+        await connection.execute(say.again, (int(now * 1e6), id))
+        await connection.execute(say.drop, (id,))
+    return len(ids)
+
+
 def _in_transaction(connection: sqlite3.Connection | aiosqlite.Connection) -> None:
     alone = connection.isolation_level is None or getattr(connection, "autocommit", None) is True
     if alone and not connection.in_transaction:

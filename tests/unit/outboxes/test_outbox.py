@@ -256,6 +256,33 @@ async def test_what_was_set_aside_is_sent_when_it_is_retried(shop: Shop) -> None
     connection.close()
 
 
+async def test_what_was_set_aside_is_retried_through_aiosqlite_too(shop: Shop) -> None:
+    shop.place(1)
+    async with harness(shop.app) as h, aiosqlite.connect(shop.database) as connection:
+        connection.row_factory = sqlite3.Row
+        await connection.execute(
+            "INSERT INTO pipeflow_outbox (kind, target, body) VALUES ('queue', 'post', '{\"id\": 2}')"
+        )
+        await connection.commit()
+        await h.advance(5)
+        await connection.execute("UPDATE pipeflow_outbox SET target = 'mail'")
+        assert await shop.outbox.retry(connection) == 1
+        await connection.rollback()
+        await h.advance(5)
+        assert ids(h, shop.mail) == []
+        await connection.execute("UPDATE pipeflow_outbox SET target = 'mail'")
+        assert await shop.outbox.retry(connection) == 1
+        await connection.commit()
+        await h.advance(5)
+        assert ids(h, shop.mail) == [2]
+        assert shop.rows() == []
+
+
+def test_a_retry_with_what_is_no_connection_is_refused(shop: Shop) -> None:
+    with pytest.raises(ConfigurationError, match="is no connection of sqlite3 or aiosqlite"):
+        shop.outbox.retry("app.db")  # type: ignore[call-overload]  # what is tested
+
+
 async def test_a_restart_sends_nothing_again_and_leaves_nothing_out(shop: Shop, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/shop.db"
     async with harness(shop.app, store=store) as h:
