@@ -63,6 +63,8 @@ class OutboxRelay:
         self._supervisor = supervisor
         self._progressed = progressed
         self._after = 0
+        self._alone_upto = 0
+        """Rows up to this one go alone, as one call for many of them was refused."""
         self._pause = SOON
         self._nudged = Signal()
         self._asking: list[Signal] = []
@@ -138,7 +140,7 @@ class OutboxRelay:
 
     async def _relay(self, rows: Sequence[OutboxRow]) -> None:
         """Send rows in their order, many of one target in one call; return early where one could not be sent."""
-        for (kind, target, unreadable), some in groupby(rows, key=lambda row: (row.kind, row.target, row.unreadable)):
+        for (kind, target, unreadable, _), some in groupby(rows, key=self._together):
             batch = list(some)
             if unreadable:
                 await self._set_aside(batch[:1], unreadable)
@@ -148,7 +150,11 @@ class OutboxRelay:
             except (NotFound, RefusedError) as error:
                 if isinstance(error, RefusedError) and error.code in TRANSIENT:
                     raise NotNow(str(error)) from error
-                await self._set_aside(batch, str(error))
+                if isinstance(error, RefusedError) and len(batch) > 1:
+                    # Perhaps one row is all that is refused: the next look asks for each of these.
+                    self._alone_upto = batch[-1].id
+                else:
+                    await self._set_aside(batch, str(error))
                 return
             except Unavailable as error:
                 await self._store.position(self.name)  # if the store itself is gone, this says so
@@ -165,6 +171,10 @@ class OutboxRelay:
             if sent < len(batch):
                 await self._refused(batch[sent], answers[sent])
                 return
+
+    def _together(self, row: OutboxRow) -> tuple[str, str, str, int]:
+        """What rows that go in one call have in common."""
+        return row.kind, row.target, row.unreadable, row.id if row.id <= self._alone_upto else 0
 
     async def _send(self, batch: list[OutboxRow]) -> Sequence[Sent | Refused] | None:
         """What became of each; None where that cannot be told, and the store's position says it."""

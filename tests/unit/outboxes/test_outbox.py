@@ -16,7 +16,7 @@ import pytest
 
 from pipeflow import App, ConfigurationError, Indeterminate, Outbox, Queue, RefusedError, Topic, Unavailable
 from pipeflow.embedded.opening import Kept
-from pipeflow.errors import SinkUnavailable
+from pipeflow.errors import ObjectRefused, SinkUnavailable
 from pipeflow.protocols import Object
 from pipeflow.registry import open_store
 from pipeflow.sinks.file import FileSink
@@ -517,6 +517,40 @@ async def test_a_large_body_that_cannot_be_kept_aside_now_is_sent_later(
             await h.advance(20)
         await h.advance(6)
         assert (len(await h.runtime.store.peek("blobs")), shop.rows("failure")) in ((1, [None]), (1, []))
+
+
+async def test_a_large_body_that_may_not_be_kept_aside_is_set_aside_alone(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = shop.app.queue("blobs", bytes)
+
+    async def refuses(self: FileSink, obj: Object) -> None:
+        raise ObjectRefused("403")
+
+    def put(*bodies: bytes) -> None:
+        connection = shop.connect()
+        for body in bodies:
+            shop.outbox.send(connection, blobs, body)
+        connection.commit()
+        connection.close()
+
+    async def sizes() -> list[int]:
+        return [seen.size for seen in await h.runtime.store.peek("blobs")]
+
+    async with harness(shop.app, store=f"sqlite:///{tmp_path}/shop.db") as h:
+        with monkeypatch.context() as broken:
+            broken.setattr(FileSink, "write", refuses)
+            put(b"a", b"bb", bytes(3 << 20), b"ccc", bytes(2 << 20), b"dddd")
+            await h.advance(10)
+            assert await sizes() == [1, 2, 3, 4]
+            assert shop.rows("length(body)") == [3 << 20, 2 << 20]
+            assert all("may not be kept aside: 403" in reason for reason in shop.rows("failure"))
+        connection = shop.connect()
+        assert shop.outbox.retry(connection) == 2
+        connection.commit()
+        connection.close()
+        await h.advance(10)
+        assert await sizes() == [1, 2, 3, 4, 3 << 20, 2 << 20]
 
 
 async def test_a_store_that_failed_ends_the_program_and_not_only_the_relay(shop: Shop, tmp_path: Path) -> None:
