@@ -56,6 +56,9 @@ async def _take_by_priority(broker: Handing, head: Head, want: Want) -> list[Del
     """Lanes whose tail was asked, and had nothing that can be handed out now."""
     while True:
         taken, hungry = _from_the_top(broker, head, want, dry)
+        if head.pace is not None:
+            # Only now is it known when there is room again, and of no lane alone.
+            broker.tending.arm(head)
         if taken:
             if head.waiters:
                 # A message that was received for no time at all is there for the next one.

@@ -63,6 +63,22 @@ async def test_Q78_another_attempt_counts_like_the_first(desk: Desk) -> None:
     assert (await desk.one()).attempt == 2
 
 
+@pytest.mark.parametrize("limit", [1, 10])
+async def test_Q78_who_waits_at_a_queue_with_priorities_is_woken_when_there_is_room_again(
+    desk: Desk, limit: int
+) -> None:
+    await desk.queue(max_per_second=2)
+    for n in range(6):
+        await desk.send(str(n), priority=n % 2)
+    assert await desk.bodies(1) == ["1"]
+    assert await desk.bodies(1) == ["3"]
+    for expected in (["5", "0"], ["2", "4"]):
+        async with desk.waiting(limit=limit) as receiver:
+            await desk.advance(1)
+            seen = await receiver.bodies()
+        assert seen + await desk.bodies(2 - len(seen)) == expected
+
+
 async def test_Q78_a_rate_may_change_and_go_and_must_be_one(desk: Desk) -> None:
     await desk.queue(max_per_second=1)
     await desk.send(*"abcd")
