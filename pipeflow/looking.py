@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -48,6 +48,9 @@ class Peeked(Struct, frozen=True):
     """What it can be replaced or cancelled by, while it is delayed."""
 
 
+FOUND_BYTES: Final = 32 << 20
+"""Where a search of a store on disk ends, whatever its limit: half of what a frame through the owner's socket takes."""
+
 State: TypeAlias = Literal["ready", "delayed", "in_flight"]
 
 
@@ -56,7 +59,7 @@ class Search(Struct, frozen=True):
 
     queue: str
     limit: int = 10
-    """Of what is found: there it stops."""
+    """Of what is found: there it stops, or at 32 MiB of it."""
     dead: bool = False
     """Its dead letters instead."""
     where: FilterPolicy | None = None
@@ -77,7 +80,7 @@ class Found(Struct, frozen=True):
     examined: int
     """How many messages it looked at."""
     complete: bool
-    """It looked through the whole queue; else it stopped at its limit."""
+    """It looked through the whole queue; else it stopped at its limit, or at 32 MiB."""
 
     def __iter__(self) -> Iterator[Peeked]:
         return iter(self.messages)

@@ -115,15 +115,17 @@ def peek(
     """Look at the messages of QUEUE in the order of their delivery, without touching them.
 
     --where joins conditions by commas or `and`; it sees id, state, attempt, error, reason, age, group, dedup_id, key,
-    priority, sequence, body.FIELD and attributes.NAME. The whole queue is looked through until --limit messages are
-    found.
+    priority, sequence, body.FIELD and attributes.NAME. The whole queue is looked through until --limit messages, or
+    32 MiB of them, are found.
     """
     needle = contains.encode() if contains is not None else None
     request = Search(queue, limit, dead, None, needle, state)
     rows, looked = ask(store_url(broker, app), lambda store: search(store, request, where))
     show(rows, DEAD if dead else MESSAGES, as_json=as_json, empty=f"nothing to see in {queue}")
-    if where or contains or state:
-        rest = "" if looked.complete else "; --limit shows more"
+    full = not looked.complete and len(looked) < limit
+    if where or contains or state or full:
+        more = "an answer holds 32 MiB, narrow it down with --where" if full else "--limit shows more"
+        rest = "" if looked.complete else f"; {more}"
         say(f"{queue}: {count(len(looked))} found, {count(looked.examined)} looked at{rest}")
     found(rows, fail_empty)
 

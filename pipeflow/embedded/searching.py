@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 from pipeflow.embedded.claims import SHOWN
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.inspection import STATES, as_it_is, asks_about_bodies, look, matcher, seen
+from pipeflow.looking import FOUND_BYTES
 from pipeflow.protocols import Found, Peeked, Search
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
 from pipeflow.webhooks import REPLAYED
@@ -27,6 +29,8 @@ PAGE = 100
 """Messages between two turns of others: 1 ms of the loop, or of the journal's thread (benchmarks/searching.py)."""
 TURN = 25
 """Messages that are looked at in one turn of the loop."""
+BESIDE = 500
+"""Bytes that a message is in an answer beside its content: names of fields, times, ids."""
 _NUMBERS = {"ready": READY, "delayed": DELAYED, "in_flight": IN_FLIGHT}
 
 Page = list[tuple[Stored, bytes]]
@@ -44,6 +48,8 @@ async def search(broker: EmbeddedBroker, head: Head, request: Search) -> Found:
     whole = asks_about_bodies(request.where) or needle is not None
     found: dict[str, Peeked] = {}
     examined = 0
+    # What a store in memory shows is what it holds anyway.
+    room: float = inf if broker.journal.instant else FOUND_BYTES
     for lane in head.lanes:
         async for page in _pages(broker, lane, state):
             for message, body in page:
@@ -68,10 +74,18 @@ async def search(broker: EmbeddedBroker, head: Head, request: Search) -> Found:
                 if matches is not None and not matches(peeked):
                     continue
                 shown = peeked if message.claim is None else replace(peeked, body=body[:SHOWN])
-                found.setdefault(_known_by(message), shown)
-                if len(found) >= request.limit:
+                if found.setdefault(_known_by(message), shown) is shown:
+                    room -= _weight(message, shown)
+                if len(found) >= request.limit or room <= 0:
                     return Found(list(found.values()), examined, False)
     return Found(list(found.values()), examined, True)
+
+
+def _weight(message: Stored, shown: Peeked) -> int:
+    """Bytes that the answer has of this message."""
+    body = len(shown.body) if message.claim is None else message.claim.size
+    failures = sum(len(each.type) + len(each.message) for each in shown.failures)
+    return BESIDE + len(shown.body) + max(0, message.size - body) + failures
 
 
 def _known_by(message: Stored) -> str:

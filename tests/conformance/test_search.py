@@ -9,7 +9,8 @@ import pytest
 
 from pipeflow.errors import ConfigurationError, NotFound
 from pipeflow.filters import parse_where
-from pipeflow.messages import Bury, Defer, Failure
+from pipeflow.looking import FOUND_BYTES
+from pipeflow.messages import Bury, Defer, Failure, Outgoing
 from pipeflow.protocols import Search, State
 
 if TYPE_CHECKING:
@@ -48,6 +49,19 @@ async def test_a_search_stops_at_its_limit(desk: Desk) -> None:
     assert json.loads(found.messages[0].body)["n"] == 1
     assert not found.complete
     assert found.examined < 20
+
+
+async def test_a_search_on_disk_stops_before_it_holds_all_of_a_large_queue(desk: Desk) -> None:
+    await desk.queue()
+    for _ in range(7):
+        await desk.store.send("q", [Outgoing(bytes(200_000))] * 30)
+    found = await desk.store.search(Search("q", 1_000))
+    if desk.store.features.durable:
+        assert sum(len(each.body) for each in found) <= FOUND_BYTES + 200_000
+        assert not found.complete
+        assert found.examined == len(found) > 150
+    else:
+        assert (len(found), found.complete) == (210, True)
 
 
 @pytest.mark.parametrize(
