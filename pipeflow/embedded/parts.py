@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from pipeflow.embedded.verbs import VERBS, Verb
+from pipeflow.embedded.weighing import PARTS
 from pipeflow.errors import RefusedError
 from pipeflow.messages import Ack, Delivery, Outgoing, Release, Settlement
 from pipeflow.specs import LARGEST_BODY
 
-HEADER = "pipeflow-parts"
 PART_BYTES = 4 << 20
 """Bytes of one part: other calls of the connection go between two of them."""
 WHOLE_BYTES = 2 * PART_BYTES
@@ -73,9 +73,9 @@ class Held:
     def _joined(self, item: Any) -> Any:
         if isinstance(item, Ack):
             return replace(item, emits=[replace(emit, message=self._joined(emit.message)) for emit in item.emits])
-        if not isinstance(item, Outgoing) or item.headers is None or HEADER not in item.headers:
+        if not isinstance(item, Outgoing) or item.headers is None or PARTS not in item.headers:
             return item
-        parts = self._coming.pop(item.headers[HEADER], None)
+        parts = self._coming.pop(item.headers[PARTS], None)
         if parts is None:
             raise RefusedError("PartsLost", "a body did not come whole; send it again")
         self._size -= sum(map(len, parts))
@@ -83,12 +83,17 @@ class Held:
 
     def cut(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Deliveries as they fit into a frame."""
-        return [self._cut(each) if len(each.body) > WHOLE_BYTES else each for each in deliveries]
+        return [
+            self._cut(each) if len(each.body) > WHOLE_BYTES or PARTS in each.headers else each for each in deliveries
+        ]
 
     def _cut(self, delivery: Delivery) -> Delivery:
+        if len(delivery.body) <= WHOLE_BYTES:
+            # Its sender used the name of our header, before that was refused: there are no parts to ask for.
+            return replace(delivery, headers=_without(delivery.headers) or {})
         key = str(next(self._keys))
         self._going[key] = delivery.body
-        return replace(delivery, body=b"", headers={**delivery.headers, HEADER: key})
+        return replace(delivery, body=b"", headers={**delivery.headers, PARTS: key})
 
 
 class Ahead:
@@ -121,7 +126,7 @@ class Ahead:
         self._sent.append(key)
         for start in range(0, len(item.body), PART_BYTES):
             await self._link.ask(VERBS["part"], key, item.body[start : start + PART_BYTES])
-        return replace(item, body=b"", headers={**(item.headers or {}), HEADER: key})
+        return replace(item, body=b"", headers={**(item.headers or {}), PARTS: key})
 
 
 def in_parts(batch: Sequence[Outgoing] | Sequence[Settlement]) -> bool:
@@ -137,10 +142,10 @@ def in_parts(batch: Sequence[Outgoing] | Sequence[Settlement]) -> bool:
 
 async def complete(link: Asked, queue: str, deliveries: list[Delivery]) -> list[Delivery]:
     """Deliveries with what did not fit into the frame. All are given back when the caller is cancelled meanwhile."""
-    if not any(HEADER in delivery.headers for delivery in deliveries):
+    if not any(PARTS in delivery.headers for delivery in deliveries):
         return deliveries
     try:
-        return [await _completed(link, each) if HEADER in each.headers else each for each in deliveries]
+        return [await _completed(link, each) if PARTS in each.headers else each for each in deliveries]
     except BaseException:
         forget(link, deliveries)
         link.tell(VERBS["settle"], queue, [Release(delivery.receipt) for delivery in deliveries])
@@ -150,12 +155,12 @@ async def complete(link: Asked, queue: str, deliveries: list[Delivery]) -> list[
 def forget(link: Asked, deliveries: Sequence[Delivery]) -> None:
     """Nobody asks for the rest of these."""
     for delivery in deliveries:
-        if HEADER in delivery.headers:
-            link.tell(VERBS["rest"], delivery.headers[HEADER], FORGET)
+        if PARTS in delivery.headers:
+            link.tell(VERBS["rest"], delivery.headers[PARTS], FORGET)
 
 
 async def _completed(link: Asked, delivery: Delivery) -> Delivery:
-    key, parts, size = delivery.headers[HEADER], [], 0
+    key, parts, size = delivery.headers[PARTS], [], 0
     while True:
         part: bytes = await link.ask(VERBS["rest"], key, size)
         parts.append(part)
@@ -165,4 +170,4 @@ async def _completed(link: Asked, delivery: Delivery) -> Delivery:
 
 
 def _without(headers: dict[str, str]) -> dict[str, str] | None:
-    return {name: value for name, value in headers.items() if name != HEADER} or None
+    return {name: value for name, value in headers.items() if name != PARTS} or None

@@ -8,6 +8,9 @@ import msgspec
 
 from pipeflow.messages import AttributeValue, Outgoing, Refused
 
+PARTS = "pipeflow-parts"
+"""The header by which a body that travels in parts is told from one that is here: nobody else may say it."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -18,6 +21,10 @@ def unfit(name: str, outgoing: Outgoing) -> Refused | None:
     kept = outgoing.attributes, outgoing.headers, outgoing.group, outgoing.dedup_id, outgoing.id
     if kept == (None, None, None, None, None):
         return None
+    if outgoing.headers and PARTS in outgoing.headers:
+        return Refused(
+            "bad_headers", f"{name}: the header {PARTS} is what the store's socket uses itself; choose another name"
+        )
     try:
         _encode(kept)
     except (TypeError, ValueError, OverflowError) as error:

@@ -14,7 +14,7 @@ from pipeflow.embedded.opening import Kept
 from pipeflow.embedded.parts import PART_BYTES, WHOLE_BYTES, Held
 from pipeflow.embedded.remote import RemoteStore, connect
 from pipeflow.errors import RefusedError
-from pipeflow.messages import Ack, Emit, Outgoing, Sent, Settled, Want
+from pipeflow.messages import Ack, Emit, Outgoing, Refused, Sent, Settled, Want
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
 
@@ -87,6 +87,32 @@ async def test_a_receiver_that_gives_up_half_way_gives_the_message_back(client: 
         while not (got := await client.receive("q", Want(wait=1))):
             pass
     assert (got[0].body, got[0].attempt) == (HUGE, 1)
+
+
+async def test_the_header_that_names_parts_is_refused_and_one_that_lies_in_a_store_harms_no_receiver(
+    client: RemoteStore, owner: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = Outgoing(b"x", headers={"pipeflow-parts": "1", "trace": "t"})
+    await client.send("q", [Outgoing(b"go")])
+    (delivery,) = await client.receive("q", Want())
+    emits = [Emit("queue", "q", poison)]
+    for answers in (
+        await owner.send("q", [poison]),
+        await client.send("q", [poison]),
+        await client.settle("q", [Ack(delivery.receipt, emits)]),
+    ):
+        (refused,) = answers
+        assert isinstance(refused, Refused)
+        assert refused.code == "bad_headers"
+        assert "pipeflow-parts" in refused.reason
+    await client.settle("q", [Ack(delivery.receipt)])
+    # A store may hold one from before it was refused.
+    with monkeypatch.context() as lenient:
+        lenient.setattr("pipeflow.embedded.intake.unfit", lambda name, outgoing: None)
+        await owner.send("q", [poison])
+    await client.send("q", [Outgoing(HUGE)])
+    got = [*await client.receive("q", Want(limit=1)), *await client.receive("q", Want(limit=1))]
+    assert [(delivery.body, delivery.headers) for delivery in got] == [(b"x", {"trace": "t"}), (HUGE, {})]
 
 
 def test_parts_that_never_came_are_not_made_up() -> None:
