@@ -181,14 +181,20 @@ class Claims:
         written: list[Claim] = []
         kept: list[Settlement] = []
         refused: dict[int, Refused] = {}
+        away: Refused | None = None
         try:
             for n, settlement in enumerate(batch):
+                if away is not None and self._is_wanted(settlement):
+                    # Each may take as long as the place takes not to answer, and holds up all the others.
+                    refused[n] = away
+                    continue
                 try:
                     kept.append(await self._with_emits_aside(settlement, written))
                 except RefusedError as error:
                     refused[n] = Refused(error.code, str(error))
                 except (Unavailable, *UNREACHABLE) as error:
                     refused[n] = Refused("ClaimUnavailable", str(error))
+                    away = Refused("ClaimUnavailable", f"as for another emit of the same call, {error}")
             answers = iter(await verb(kept))
         finally:
             self._hand_over(written)
@@ -200,6 +206,9 @@ class Claims:
             self._broker.gathering.claims[claim.number] = claim
         self._broker.written_behind()
         self._broker.gathering.freed.fire()
+
+    def _is_wanted(self, settlement: Settlement) -> bool:
+        return isinstance(settlement, Ack) and self.wanted([emit.message for emit in settlement.emits])
 
     async def _with_emits_aside(self, settlement: Settlement, written: list[Claim]) -> Settlement:
         if not isinstance(settlement, Ack) or not settlement.emits:

@@ -385,6 +385,27 @@ async def test_an_ack_whose_emit_cannot_be_kept_aside_is_refused_and_the_others_
     await store.close()
 
 
+async def test_a_place_that_is_out_of_reach_is_asked_once_for_all_acks_of_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(tmp_path / "shop.db")
+    await store.send("q", [Outgoing(b"go") for _ in range(4)])
+    *large, none = await store.receive("q", Want(limit=4))
+    asked: list[str] = []
+
+    async def fails(self: FileSink, obj: Object) -> None:
+        asked.append(obj.name)
+        raise SinkUnavailable("no answer in 60 s")
+
+    batch = [*(Ack(each.receipt, [Emit("queue", "q", Outgoing(LARGE))]) for each in large), Ack(none.receipt)]
+    with monkeypatch.context() as broken:
+        broken.setattr(FileSink, "write", fails)
+        answers = await store.settle("q", batch)
+    assert [type(answer) for answer in answers] == [Refused, Refused, Refused, Settled]
+    assert len(asked) == 1
+    await store.close()
+
+
 async def test_a_handler_whose_large_emit_cannot_be_kept_aside_is_tried_again_and_the_app_runs_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
