@@ -44,8 +44,9 @@ class Peeked(Struct, frozen=True):
     provenance: Provenance | None = None
     """Where it has been, if it was redriven."""
     key: str | None = None
-    priority: int = 0
     """What it can be replaced or cancelled by, while it is delayed."""
+    priority: int = 0
+    """0 to 9: of what is ready the highest comes first."""
 
 
 FOUND_BYTES: Final = 32 << 20
