@@ -66,6 +66,10 @@ class Choosing:
         async with self._turns.setdefault(letters, asyncio.Lock()):
             yield
 
+    def forget_queue(self, letters: str) -> None:
+        """It is deleted; who acts on what was in it finds nothing more."""
+        self._turns.pop(letters, None)
+
     async def matching(self, choice: Choice, tally: Tally, size: int = CHUNK) -> AsyncGenerator[list[Stored], None]:
         """The letters that are meant, so many at a time, as they are when they are asked for."""
         if choice.limit is not None and tally.matched >= choice.limit:

@@ -35,6 +35,7 @@ async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     broker.workbench.note_loss("delete", head, count)
     nouns.remove_queue(head)
     broker.moving.forget_queue(name)
+    broker.choosing.forget_queue(name)
     for lane in head.lanes:
         broker.tending.sweep(lane)
     for signal in [*head.waiters, *(signal for lane in head.lanes for signal in lane.tail.fed)]:

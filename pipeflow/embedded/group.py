@@ -114,7 +114,9 @@ class Gathering:
 
     def uncount(self, row: int) -> None:
         """A row leaves the disk or its key; a purge has uncounted all up to its place at once."""
-        owner = self.owners[row >> PLACE_BITS]
+        owner = self.owners.get(row >> PLACE_BITS)
+        if owner is None:
+            return  # a deleted queue, of which nothing is left
         counters = owner.counters
         if row & PLACE_MASK > counters.purged_upto:
             if row & DELAYED_BIT:

@@ -340,11 +340,13 @@ class Nouns:
         """Deleted queues whose rows may still lie on disk."""
         return list(self._gone.values())
 
-    def swept(self, head: Head) -> None:
-        """No row of a purged queue is left; a deleted one is now gone for good."""
-        if self._gone.pop(head.number, None) is not None:
-            self._by_number.pop(head.number, None)
-            self._remember("gone", str(head.number), head.number, None)
+    def swept(self, head: Head) -> bool:
+        """No row of a purged queue is left; whether it was deleted, and is now gone for good."""
+        if self._gone.pop(head.number, None) is None:
+            return False
+        self._by_number.pop(head.number, None)
+        self._remember("gone", str(head.number), head.number, None)
+        return True
 
     def _with_dead_letters(self, topology: Topology) -> list[QueueSpec]:
         """The declared queues, and the dead letters they name that nobody declares."""

@@ -54,7 +54,7 @@ class Tending:
         self._agenda_changed = Signal()
         self._agenda_count = 0
         self._heads: dict[int, Head] = {}
-        """Every queue that was ever armed."""
+        """Every queue that was ever armed, and is still there."""
         self._hungry: dict[int, Head] = {}
         self._hunger = Signal()
         self._sweeps: dict[int, Head] = {}
@@ -182,13 +182,22 @@ class Tending:
         self._broker.gathering.freed.fire()
         if not swept and head.number not in self._unswept:
             self._sweeps.pop(head.number, None)
-            self._broker.nouns.swept(head)
+            self._swept(head)
             self._broker.written_behind()
+
+    def _swept(self, head: Head) -> None:
+        if not self._broker.nouns.swept(head):
+            return
+        # Programs that make queues and delete them for as long as they run are not to keep them all.
+        self._broker.gathering.owners.pop(head.number, None)
+        self._heads.pop(head.number, None)
+        self._agenda[:] = [entry for entry in self._agenda if entry[2] is not head]
+        heapify(self._agenda)
 
     def sweep(self, head: Head) -> None:
         """Delete the rows of a purged queue from the disk, in chunks, when nothing else is to be done."""
         if self._broker.journal.instant:
-            self._broker.nouns.swept(head)
+            self._swept(head)
             return
         self._sweeps[head.number] = head
         self._unswept.add(head.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded import tending
+from pipeflow.embedded.head import Head
 from pipeflow.embedded.opening import Kept
-from pipeflow.messages import Ack, Outgoing, Settled, Stale, Want
+from pipeflow.messages import Ack, Bury, Failure, Outgoing, Settled, Stale, Want
+from pipeflow.protocols import Redrive
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
 
@@ -125,3 +128,26 @@ async def test_Q51_a_receipt_of_a_deleted_queue_names_nothing_in_the_queue_that_
         old = new
     assert await store.settle("q", [Ack(old.receipt)]) == [Settled()]
     await store.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+async def test_deleted_queues_leave_memory(tmp_path: Path, kind: str) -> None:
+    url = "memory://" if kind == "memory" else f"sqlite:///{tmp_path}/s.db?hot_messages=3"
+    clock = VirtualClock(1000.0)
+    store = await open_store(url, clock=clock)
+    for n in range(5):
+        await store.declare(Topology(queues=(QueueSpec(f"fleeting-{n}", dead_letters=f"fleeting-dead-{n}"),)))
+        await store.send(f"fleeting-{n}", [Outgoing(b"x", dedup_id=str(k), priority=k % 2) for k in range(10)])
+        (delivery,) = await store.receive(f"fleeting-{n}", Want(1))
+        await store.settle(f"fleeting-{n}", [Bury(delivery.receipt, Failure(1000.0, 1, "E", "m"))])
+        await store.redrive(Redrive(f"fleeting-{n}"))
+        await store.delete_queue(f"fleeting-{n}")
+        await store.delete_queue(f"fleeting-dead-{n}")
+        await clock.settle()
+        del delivery
+    await clock.advance(1)
+    gc.collect()
+    kept = {each.spec.name for each in gc.get_objects() if isinstance(each, Head)}
+    await store.close()
+    # The task that swept last still has what it swept in its hands.
+    assert {name for name in kept if name.startswith("fleeting")} <= {"fleeting-4", "fleeting-dead-4"}
