@@ -91,31 +91,32 @@ class Choosing:
         try:
             # What is read must be what this process did until now; what leaves meanwhile is noted.
             await broker.committed()
-            async for chunk in scan(dead, broker.journal, size):
-                found: list[Stored] = []
-                aside = await self._matching_aside(dead, chunk, matches) if whole else {}
-                # Reading those takes time, and a letter may come into memory meanwhile.
-                for message in as_it_is(dead, chunk, set()) if aside else chunk:
-                    if message.place > choice.upto or dead.tail.has_left(message.place):
-                        continue
-                    tally.examined += 1
-                    if missing is not None and message.id not in missing:
-                        continue
-                    fits = aside.get(message.place)
-                    if message.state == IN_FLIGHT or not (matches(look(dead, message)) if fits is None else fits):
-                        continue
-                    if missing is not None:
-                        missing.discard(message.id)
-                    tally.note(message)
-                    found.append(message)
+            async with aclosing(scan(dead, broker.journal, size)) as chunks:
+                async for chunk in chunks:
+                    found: list[Stored] = []
+                    aside = await self._matching_aside(dead, chunk, matches) if whole else {}
+                    # Reading those takes time, and a letter may come into memory meanwhile.
+                    for message in as_it_is(dead, chunk, set()) if aside else chunk:
+                        if message.place > choice.upto or dead.tail.has_left(message.place):
+                            continue
+                        tally.examined += 1
+                        if missing is not None and message.id not in missing:
+                            continue
+                        fits = aside.get(message.place)
+                        if message.state == IN_FLIGHT or not (matches(look(dead, message)) if fits is None else fits):
+                            continue
+                        if missing is not None:
+                            missing.discard(message.id)
+                        tally.note(message)
+                        found.append(message)
+                        if tally.matched == choice.limit or missing == set():
+                            break
+                    yield found
                     if tally.matched == choice.limit or missing == set():
-                        break
-                yield found
-                if tally.matched == choice.limit or missing == set():
-                    return
-                dead.tail.unwatch()
-                dead.tail.watch()
-                await broker.committed()
+                        return
+                    dead.tail.unwatch()
+                    dead.tail.watch()
+                    await broker.committed()
         finally:
             dead.tail.unwatch()
 

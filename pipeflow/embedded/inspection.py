@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from pipeflow.embedded.nouns import TopicHead
 
 CHUNK = 500
+SCANNED_BYTES = 8 << 20
+"""Of the bodies of one chunk: an edit of them all is one group, with the old ones beside it."""
+FIRST = 16
+"""Rows on disk that are read before it is known how large they are."""
 STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
 
 Matches = Callable[[Peeked], bool]
@@ -48,35 +52,78 @@ def asks_about_bodies(where: FilterPolicy | None) -> bool:
     return where is not None and "body" in where.policy
 
 
-async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncIterator[list[Stored]]:
-    """Every message of one priority, first those in memory, then those only on disk, in chunks of `size` at most."""
+async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncGenerator[list[Stored], None]:
+    """Every message of one priority, first those in memory, then those only on disk, in chunks of `size` at most.
+
+    A chunk has its bodies until the next is asked for; where memory is short of room, it lets them go then.
+    """
     hot = list(head.state.all())
     seen = {message.place for message in hot}
     # As it is now: what a load brings into memory from here on is met where it lay.
     tail, delayed = bool(head.tail.ready), bool(head.tail.delayed)
-    for start in range(0, len(hot), size):
-        chunk = [message for message in hot[start : start + size] if message.place]
-        absent = [message for message in chunk if message.body is None and message.claim is None]
-        bodies = await journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
-        for message, body in zip(absent, bodies, strict=True):
-            if body is not None and message.body is None and message.state != GONE:
-                message.body = body
-                head.bytes += message.size
-        yield [message for message in chunk if _is_here(message) and message.state in STATES]
-    after = head.counters.purged_upto
+    for chunk in _chunks(hot, size):
+        lent = await _lend(head, journal, chunk)
+        try:
+            yield [message for message in chunk if message.place and message.state in STATES and _can_be_seen(message)]
+        finally:
+            for message, receives in lent:
+                if message.receives == receives:
+                    # Else somebody receives it, and counts on its body.
+                    head.drop_body(message)
+    step, after = min(size, FIRST), head.counters.purged_upto
     while tail:
-        loaded = await journal.load(head.number, after, size)
+        loaded = await journal.load(head.number, after, step)
         if not loaded.last:
             break
-        after = loaded.last
+        after, step = loaded.last, _next_step(loaded.messages, step, size)
         yield as_it_is(head, loaded.messages, seen)
-    due = (0.0, 0)
+    step, due = min(size, FIRST), (0.0, 0)
     while delayed:
-        loaded = await journal.load_delayed(head.number, *due, size)
+        loaded = await journal.load_delayed(head.number, *due, step)
         if not loaded.messages:
             break
-        due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)
+        due, step = (loaded.messages[-1].until, loaded.messages[-1].place + 1), _next_step(loaded.messages, step, size)
         yield as_it_is(head, loaded.messages, seen)
+
+
+def _chunks(messages: list[Stored], size: int) -> Iterator[list[Stored]]:
+    """So many at a time, and so many bytes of bodies."""
+    chunk: list[Stored] = []
+    room = SCANNED_BYTES
+    for message in messages:
+        weight = message.size if message.claim is None else 0
+        if chunk and (len(chunk) == size or weight > room):
+            yield chunk
+            chunk, room = [], SCANNED_BYTES
+        chunk.append(message)
+        room -= weight
+    if chunk:
+        yield chunk
+
+
+def _next_step(read: list[Stored], step: int, size: int) -> int:
+    """How many rows to read next, by the largest of the last: a chunk of large bodies is a small one."""
+    largest = max((message.size for message in read if message.claim is None), default=0)
+    return max(1, min(size, 8 * step, SCANNED_BYTES // max(1, largest)))
+
+
+async def _lend(head: Head, journal: Journal, chunk: list[Stored]) -> list[tuple[Stored, int]]:
+    """Put bodies back that memory had no room for; whose, and how often each had been received."""
+    absent = [m for m in chunk if m.place and m.body is None and m.claim is None and m.state != IN_FLIGHT]
+    receives = [message.receives for message in absent]
+    bodies = await journal.bodies([(message.row, message.shared) for message in absent]) if absent else []
+    lent: list[tuple[Stored, int]] = []
+    for message, received, body in zip(absent, receives, bodies, strict=True):
+        if body is not None and message.body is None and message.state != GONE:
+            message.body = body
+            head.bytes += message.size
+            lent.append((message, received))
+    return lent
+
+
+def _can_be_seen(message: Stored) -> bool:
+    # Of one in somebody's hands nobody asks for the body.
+    return _is_here(message) or message.state == IN_FLIGHT
 
 
 def as_it_is(head: Head, read: list[Stored], seen: set[int]) -> list[Stored]:

@@ -113,7 +113,7 @@ MOVES = (
     Mutant("burial_not_counted", INTAKE, "head.counters.buried += 1", "pass", MOVED),
     Mutant("cancelled_move_goes_on", MOVING, '                if self._moves[id].state == "cancelling":\n                    break', "                pass", MOVED),
     Mutant("two_moves_at_once", MOVING, "if other is not None:", "if False:", MOVED),
-    Mutant("move_beyond_its_limit", CHOOSING, "                if tally.matched == choice.limit or missing == set():\n                    return", "                pass", MOVED),
+    Mutant("move_beyond_its_limit", CHOOSING, "                    if tally.matched == choice.limit or missing == set():\n                        return", "                    pass", MOVED),
 )  # fmt: skip
 
 MEMORY = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from pipeflow.audit import KEPT_SECONDS, Entry
 from pipeflow.clock import VirtualClock
 from pipeflow.edits import fingerprint, parse_edit
+from pipeflow.embedded import inspection
 from pipeflow.embedded.journal import Loaded
 from pipeflow.embedded.opening import Kept
 from pipeflow.embedded.rewriting import rewrite, rewritten
@@ -157,6 +159,41 @@ async def test_a_body_that_the_disk_has_not_yet_stays_in_memory(tmp_path: Path) 
     head.drop_body(message)
     assert message.body is None
     assert [letter.body for letter in await letters(store)] == [b'{"n":0,"total":0}']
+    await store.close()
+
+
+async def test_looking_at_letters_leaves_no_more_in_memory_than_there_was(tmp_path: Path) -> None:
+    store = await with_letters(tmp_path / "s.db", 30)
+    head = store.nouns.head("dead")
+    head.most_bytes = 0
+    for message in head.state.all():
+        head.drop_body(message)
+    (held,) = await store.receive("dead", Want(1))
+    before = head.bytes
+    nothing = parse_where("body.n>99", store.clock.now())
+    looked = await store.discard(Discard("work", where=nothing, dry_run=True))
+    assert (looked.examined, looked.matched, head.bytes) == (30, 0, before)
+    last = [letter.id for letter in await letters(store) if letter.state == "ready"][-1]
+    changed = await store.edit(Rewrite("work", last, ZERO))
+    assert changed.after.body.endswith(b'"total":0}')
+    assert (await store.redrive(Redrive("work", limit=3, edit=ZERO))).moved == 3
+    assert all(message.body is None for message in head.state.all() if message.id not in (held.id, changed.id))
+    await store.close()
+
+
+@pytest.mark.parametrize("options", ["", "?hot_messages=3"], ids=["hot", "cold"])
+async def test_letters_are_looked_at_by_so_many_bytes_at_a_time(
+    tmp_path: Path, options: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await with_letters(tmp_path / "s.db", 40, options)
+    monkeypatch.setattr(inspection, "SCANNED_BYTES", 100)
+    monkeypatch.setattr(inspection, "FIRST", 2)
+    async with aclosing(inspection.scan(store.nouns.head("dead"), store.journal)) as chunks:
+        sizes = [sum(message.size for message in chunk) async for chunk in chunks]
+    assert sum(sizes) == sum(len(b'{"n":%d,"total":5}' % n) for n in range(40))
+    assert max(sizes) <= 100
+    assert len(sizes) < 20, "nor one by one"
+    assert (await store.redrive(Redrive("work", edit=ZERO))).moved == 40
     await store.close()
 
 
