@@ -31,7 +31,7 @@ from pipeflow.specs import QueueSpec, Subscription
 from pipeflow.state.dedup import dedup_key
 from pipeflow.state.envelope import SUBJECT, render_envelope, topic_arn, with_signature
 from pipeflow.state.stored import LONGEST_OF_SQS, READY, Stored, kept_from
-from pipeflow.state.wishes import unfulfillable, unusable_key, unwaitable
+from pipeflow.state.wishes import unfulfillable, unseen, unusable_key, unwaitable
 from pipeflow.webhooks import REPLAYED, SIGNED, TOPIC
 
 SHARE_FROM = 256
@@ -126,6 +126,8 @@ class Intake:
             return bad
         size = weigh(outgoing)
         refused = self._refusal(spec, outgoing, size)
+        if outgoing.ttl is not None:
+            refused = refused or unseen(spec, outgoing.ttl, outgoing.delay)
         if refused is not None:
             return refused
         key = dedup_key_of(spec, outgoing)
@@ -425,7 +427,10 @@ class Intake:
             head = self._nouns.find_head(emit.target)
             if head is None:
                 return Refused("not_found", f"there is no queue {emit.target}")
-            return self._refusal(head.spec, message, weigh(message))
+            refused = self._refusal(head.spec, message, weigh(message))
+            if message.ttl is not None:
+                refused = refused or unseen(head.spec, message.ttl, message.delay)
+            return refused
         topic = self._nouns.find_topic(emit.target)
         if topic is None:
             return Refused("not_found", f"there is no topic {emit.target}")

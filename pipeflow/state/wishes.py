@@ -57,6 +57,20 @@ def unfulfillable(name: str, message: Outgoing, *, fifo: bool) -> Refused | None
     return None
 
 
+def unseen(spec: QueueSpec, ttl: float, delay: float | None) -> Refused | None:
+    """Why a message for this queue alone would end before the queue's own delay does; None when it would not.
+
+    A publish is not asked: it is not refused for the delay of one of many queues.
+    """
+    if ttl > spec.delay or not (delay is None or spec.fifo):
+        return None
+    return Refused(
+        "bad_ttl",
+        f"{spec.name}: ttl is {ttl} and the queue's delay {spec.delay}: it would be gone before it is visible; a ttl"
+        " counts from the send, so make it longer than the delay",
+    )
+
+
 def unusable_key(spec: QueueSpec, key: str) -> Refused | None:
     """Why a delayed message of this queue cannot be found by this key; None when it can."""
     if spec.fifo:

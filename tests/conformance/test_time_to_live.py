@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeflow.messages import Ack, Defer, Emit, Extend, Outgoing, Refused, Settled, Stale, Want
+from pipeflow.messages import Ack, Defer, Emit, Extend, Outgoing, Refused, Sent, Settled, Stale, Want
 from pipeflow.protocols import Redrive
 from pipeflow.specs import QueueSpec
 
@@ -38,11 +38,31 @@ async def test_a_time_to_live_counts_from_the_send_delay_included(desk: Desk) ->
     assert (await desk.stats()).expired == 1
 
 
-async def test_a_delay_of_the_queue_may_be_longer_than_a_time_to_live(desk: Desk) -> None:
-    """Then the message is never seen: a publish is not refused for the delay of one of many queues."""
-    await desk.queue(delay=60)
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_Q107_a_send_that_would_end_within_the_delay_of_the_queue_is_refused(desk: Desk, fifo: bool) -> None:
+    await desk.queue(delay=60, fifo=fifo)
+    await desk.queue("work")
+    group = "g" if fifo else None
+    for delay in (None, 0.0) if fifo else (None,):
+        (answer,) = await desk.store.send("q", [Outgoing(b"m", group=group, delay=delay, dedup_id="1", ttl=60)])
+        assert isinstance(answer, Refused)
+        assert answer.code == "bad_ttl"
+        assert answer.reason.startswith("q: ttl is 60 and the queue's delay 60")
+    await desk.send("job", queue="work")
+    emit = Emit("queue", "q", Outgoing(b"m", group=group, dedup_id="1", ttl=20))
+    (settled,) = await desk.settle(Ack((await desk.one("work")).receipt, [emit]), queue="work")
+    assert isinstance(settled, Refused), "whoever emits it keeps the message it came from"
+    await desk.send("seen", group=group, dedup_id="2", ttl=60.5)
+    if not fifo:
+        await desk.send("at once", delay=0, ttl=20)
+    assert await desk.counts() == (0 if fifo else 1, 1, 0)
+
+
+async def test_a_delay_of_a_subscribed_queue_may_be_longer_than_a_time_to_live(desk: Desk) -> None:
+    """Then this copy is never seen: a publish is not refused for the delay of one of many queues."""
+    await desk.fan_out(QueueSpec("q", delay=60))
     for _ in range(20):
-        await desk.send("never", ttl=20)
+        assert isinstance(await desk.publish("never", ttl=20), Sent)
     assert await desk.counts() == (0, 20, 0)
     await desk.advance(20)
     assert await desk.counts() == (0, 0, 0)
@@ -199,8 +219,8 @@ async def test_Q77_groups_behind_others_end_in_time_too(desk: Desk) -> None:
 
 
 async def test_a_receiver_that_waits_gets_what_did_not_end_meanwhile(desk: Desk) -> None:
-    await desk.queue(delay=15)
-    await desk.send("never", ttl=10)
+    await desk.fan_out(QueueSpec("q", delay=15))
+    await desk.publish("never", ttl=10)
     await desk.send("m")
     async with desk.waiting() as waiting:
         await desk.advance(15)

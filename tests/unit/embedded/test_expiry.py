@@ -96,9 +96,12 @@ async def test_a_delayed_message_ends_on_disk_before_it_is_due(
     tmp_path: Path, clock: VirtualClock, which: set[int]
 ) -> None:
     store = await opened(tmp_path / "store.db", clock)
-    await store.declare(Topology(queues=(QueueSpec("late", delay=60),)))
+    copies = Subscription("later", "queue", "late", raw=True)
+    await store.declare(
+        Topology(topics=(TopicSpec("later"),), queues=(QueueSpec("late", delay=60),), subscriptions=(copies,))
+    )
     for n in range(20):
-        await store.send("late", [Outgoing(b"m", ttl=20 if n in which else None)])
+        await store.publish("later", [Outgoing(b"m", ttl=20 if n in which else None)])
     await clock.advance(20)
     assert await counts(store, "late") == (0, 19, 1)
     await store.close()
