@@ -7,6 +7,7 @@ import pytest
 
 from pipeflow import App, Queue, Reject
 from pipeflow.errors import CodecError, ConfigurationError, RefusedError
+from pipeflow.messages import Outgoing
 from pipeflow.testing import harness
 
 
@@ -71,3 +72,19 @@ async def test_what_the_handler_could_not_read_is_refused_and_nothing_changes() 
         assert h.dead(billing) == [Order("a", 0)]
         assert await billing.dead_letters.audit() == []
         assert done == []
+
+
+async def test_a_redrive_tries_the_first_three_letters_and_what_else_cannot_be_read_comes_back() -> None:
+    app, billing, done = shop()
+    async with harness(app) as h:
+        for n in range(3):
+            await billing.send(Order(f"o{n}", 0))
+        await billing.binding.runtime.store.send(billing.name, [Outgoing(b'{"total":0}')])
+        await h.settle()
+        assert len(await billing.peek(dead=True)) == 4
+        assert (await billing.dead_letters.redrive("body.total=3")).moved == 4
+        await h.settle()
+        assert [order.id for order in done] == ["o0", "o1", "o2"]
+        assert [letter.body for letter in await billing.peek(dead=True)] == [b'{"total":3}']
+        with pytest.raises(CodecError, match="its handler could not read it"):
+            await billing.dead_letters.redrive("body.total=4")
