@@ -472,7 +472,7 @@ class Tail:
     def take(self, message: Stored) -> None:
         """Take a message that was read from the disk out of the tail, for another queue to take in."""
         if self._groups is None and message.row & DELAYED_BIT:
-            self.delayed -= 1
+            self._waits_no_more(message)
         else:
             self.ready -= 1
             self._tell_tail()
@@ -488,11 +488,15 @@ class Tail:
 
     def take_back(self, message: Stored) -> None:
         """Delete a delayed message of a standard queue that only the disk has, or is about to."""
-        self.delayed -= 1
+        self._waits_no_more(message)
         if message.body is not None:
             self._head.bytes += message.size
         self._head.gone(message)
         message.state = GONE
+
+    def _waits_no_more(self, message: Stored) -> None:
+        self.delayed -= 1
+        self.retrying = max(0, min(self.retrying - (message.receives > 0), self.delayed))
 
     def lose(self, message: Stored) -> None:
         """The body of a message in memory cannot be read back: set its row aside."""

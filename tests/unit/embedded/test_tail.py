@@ -234,6 +234,32 @@ async def test_retries_and_delayed_sends_are_told_apart(store: Store, clock: Vir
     assert (stats.delayed, stats.retrying) == (12, 0)
 
 
+async def test_a_retry_that_ends_on_disk_with_its_time_to_live_is_counted_no_more(
+    store: Store, clock: VirtualClock
+) -> None:
+    await store.send("line", [Outgoing(b"now", ttl=50.0) for _ in range(20)])
+    while deliveries := await take(store, "line"):
+        await store.settle("line", [Defer(delivery.receipt, 100.0) for delivery in deliveries])
+    stats = (await store.stats()).queues[0]
+    assert (stats.delayed, stats.retrying) == (20, 20)
+    await clock.advance(60)
+    stats = (await store.stats()).queues[0]
+    assert (stats.delayed, stats.retrying, stats.expired) == (0, 0, 20)
+
+
+async def test_what_is_cancelled_on_disk_after_a_restart_is_no_retry(tmp_path: Path, clock: VirtualClock) -> None:
+    path = tmp_path / "keys.db"
+    store = await open_small(path, clock)
+    await store.send("line", [Outgoing(b"x", delay=500.0, key=str(n)) for n in range(12)])
+    await store.close()
+    store = await open_small(path, clock)
+    for n in range(12):
+        assert await store.cancel_delayed("line", str(n))
+    stats = (await store.stats()).queues[0]
+    assert (stats.delayed, stats.retrying) == (0, 0)
+    await store.close()
+
+
 async def a_flood(path: Path, clock: VirtualClock, count: int, head: int) -> Store:
     """A store in which one tenant has filled memory and more, and then others have sent a message each."""
     store = await open_store(f"sqlite:///{path}?durability=normal&hot_messages={head}", clock=clock)
