@@ -235,7 +235,10 @@ class Head:
     def respec(self, spec: QueueSpec) -> None:
         """Go on with other options, in every priority; messages keep what they were sent with."""
         if spec.max_per_second != self.spec.max_per_second:
+            before = self.pace
             self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
+            if self.pace is not None and before is not None:
+                self.pace.go_on_from(before)
         for lane in self.lanes:
             lane.pace = self.pace
             lane.spec = spec

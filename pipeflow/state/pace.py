@@ -37,6 +37,15 @@ class Pace:
         while given and given[0][0] + self.seconds <= now:
             self.room += given.popleft()[1]
 
+    def go_on_from(self, earlier: Pace) -> None:
+        """Count what went at another rate until now: of the last of it as much as this one would let go."""
+        for at, number in reversed(earlier._given):
+            number = min(number, self.room)
+            if not number:
+                break
+            self._given.appendleft((at, number))
+            self.room -= number
+
     @property
     def again(self) -> float:
         """When there will be room where there is none; never, where there is some."""

@@ -79,14 +79,42 @@ async def test_Q78_who_waits_at_a_queue_with_priorities_is_woken_when_there_is_r
         assert seen + await desk.bodies(2 - len(seen)) == expected
 
 
+async def test_Q78_a_lower_rate_counts_what_went_before_it(desk: Desk) -> None:
+    await desk.queue(max_per_second=4)
+    await desk.send(*"abcdefg")
+    assert await desk.bodies(3) == ["a", "b", "c"]
+    await desk.advance(0.5)
+    assert await desk.bodies(1) == ["d"]
+    await desk.queue(max_per_second=2)
+    assert await desk.bodies() == []
+    await desk.advance(0.5)
+    assert await desk.bodies() == ["e"], "one of the last second counts"
+    await desk.advance(0.5)
+    assert await desk.bodies() == ["f"]
+
+
+async def test_Q78_a_higher_rate_wakes_who_waits_as_soon_as_it_allows(desk: Desk) -> None:
+    await desk.queue(max_per_second=0.1)
+    await desk.send("a", "b")
+    assert await desk.bodies() == ["a"]
+    began = desk.clock.now()
+    async with desk.waiting() as receiver:
+        await desk.queue(max_per_second=0.5)
+        await desk.advance(1.9)
+        assert (await desk.counts())[0] == 1
+        await desk.advance(0.1)
+        assert await receiver.bodies() == ["b"]
+    assert desk.clock.now() == began + 2, "within the two seconds, without waiting ten"
+
+
 async def test_Q78_a_rate_may_change_and_go_and_must_be_one(desk: Desk) -> None:
     await desk.queue(max_per_second=1)
     await desk.send(*"abcd")
     assert await desk.bodies() == ["a"]
     await desk.queue(max_per_second=2)
-    assert await desk.bodies() == ["b", "c"]
+    assert await desk.bodies() == ["b"], "two in this second, the one at the former rate among them"
     await desk.queue()
-    assert await desk.bodies() == ["d"]
+    assert await desk.bodies() == ["c", "d"]
     for wrong in (0, -1, 1.5, float("inf"), float("nan")):
         with pytest.raises(ConfigurationError, match="max_per_second is"):
             await desk.queue(max_per_second=wrong)
