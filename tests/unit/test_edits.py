@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import hypothesis.strategies as st
 import msgspec
 import pytest
@@ -50,6 +53,15 @@ def test_what_is_not_named_keeps_its_value_and_not_its_spelling(written: bytes, 
     assert msgspec.json.decode(after) == msgspec.json.decode(written) | {"n": 2}
 
 
+@pytest.fixture
+def ordinary_depth() -> Iterator[None]:
+    """The depth to which Python reads by default: other tests may have left another."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
+
+
 @pytest.mark.parametrize(
     ("term", "body", "told"),
     [
@@ -65,7 +77,9 @@ def test_what_is_not_named_keeps_its_value_and_not_its_spelling(written: bytes, 
         ("body.a=1", b'{"a":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}", "its body is"),
     ],
 )
-def test_a_message_without_what_an_edit_names_is_refused(term: str, body: bytes, told: str) -> None:
+def test_a_message_without_what_an_edit_names_is_refused(
+    term: str, body: bytes, told: str, ordinary_depth: None
+) -> None:
     with pytest.raises(RefusedError, match=told) as refused:
         apply(parse_edit([term]), body, None)
     assert refused.value.code == "Unfit"
