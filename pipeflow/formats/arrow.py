@@ -10,11 +10,15 @@ from msgspec import Raw
 
 from pipeflow.formats.arrow_json import quick_batch
 from pipeflow.formats.columns import flat
-from pipeflow.formats.rows import NULL, Reading, Slice
+from pipeflow.formats.rows import NULL, SLICE, Reading, Slice
 from pipeflow.messages import Column
 
 # Behind the module that says what is missing.
 import pyarrow as pa  # isort: skip
+
+QUICK_SLICE: Final = 20_000
+"""Rows that Arrow reads by itself at once. Between two slices the thread waits for the interpreter, up to 5 ms each
+time while the loop is busy."""
 
 MILLISECONDS_FROM = 1e11
 """Numbers from here on are milliseconds since 1970, smaller ones seconds: the year 5138, or March 1973."""
@@ -22,10 +26,13 @@ MILLISECONDS_FROM = 1e11
 
 def batches(columns: tuple[Column, ...], schema: Any, reading: Reading) -> Iterator[Any]:
     """The rows as record batches, slice by slice: never all of them in memory as Python objects or as columns."""
-    quick = flat(columns)
-    for start, bodies in reading.pieces():
-        batch = quick_batch(columns, schema, bodies) if quick else None
-        yield _batch(columns, schema, reading.slice(start, bodies), reading) if batch is None else batch
+    for start, bodies in reading.pieces(QUICK_SLICE if flat(columns) else SLICE):
+        batch = quick_batch(columns, schema, bodies) if flat(columns) else None
+        if batch is not None:
+            yield batch
+            continue
+        for first in range(0, len(bodies), SLICE):
+            yield _batch(columns, schema, reading.slice(start + first, bodies[first : first + SLICE]), reading)
 
 
 def _batch(columns: tuple[Column, ...], schema: Any, part: Slice, reading: Reading) -> Any:

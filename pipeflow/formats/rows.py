@@ -59,11 +59,11 @@ class Reading:
         for start, bodies in self.pieces():
             yield self.slice(start, bodies)
 
-    def pieces(self) -> Iterator[tuple[int, Sequence[bytes]]]:
-        """(index of the first, records of one slice), in order of acceptance."""
+    def pieces(self, most: int = SLICE) -> Iterator[tuple[int, Sequence[bytes]]]:
+        """(index of the first, records of one slice), in order of acceptance; at most so many records in each."""
         bodies = self._bodies
         average = sum(map(len, bodies)) // (len(bodies) or 1) + 1
-        step = max(1, min(SLICE, SLICE_BYTES // average))
+        step = max(1, min(most, SLICE_BYTES // average))
         for start in range(0, len(bodies), step):
             yield start, bodies[start : start + step]
 
