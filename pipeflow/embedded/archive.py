@@ -18,12 +18,14 @@ from msgspec import Struct
 from pipeflow.archives import CHUNK, IDS_SHOWN, ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded.claims import Claims
+from pipeflow.embedded.fanout import FanOut
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
 from pipeflow.embedded.log import Log
-from pipeflow.embedded.nouns import Nouns, TopicHead
+from pipeflow.embedded.nouns import Nouns
 from pipeflow.embedded.tending import Tending
+from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.errors import NotFound, ObjectDamaged, ObjectMissing, RefusedError
 from pipeflow.filters import compile_filter
 from pipeflow.messages import Outgoing, Refused
@@ -45,6 +47,7 @@ class Archiving(Protocol):
 
     nouns: Nouns
     inlet: Intake
+    fan_out: FanOut
     log: Log
     tending: Tending
     claims: Claims
@@ -171,12 +174,12 @@ class Archives:
         made: list[tuple[Stored, Outgoing]] = []
         for message in taken:
             body = bodies.get(message.place, message.body or b"")
-            mine = broker.inlet.redelivery(topic, target, message, body)
+            mine = broker.fan_out.redelivery(topic, target, message, body)
             if isinstance(mine, Refused):
                 raise RefusedError(mine.code, f"replay of topic {request.topic}: message {message.id}: {mine.reason}")
             made.append((message, mine))
         for message, mine in made:
-            broker.inlet.redeliver(topic, target, message, mine, now)
+            broker.fan_out.redeliver(topic, target, message, mine, now)
         done = last == 0 or len(inside) < len(chunk) or last >= position.upto
         place, sent = max(last, position.place), position.sent + len(taken)
         after = Position(place, position.upto, sent, done, position.since, position.until)

@@ -26,6 +26,8 @@ from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.choosing import Choosing
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.commits import Commits
+from pipeflow.embedded.emitting import Emitting
+from pipeflow.embedded.fanout import FanOut
 from pipeflow.embedded.handout import at_once, check_want, hand_over, take_out
 from pipeflow.embedded.head import HOT_MESSAGES, Head
 from pipeflow.embedded.intake import Intake
@@ -114,6 +116,8 @@ class EmbeddedBroker:
         self._stopped = Signal()
         self.nouns: Nouns
         self.inlet: Intake
+        self.fan_out: FanOut
+        self.emitting: Emitting
         self.recall: Recall
         self.log: Log
 
@@ -188,6 +192,8 @@ class EmbeddedBroker:
                 # What was handed out just before is not known: as much as may be.
                 head.pace.took(head.pace.count, self.clock.now())
         self.inlet = Intake(self.nouns, self.gathering, self._ids, self.log, recovered, self.journal)
+        self.fan_out = FanOut(self.nouns, self.inlet, self.gathering, self._ids, self.log, self.journal)
+        self.emitting = Emitting(self.nouns, self.inlet, self.fan_out, self.log)
         self.claims.restore(recovered.claims, self.inlet.next_body)
         self.recall = Recall(self.nouns, self.inlet, self.journal, self.committed)
 
@@ -279,7 +285,7 @@ class EmbeddedBroker:
             await self.recall.for_publish(topic_head, batch, self.clock.now())
         self.check_open()
         touched: list[Head] = []
-        results = self.inlet.publish_all(topic_head, batch, self.clock.now(), touched)
+        results = self.fan_out.publish_all(topic_head, batch, self.clock.now(), touched)
         self.after_intake(touched if len(batch) == 1 else dict.fromkeys(touched))
         await self.committed()
         return results

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.claims import Claims
+from pipeflow.embedded.fanout import envelope
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
 from pipeflow.embedded.tending import Tending
 from pipeflow.errors import ConfigurationError
@@ -23,7 +23,6 @@ class Handing(Protocol):
     """What handing out needs of the broker it is part of."""
 
     boot: int
-    inlet: Intake
     claims: Claims
     tending: Tending
 
@@ -100,8 +99,7 @@ def at_once(taken: list[Stored], want: Want) -> bool:
 
 def hand_over(broker: Handing, head: Head, taken: list[Stored]) -> list[Delivery]:
     """The same as `hand_out`, of what can be handed out at once."""
-    inlet = broker.inlet
-    deliveries = [delivery(head, message, inlet) for message in taken]
+    deliveries = [delivery(head, message) for message in taken]
     broker.written_behind()
     if not head.has_room:
         for message in taken:
@@ -116,7 +114,7 @@ async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want)
         aside: dict[int, bytes] = {}
         if any(message.body is None for message in taken):
             taken, aside = await reload(broker, head, taken)
-        deliveries = [delivery(head, message, broker.inlet, aside.get(message.place)) for message in taken]
+        deliveries = [delivery(head, message, aside.get(message.place)) for message in taken]
         if want.durable or any(message.suspect for message in taken):
             await broker.committed()
         else:
@@ -138,7 +136,7 @@ def give_back(broker: Handing, head: Head, receipts: list[Receipt]) -> None:
     broker.written_behind()
 
 
-def delivery(head: Head, message: Stored, inlet: Intake, body: bytes | None = None) -> Delivery:
+def delivery(head: Head, message: Stored, body: bytes | None = None) -> Delivery:
     """What a receiver gets of a message that was just handed out; `body` is that of one that is kept aside."""
     if body is None:
         body = message.body
@@ -146,7 +144,7 @@ def delivery(head: Head, message: Stored, inlet: Intake, body: bytes | None = No
     attributes = message.attributes
     headers = message.headers
     if message.envelope is not None:
-        body = inlet.envelope(message, body)
+        body = envelope(message, body)
         attributes = None
     return Delivery(
         message.id,

@@ -27,7 +27,7 @@ from pipeflow.stats import PatternStats
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
-    from pipeflow.embedded.nouns import TopicHead
+    from pipeflow.embedded.topic_head import TopicHead
 
 CHUNK = 500
 SCANNED_BYTES = 8 << 20

@@ -20,6 +20,7 @@ from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import LANES, Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
+from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
 from pipeflow.filters import check_filter
 from pipeflow.messages import Emit, Outgoing
@@ -36,9 +37,7 @@ from pipeflow.specs import (
     archive_of,
     check_backups,
 )
-from pipeflow.state.dedup import Dedup
 from pipeflow.state.envelope import subscription_arn
-from pipeflow.state.topic import TopicState
 from pipeflow.webhooks import SubscriptionFacts
 
 DEAD_LETTER_RETENTION = 14 * DAY
@@ -49,22 +48,6 @@ COMPARED = 1_000
 """Names that one nobody knows is compared with, for the error to say what was meant."""
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class TopicHead:
-    """One topic: its state machine, its counters, and the heads of the queues it feeds."""
-
-    __slots__ = ("counters", "dedup", "heads", "number", "spec", "state", "streams")
-
-    def __init__(self, spec: TopicSpec, number: int, counters: TopicCounters) -> None:
-        self.spec = spec
-        self.number = number
-        self.counters = counters
-        self.dedup = Dedup()
-        self.state = TopicState(spec)
-        self.heads: dict[str, Head] = {}
-        """By name: every queue with a subscription here."""
-        self.streams: list[str] = []
 
 
 class Nouns:

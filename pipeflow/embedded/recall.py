@@ -12,7 +12,8 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.intake import Intake, dedup_key_of
 from pipeflow.embedded.journal import Journal
 from pipeflow.embedded.keys import Keys, look_up
-from pipeflow.embedded.nouns import Nouns, TopicHead
+from pipeflow.embedded.nouns import Nouns
+from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.messages import Emit, Outgoing
 from pipeflow.state.dedup import WINDOW, Dedup, dedup_key
 

@@ -32,7 +32,7 @@ def settle_all(
             due_changed = True
             results.append(state.settle(settlement, now, broker.boot))
             continue
-        refused = broker.inlet.refusal(settlement.emits) if settlement.emits else None
+        refused = broker.emitting.refusal(settlement.emits) if settlement.emits else None
         if refused is not None:
             results.append(refused)
             continue
@@ -40,7 +40,7 @@ def settle_all(
         if isinstance(result, Settled):
             counters.acked += 1
             for emit in settlement.emits:
-                broker.inlet.emit(emit, now, touched)
+                broker.emitting.emit(emit, now, touched)
         results.append(result)
     head.touch()
     for lane in head.lanes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from mutant import Mutant
 
-TOPIC, INTAKE = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py"
+TOPIC, INTAKE, FAN_OUT = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py", "pipeflow/embedded/fanout.py"
 ARCHIVE, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/tail.py"
 MOVING, CHOOSING = "pipeflow/embedded/moving.py", "pipeflow/embedded/choosing.py"
 NEEDS, SIEVE, NOUNS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/nouns.py"
@@ -39,18 +39,18 @@ RATED = (
 WAITING = ("tests/properties/test_receivers_that_wait.py", "tests/unit/embedded/test_races.py")
 
 PUBLISHES = (
-    Mutant("publish_never_a_duplicate", INTAKE, "original = topic.dedup.find(key, now)", "original = None", WALKED),
-    Mutant("publish_renews_the_window", INTAKE, "            original = topic.dedup.find(key, now)\n            if original is not None:",
+    Mutant("publish_never_a_duplicate", FAN_OUT, "original = topic.dedup.find(key, now)", "original = None", WALKED),
+    Mutant("publish_renews_the_window", FAN_OUT, "            original = topic.dedup.find(key, now)\n            if original is not None:",
            "            original = topic.dedup.find(key, now)\n            if original is not None:\n                self._remember(topic, key, now, *original)", WALKED),
-    Mutant("duplicates_of_all_groups_of_a_topic", INTAKE, 'outgoing.group if spec.dedup_scope == "group" else None', "None", WALKED),
-    Mutant("copy_in_spite_of_the_queue_window", INTAKE, "if key is not None and head.dedup.find(key, now) is not None:\n            return", "if False:\n            return", WALKED),
-    Mutant("copy_unknown_to_the_queue_window", INTAKE, "mine.claim)\n        if key is not None:", "mine.claim)\n        if False:", WALKED),
-    Mutant("others_get_what_one_cannot_take", INTAKE, "            if refused is not None:\n                return refused\n        counters", "            if refused is not None:\n                continue\n        counters", WALKED),
+    Mutant("duplicates_of_all_groups_of_a_topic", FAN_OUT, 'outgoing.group if spec.dedup_scope == "group" else None', "None", WALKED),
+    Mutant("copy_in_spite_of_the_queue_window", FAN_OUT, "if key is not None and head.dedup.find(key, now) is not None:\n            return", "if False:\n            return", WALKED),
+    Mutant("copy_unknown_to_the_queue_window", FAN_OUT, "mine.claim)\n        if key is not None:", "mine.claim)\n        if False:", WALKED),
+    Mutant("others_get_what_one_cannot_take", FAN_OUT, "            if refused is not None:\n                return refused\n        counters", "            if refused is not None:\n                continue\n        counters", WALKED),
     Mutant("group_of_a_fifo_topic_to_everybody", TOPIC, "            group, dedup_id = None, None\n", "            dedup_id = None\n", WALKED),
     Mutant("dedup_id_for_standard_queues", TOPIC, "            group, dedup_id = None, None\n", "            group = None\n", WALKED),
-    Mutant("hash_is_not_passed_on", INTAKE, "mine = state.addressed(outgoing, target, dedup_id)", "mine = state.addressed(outgoing, target, outgoing.dedup_id)", WALKED),
-    Mutant("envelope_of_the_next_publish", INTAKE, "SEQUENCE: str(topic.counters.last_sequence)}", "SEQUENCE: str(topic.counters.last_sequence + 1)}", WALKED),
-    Mutant("publish_waits_where_its_queue_does_not", INTAKE, "None if head.spec.fifo else mine.delay", "None", WALKED),
+    Mutant("hash_is_not_passed_on", FAN_OUT, "mine = state.addressed(outgoing, target, dedup_id)", "mine = state.addressed(outgoing, target, outgoing.dedup_id)", WALKED),
+    Mutant("envelope_of_the_next_publish", FAN_OUT, "SEQUENCE: str(topic.counters.last_sequence)}", "SEQUENCE: str(topic.counters.last_sequence + 1)}", WALKED),
+    Mutant("publish_waits_where_its_queue_does_not", FAN_OUT, "None if head.spec.fifo else mine.delay", "None", WALKED),
     Mutant("filters_let_everything_through", TOPIC, "            passing = self._sieve.passing(Subject(message.body, message.attributes))", "            return everybody", WALKED),
 )  # fmt: skip
 
@@ -65,7 +65,7 @@ FILTERS = (
 )  # fmt: skip
 
 ARCHIVES = (
-    Mutant("replay_is_not_marked", INTAKE, 'REPLAYED: "1"}', "}", ARCHIVED),
+    Mutant("replay_is_not_marked", FAN_OUT, 'REPLAYED: "1"}', "}", ARCHIVED),
     Mutant("replay_of_what_came_meanwhile", ARCHIVE, "if each.place <= position.upto and ", "if ", ARCHIVED),
     Mutant("replay_forgets_where_it_was", ARCHIVE, "broker.inlet.note_position(", "(", ARCHIVED),
     Mutant("replay_to_the_last_moment_too", ARCHIVE, "message.sent_at < until", "message.sent_at <= until", ARCHIVED),
@@ -74,15 +74,15 @@ ARCHIVES = (
     Mutant("replay_by_a_policy_alone", ARCHIVE, "(policy, target.filter if target is not None else None)", "((policy or target.filter) if target else policy,)", ARCHIVED),
     Mutant("replay_reads_the_body_of_others", ARCHIVE, "if own is not None:\n                return own", "if False:\n                return own", ARCHIVED),
     Mutant("replay_goes_on_with_other_times", ARCHIVE, "sent, done, position.since, position.until)", "sent, done, request.since, request.until)", ARCHIVED),
-    Mutant("replay_says_now", INTAKE, "weigh(mine), archived.sent_at, now", "weigh(mine), now, now", ARCHIVED),
-    Mutant("archive_waits_with_the_publish", INTAKE, "0.0 if head.spec.archives else", "", ARCHIVED),
-    Mutant("replay_stops_halfway", ARCHIVE, "            made.append((message, mine))\n", "            made.append((message, mine))\n            broker.inlet.redeliver(topic, target, message, mine, now)\n            made.clear()\n", ARCHIVED),
+    Mutant("replay_says_now", FAN_OUT, "weigh(mine), archived.sent_at, now", "weigh(mine), now, now", ARCHIVED),
+    Mutant("archive_waits_with_the_publish", FAN_OUT, "0.0 if head.spec.archives else", "", ARCHIVED),
+    Mutant("replay_stops_halfway", ARCHIVE, "            made.append((message, mine))\n", "            made.append((message, mine))\n            broker.fan_out.redeliver(topic, target, message, mine, now)\n            made.clear()\n", ARCHIVED),
 )  # fmt: skip
 
 NAMES = (
     Mutant("name_before_the_topic_itself", NOUNS, "        if named is not None:\n", "        if named is not None and not self.patterns():\n", NAMED),
     Mutant("standard_topic_into_a_fifo_queue", NOUNS, 'if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:', "if False:", NAMED),
-    Mutant("name_of_topics_not_told", INTAKE, "if target.endpoint or target.named:", "if target.endpoint:", NAMED),
+    Mutant("name_of_topics_not_told", FAN_OUT, "if target.endpoint or target.named:", "if target.endpoint:", NAMED),
     Mutant("names_meet_by_their_ends_only", "pipeflow/names.py", "steps = [(i + 1, j)] * bool(a) + [(i, j + 1)] * bool(b)", "steps = [(i + 1, j)] * bool(a)", NAMED),
 )  # fmt: skip
 
