@@ -37,7 +37,7 @@ from pipeflow.webhooks import TEXTS
 logger = logging.getLogger("pipeflow")
 
 CHUNK_BYTES = 16 << 20
-"""Of messages that one chunk reads, about: as much as one group of commits gathers."""
+"""Of messages that one chunk reads at most: as much as one group of commits gathers."""
 ASIDE_BYTES = 64 << 20
 """Bytes of bodies kept aside that one chunk of a replay to a stream reads."""
 
@@ -211,20 +211,15 @@ class Archives:
             every = sorted((each for each in head.state.all() if each.place > after), key=lambda each: each.place)
             return every[:limit], every[:limit][-1].place if every else 0
         await self._broker.committed()
-        found: list[Stored] = []
-        size = largest = last = 0
-        while len(found) < limit and size < CHUNK_BYTES:
-            # By what was seen so far: a chunk of large bodies is a small one.
-            room = (CHUNK_BYTES - size) // largest if largest else 1
-            step = max(1, min(limit - len(found), room, 8 * len(found)))
-            loaded = await self._broker.journal.load(head.number, after, step)
+        last = 0
+        while True:
+            loaded = await self._broker.journal.load(head.number, after, limit, CHUNK_BYTES)
             if not loaded.last:
-                break
+                return [], last
             after = last = loaded.last
-            found += [message for message in loaded.messages if message.place > head.counters.purged_upto]
-            sizes = [len(message.body or b"") for message in found]
-            size, largest = sum(sizes), max(sizes, default=0)
-        return found, last
+            found = [message for message in loaded.messages if message.place > head.counters.purged_upto]
+            if found:
+                return found, last
 
     async def _taken(
         self, messages: list[Stored], since: float | None, policy: FilterPolicy | None, target: Subscription | None

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 CHUNK = 500
 SCANNED_BYTES = 8 << 20
 """Of the bodies of one chunk: an edit of them all is one group, with the old ones beside it."""
-FIRST = 16
-"""Rows on disk that are read before it is known how large they are."""
 STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
 
 Matches = Callable[[Peeked], bool]
@@ -70,19 +68,19 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncGenerato
                 if message.receives == receives:
                     # Else somebody receives it, and counts on its body.
                     head.drop_body(message)
-    step, after = min(size, FIRST), head.counters.purged_upto
+    after = head.counters.purged_upto
     while tail:
-        loaded = await journal.load(head.number, after, step)
+        loaded = await journal.load(head.number, after, size, SCANNED_BYTES)
         if not loaded.last:
             break
-        after, step = loaded.last, _next_step(loaded.messages, step, size)
+        after = loaded.last
         yield as_it_is(head, loaded.messages, seen)
-    step, due = min(size, FIRST), (0.0, 0)
+    due = (0.0, 0)
     while delayed:
-        loaded = await journal.load_delayed(head.number, *due, step)
+        loaded = await journal.load_delayed(head.number, *due, size, SCANNED_BYTES)
         if not loaded.messages:
             break
-        due, step = (loaded.messages[-1].until, loaded.messages[-1].place + 1), _next_step(loaded.messages, step, size)
+        due = loaded.messages[-1].until, loaded.messages[-1].place + 1
         yield as_it_is(head, loaded.messages, seen)
 
 
@@ -99,12 +97,6 @@ def _chunks(messages: list[Stored], size: int) -> Iterator[list[Stored]]:
         room -= weight
     if chunk:
         yield chunk
-
-
-def _next_step(read: list[Stored], step: int, size: int) -> int:
-    """How many rows to read next, by the largest of the last: a chunk of large bodies is a small one."""
-    largest = max((message.size for message in read if message.claim is None), default=0)
-    return max(1, min(size, 8 * step, SCANNED_BYTES // max(1, largest)))
 
 
 async def _lend(head: Head, journal: Journal, chunk: list[Stored]) -> list[tuple[Stored, int]]:

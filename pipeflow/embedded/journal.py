@@ -254,12 +254,15 @@ class Journal(Protocol):
     async def commit(self, group: FrozenGroup) -> None:
         """Return when the group survives a crash. Unavailable or Indeterminate when it may not."""
 
-    async def load(self, queue: int, after: int, limit: int) -> Loaded:
-        """Ready messages of a standard queue behind a place, in order of place. Damaged rows are set aside."""
+    async def load(self, queue: int, after: int, limit: int, most_bytes: float = inf) -> Loaded:
+        """Ready messages of a standard queue behind a place, in order of place. Damaged rows are set aside.
+
+        Their bodies have no more than `most_bytes` together, unless the first one has.
+        """
         ...
 
-    async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
-        """Delayed messages of a standard queue from (due, place) on, in order of due time."""
+    async def load_delayed(self, queue: int, due: float, after: int, limit: int, most_bytes: float = inf) -> Loaded:
+        """Delayed messages of a standard queue from (due, place) on, in order of due time; so many bytes as above."""
         ...
 
     async def load_groups(
@@ -372,10 +375,10 @@ class Forget:
     async def commit(self, group: FrozenGroup) -> None:
         return
 
-    async def load(self, queue: int, after: int, limit: int) -> Loaded:
+    async def load(self, queue: int, after: int, limit: int, most_bytes: float = inf) -> Loaded:
         return Loaded([])
 
-    async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
+    async def load_delayed(self, queue: int, due: float, after: int, limit: int, most_bytes: float = inf) -> Loaded:
         return Loaded([])
 
     async def load_groups(

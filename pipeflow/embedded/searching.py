@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from pipeflow.embedded.claims import SHOWN
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.inspection import STATES, as_it_is, asks_about_bodies, look, matcher, seen
+from pipeflow.embedded.inspection import SCANNED_BYTES, STATES, as_it_is, asks_about_bodies, look, matcher, seen
 from pipeflow.looking import FOUND_BYTES
 from pipeflow.protocols import Found, Peeked, Search
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
@@ -141,7 +141,7 @@ async def _in_memory(broker: EmbeddedBroker, head: Head, places: set[int] | None
 async def _tail(broker: EmbeddedBroker, head: Head) -> AsyncIterator[list[Stored]]:
     after = head.counters.purged_upto
     while True:
-        loaded = await broker.journal.load(head.number, max(after, head.counters.purged_upto), PAGE)
+        loaded = await broker.journal.load(head.number, max(after, head.counters.purged_upto), PAGE, SCANNED_BYTES)
         if not loaded.last:
             return
         after = loaded.last
@@ -151,7 +151,7 @@ async def _tail(broker: EmbeddedBroker, head: Head) -> AsyncIterator[list[Stored
 async def _delayed(broker: EmbeddedBroker, head: Head) -> AsyncIterator[list[Stored]]:
     due = (0.0, 0)
     while True:
-        loaded = await broker.journal.load_delayed(head.number, *due, PAGE)
+        loaded = await broker.journal.load_delayed(head.number, *due, PAGE, SCANNED_BYTES)
         if not loaded.messages:
             return
         due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)

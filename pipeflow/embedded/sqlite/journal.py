@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -355,14 +356,14 @@ class SqliteJournal:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    async def load(self, queue: int, after: int, limit: int) -> Loaded:
+    async def load(self, queue: int, after: int, limit: int, most_bytes: float = inf) -> Loaded:
         base = queue << PLACE_BITS
         values = (base | after, base | DELAYED_BIT, limit)
-        return await self._read(lambda connection: _loaded(connection, statements.LOAD_READY, values))
+        return await self._read(lambda connection: _loaded(connection, statements.LOAD_READY, values, most_bytes))
 
-    async def load_delayed(self, queue: int, due: float, after: int, limit: int) -> Loaded:
+    async def load_delayed(self, queue: int, due: float, after: int, limit: int, most_bytes: float = inf) -> Loaded:
         values = (queue, due, (queue << PLACE_BITS) | DELAYED_BIT | after, limit)
-        return await self._read(lambda connection: _loaded(connection, statements.LOAD_DELAYED, values))
+        return await self._read(lambda connection: _loaded(connection, statements.LOAD_DELAYED, values, most_bytes))
 
     async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
         values = (queue, group, (queue << PLACE_BITS) | after, limit)
@@ -493,11 +494,28 @@ class SqliteJournal:
         return [row[0] for row in rows if row[0] != "ok"]
 
 
-def _loaded(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> Loaded:
+def _loaded(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], most_bytes: float = inf) -> Loaded:
+    if most_bytes < inf:
+        return _loaded_upto(connection, statement, values, most_bytes)
     rows = connection.execute(statement, values).fetchall()
     messages, damaged = recovery.read_messages(connection, rows)
     last = rows[-1][0] & (DELAYED_BIT - 1) if rows else 0
     return Loaded(messages, last, damaged)
+
+
+def _loaded_upto(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], most_bytes: float) -> Loaded:
+    """Row by row, as a shared body is not seen in its row: what would be too much is read last, and left out."""
+    found = Loaded([], damaged=[])
+    with closing(connection.execute(statement, values)) as rows:
+        for row in rows:
+            messages, damaged = recovery.read_messages(connection, [row])
+            most_bytes -= sum(len(message.body or b"") for message in messages)
+            if most_bytes < 0 and found.messages:
+                break
+            found.messages += messages
+            found.damaged += damaged
+            found.last = row[0] & (DELAYED_BIT - 1)
+    return found
 
 
 def _translated(path: Path, error: sqlite3.DatabaseError) -> PipeflowError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -158,8 +159,8 @@ async def test_a_letter_that_is_handled_while_it_is_read_is_not_moved_too(tmp_pa
     handled: Counter[bytes] = Counter()
     load = store.journal.load
 
-    async def handled_while_it_is_read(queue: int, after: int, limit: int) -> Loaded:
-        loaded = await load(queue, after, limit)
+    async def handled_while_it_is_read(queue: int, after: int, limit: int, most_bytes: float = inf) -> Loaded:
+        loaded = await load(queue, after, limit, most_bytes)
         if not handled:
             for delivery in await store.receive("work-dlq", Want(1)):
                 handled[delivery.body] += 1

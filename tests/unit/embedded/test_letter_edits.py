@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from contextlib import aclosing
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -126,8 +127,8 @@ async def test_a_letter_that_is_edited_while_the_tail_is_read_comes_into_memory_
     ids = [letter.id for letter in await letters(store)]
     load, edited = store.journal.load, list[str]()
 
-    async def edited_while_it_is_read(queue: int, after: int, limit: int) -> Loaded:
-        loaded = await load(queue, after, limit)
+    async def edited_while_it_is_read(queue: int, after: int, limit: int, most_bytes: float = inf) -> Loaded:
+        loaded = await load(queue, after, limit, most_bytes)
         tail = store.nouns.head("dead").tail
         if tail.late is not None and loaded.messages and not edited:
             edited.append(loaded.messages[0].id)
@@ -187,13 +188,32 @@ async def test_letters_are_looked_at_by_so_many_bytes_at_a_time(
 ) -> None:
     store = await with_letters(tmp_path / "s.db", 40, options)
     monkeypatch.setattr(inspection, "SCANNED_BYTES", 100)
-    monkeypatch.setattr(inspection, "FIRST", 2)
     async with aclosing(inspection.scan(store.nouns.head("dead"), store.journal)) as chunks:
         sizes = [sum(message.size for message in chunk) async for chunk in chunks]
     assert sum(sizes) == sum(len(b'{"n":%d,"total":5}' % n) for n in range(40))
     assert max(sizes) <= 100
     assert len(sizes) < 20, "nor one by one"
     assert (await store.redrive(Redrive("work", edit=ZERO))).moved == 40
+    await store.close()
+
+
+async def test_small_letters_before_large_ones_do_not_make_a_large_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(tmp_path / "s.db", "?hot_messages=1")
+    await store.declare(Topology(queues=(QueueSpec("work", dead_letters="dead"),)))
+    bodies = [b"s"] * 30 + [b"l" * 80] * 9 + [b"x" * 500] + [b"s"] * 5
+    for body in bodies:
+        await store.send("work", [Outgoing(body)])
+    await bury_all(store)
+    monkeypatch.setattr(inspection, "SCANNED_BYTES", 100)
+    async with aclosing(inspection.scan(store.nouns.head("dead"), store.journal)) as chunks:
+        found = [[message.body or b"" for message in chunk] async for chunk in chunks]
+    assert [body for chunk in found for body in chunk] == bodies
+    sizes = [sum(map(len, chunk)) for chunk in found]
+    assert [size for size in sizes if size > 100] == [500], "one that is larger comes alone"
+    assert len(found) < 20
+    assert (await store.discard(Discard("work", every=True))).discarded == len(bodies)
     await store.close()
 
 
