@@ -267,7 +267,7 @@ class EmbeddedBroker:
             # New options may have ended delays or retention; time passes in one place.
             for lane in head.lanes:
                 lane.tick(now)
-        for head, request in self.nouns.requests_to_confirm(now):
+        for head, request in self.nouns.subscriptions.requests_to_confirm(now):
             self.inlet.send(head, request, now)
             declared.append(head)
         self.archives.changed.fire()
@@ -550,7 +550,7 @@ class EmbeddedBroker:
 
     async def webhooks(self) -> list[SubscriptionFacts]:
         self.check_open()
-        return self.nouns.webhooks(self.clock.now())
+        return self.nouns.subscriptions.webhooks(self.clock.now())
 
     async def confirm(self, topic: str, token: str) -> SubscriptionFacts:
         self.check_open()

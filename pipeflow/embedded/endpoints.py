@@ -12,18 +12,21 @@ if TYPE_CHECKING:
 
 async def confirm(broker: EmbeddedBroker, topic: str, token: str) -> SubscriptionFacts:
     """Deliver to the subscription that this token was sent for, from now on."""
-    confirmed = broker.nouns.confirm(topic, token, broker.clock.now())
+    nouns = broker.nouns
+    nouns.topic(topic)
+    confirmed = nouns.subscriptions.confirm(topic, token, broker.clock.now())
     await broker.committed()
     which = (topic, confirmed.target)
-    return next(each for each in broker.nouns.webhooks(broker.clock.now()) if (each.topic, each.webhook) == which)
+    known = nouns.subscriptions.webhooks(broker.clock.now())
+    return next(each for each in known if (each.topic, each.webhook) == which)
 
 
 async def unsubscribe(broker: EmbeddedBroker, arn: str, undo: bool) -> SubscriptionFacts | None:
     """Deliver no more to a subscription, or again, and tell its endpoint; what is known of it then."""
     now = broker.clock.now()
-    told = broker.nouns.unsubscribe(arn, undo, now)
+    told = broker.nouns.subscriptions.unsubscribe(arn, undo, now)
     if told is not None:
         broker.inlet.send(*told, now)
         broker.after_intake((told[0],))
     await broker.committed()
-    return next((each for each in broker.nouns.webhooks(now) if each.arn == arn), None)
+    return next((each for each in broker.nouns.subscriptions.webhooks(now) if each.arn == arn), None)

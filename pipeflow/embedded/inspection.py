@@ -185,7 +185,9 @@ def stats(broker: EmbeddedBroker, archived_since: Mapping[str, float]) -> StoreS
         queues=queues,
         topics=topics,
         streams=broker.log.stats(),
-        patterns=[PatternStats(each.topic, f"{each.kind}:{each.target}") for each in broker.nouns.patterns()],
+        patterns=[
+            PatternStats(each.topic, f"{each.kind}:{each.target}") for each in broker.nouns.subscriptions.patterns()
+        ],
         quarantined=sum(queue.quarantined for queue in queues),
     )
 

@@ -1,8 +1,7 @@
 """The nouns of a store: which queues, topics and streams there are, and how a declaration changes them.
 
 A declaration is idempotent. What changed is migrated where that is safe and refused with a diff where it is not; a noun
-that vanished from the code keeps its messages (`doctor` lists it). A subscription belongs to its target: the targets a
-program declares have exactly the subscriptions it declares.
+that vanished from the code keeps its messages (`doctor` lists it).
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from itertools import islice
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from pipeflow.embedded.confirmations import Confirmations
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import LANES, Head
 from pipeflow.embedded.journal import Counters, Declared, Journal, Recovered, TopicCounters
 from pipeflow.embedded.log import Log
+from pipeflow.embedded.subscriptions import Subscriptions
 from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.errors import ConfigurationError, NotFound, RefusedError, SpecConflict
 from pipeflow.filters import check_filter
-from pipeflow.messages import Emit, Outgoing
-from pipeflow.names import is_meant, is_pattern
+from pipeflow.messages import Emit
+from pipeflow.names import is_pattern
 from pipeflow.specs import (
     DAY,
     LARGEST_BODY,
@@ -34,11 +33,8 @@ from pipeflow.specs import (
     Subscription,
     TopicSpec,
     Topology,
-    archive_of,
     check_backups,
 )
-from pipeflow.state.envelope import subscription_arn
-from pipeflow.webhooks import SubscriptionFacts
 
 DEAD_LETTER_RETENTION = 14 * DAY
 FIXED = {"fifo", "dedup_scope"}
@@ -68,11 +64,7 @@ class Nouns:
         """The last place of any queue that was deleted: a receipt for it fits no message of one made later (Q51)."""
         self._topics: dict[str, TopicHead] = {}
         self._streams: dict[str, StreamSpec] = {}
-        self._subscriptions: dict[tuple[str, str, str], Subscription] = {}
-        self._patterns: list[Subscription] | None = None
-        """Those of the subscriptions that name many topics, once somebody asked."""
         self._last_number = 0
-        self.confirmations = Confirmations(recovered.sources, gathering, journal)
         for queue in recovered.queues:
             self._make_head(queue.spec, queue.number, queue.counters)
         for known in recovered.lanes:
@@ -89,10 +81,10 @@ class Nouns:
         for stream in recovered.streams:
             self._streams[stream.name] = stream
             log.declare(stream)
-        for subscription in recovered.subscriptions:
-            self._subscriptions[_key(subscription)] = subscription
-        for subscription in [*self._subscriptions.values()]:
-            self._connect(subscription)
+        confirmations = Confirmations(recovered.sources, gathering, journal)
+        self.subscriptions = Subscriptions(
+            self._topics, self._heads, confirmations, self._remember, recovered.subscriptions
+        )
         self._lead_to_dead_letters(self._heads.values())
 
     # -- finding -------------------------------------------------------------------------------------------------
@@ -174,43 +166,6 @@ class Nouns:
                 if topic is not None:
                     yield from topic.streams
 
-    def patterns(self) -> list[Subscription]:
-        """Subscriptions to every topic that a pattern names."""
-        if self._patterns is None:
-            self._patterns = [each for each in self._subscriptions.values() if is_pattern(each.topic)]
-        return self._patterns
-
-    def requests_to_confirm(self, now: float) -> list[tuple[Head, Outgoing]]:
-        """(queue, request) for each endpoint that is to be asked to confirm now."""
-        asking = [each for each in self._subscriptions.values() if each.handshake]
-        heads = [self._heads[each.target] for each in asking]
-        idle = {head.spec.name: not (head.tail.count or head.state.known) for head in heads}
-        found = self.confirmations.requests(asking, now, idle)
-        return [(self._heads[name], request) for name, request in found]
-
-    def confirm(self, topic: str, token: str, now: float) -> Subscription:
-        """Deliver to the subscription that this token is for, from now on. RefusedError, or NotFound for the topic."""
-        self.topic(topic)
-        confirmed = self.confirmations.confirm(topic, token, self._subscriptions.values(), now)
-        self._connect(confirmed)
-        return confirmed
-
-    def unsubscribe(self, arn: str, undo: bool, now: float) -> tuple[Head, Outgoing] | None:
-        """End the subscription of an endpoint, or begin it anew; (queue, what the endpoint is to be told)."""
-        if arn.count(":") < 5:
-            raise RefusedError("InvalidArn", f"{arn!r}: an ARN has at least 6 elements, not {arn.count(':') + 1}")
-        for each in self._subscriptions.values():
-            if each.endpoint and subscription_arn(each.topic, each.target) == arn:
-                say = self.confirmations.come_back if undo else self.confirmations.leave
-                told = say(each, now)
-                self._connect(each)
-                return None if told is None else (self._heads[each.target], told)
-        return None
-
-    def webhooks(self, now: float) -> list[SubscriptionFacts]:
-        """Every subscription of an endpoint."""
-        return self.confirmations.facts(self._subscriptions.values(), now)
-
     def has_stream(self, name: str) -> bool:
         """Whether there is a stream of this name."""
         return name in self._streams
@@ -221,7 +176,7 @@ class Nouns:
             topics=tuple(topic.spec for topic in self._topics.values()),
             queues=tuple(head.spec for head in self._heads.values()),
             streams=tuple(self._streams.values()),
-            subscriptions=tuple(self._subscriptions.values()),
+            subscriptions=tuple(self.subscriptions),
             claims=claims,
         )
 
@@ -243,7 +198,7 @@ class Nouns:
             if self._streams.get(stream.name) != stream:
                 self._streams[stream.name] = stream
                 self._remember("stream", stream.name, 0, stream)
-        self._subscribe(topology)
+        self.subscriptions.declare(topology)
         heads = [self._heads[queue.name] for queue in queues]
         self._lead_to_dead_letters(heads)
         return heads
@@ -252,9 +207,7 @@ class Nouns:
         """Forget a stream; how many records were dropped. RefusedError while something feeds or uses it."""
         if stream not in self._streams:
             raise _not_found("stream", stream, self._streams)
-        topics = [
-            each.topic for each in self._subscriptions.values() if each.kind == "stream" and each.target == stream
-        ]
+        topics = [each.topic for each in self.subscriptions if each.kind == "stream" and each.target == stream]
         originals = [each.name for each in self._streams.values() if each.backup == stream]
         if topics or originals:
             who = ", ".join([f"topic {name}" for name in topics] + [f"stream {name}" for name in originals])
@@ -280,9 +233,7 @@ class Nouns:
                 "InvalidState",
                 f"topic {name} keeps an archive; take archive= out of the app and start the app once, then delete",
             )
-        for key in [key for key in self._subscriptions if key[0] == name]:
-            del self._subscriptions[key]
-            self._remember("subscription", "\0".join(key), 0, None)
+        self.subscriptions.forget_topic(name)
         del self._topics[name]
         self._remember("topic", name, 0, None)
         return True
@@ -308,8 +259,7 @@ class Nouns:
     def remove_queue(self, head: Head) -> None:
         """Forget a queue and its subscriptions; its number stays taken until `swept`."""
         name = head.spec.name
-        for key in [key for key in self._subscriptions if key[1:] == ("queue", name)]:
-            self._unsubscribe(key)
+        self.subscriptions.forget_queue(name)
         del self._heads[name]
         self._begin_behind = max(self._begin_behind, head.counters.last_place)
         self._remember("queue", name, head.number, None)
@@ -387,7 +337,7 @@ class Nouns:
         streams = self._streams | {stream.name: stream for stream in topology.streams}
         check_backups(streams)
         for subscription in topology.subscriptions:
-            if subscription.filter is not None and self._subscriptions.get(_key(subscription)) != subscription:
+            if subscription.filter is not None and subscription not in self.subscriptions:
                 check_filter(subscription.filter)
             self._check_subscription(subscription, topics, queue_of, streams)
 
@@ -424,15 +374,11 @@ class Nouns:
         topic = self._topics.get(spec.name)
         if topic is None:
             topic = self._topics[spec.name] = TopicHead(spec, self._next_number(), TopicCounters())
-            for pattern in self.patterns():
-                if is_meant(spec.name, pattern.topic):
-                    self._lay(topic, pattern)
+            self.subscriptions.join(topic)
         elif topic.spec == spec:
             return
         topic.spec = topic.state.spec = spec
-        archive = self._subscriptions.get((spec.name, "queue", archive_of(spec.name)))
-        if archive is not None:
-            self._lay(topic, archive)
+        self.subscriptions.lay_archive(topic)
         self._remember("topic", spec.name, topic.number, spec)
 
     def _declare_queue(self, spec: QueueSpec, now: float) -> None:
@@ -447,68 +393,6 @@ class Nouns:
         # Messages keep what they were sent with; a new retention holds for all of them at once (SQS: Q17, Q18).
         head.respec(spec)
         self._remember("queue", spec.name, head.number, spec)
-
-    def _subscribe(self, topology: Topology) -> None:
-        owned = {("queue", queue.name) for queue in topology.queues} | {("stream", s.name) for s in topology.streams}
-        wanted = {_key(subscription): subscription for subscription in topology.subscriptions}
-        for key in [key for key in self._subscriptions if key[1:] in owned and key not in wanted]:
-            self._unsubscribe(key)
-        for key, subscription in wanted.items():
-            if self._subscriptions.get(key) != subscription:
-                self._subscriptions[key] = subscription
-                self._remember("subscription", "\0".join(key), 0, subscription)
-                self._connect(subscription)
-
-    def _unsubscribe(self, key: tuple[str, str, str]) -> None:
-        subscription = self._subscriptions.pop(key)
-        self._remember("subscription", "\0".join(key), 0, None)
-        self._connect(subscription)
-
-    def _connect(self, changed: Subscription) -> None:
-        """Lay the way from its topic to its target anew, or from every topic that a pattern names."""
-        if not is_pattern(changed.topic):
-            self._lay(self._topics[changed.topic], changed)
-            return
-        self._patterns = None
-        for topic in self._topics.values():
-            if is_meant(topic.spec.name, changed.topic):
-                self._lay(topic, changed)
-
-    def _lay(self, topic: TopicHead, changed: Subscription) -> None:
-        """Lay the way from one topic to one target as the subscriptions now have it."""
-        kind, target = changed.kind, changed.target
-        subscription = self._subscription(topic, kind, target)
-        if subscription is None:
-            topic.state.unsubscribe(changed)
-            if kind == "queue":
-                topic.heads.pop(target, None)
-            elif target in topic.streams:
-                topic.streams.remove(target)
-            return
-        fifo = kind == "queue" and self._heads[target].spec.fifo
-        topic.state.subscribe(subscription, fifo=fifo, pending=self.confirmations.pending(subscription))
-        if kind == "queue":
-            topic.heads[target] = self._heads[target]
-        elif target not in topic.streams:
-            topic.streams.append(target)
-
-    def _subscription(self, topic: TopicHead, kind: str, target: str) -> Subscription | None:
-        """What a topic gives to a target: by the subscription that names it, else by the first pattern that means it.
-
-        A FIFO queue takes no standard topic that a pattern names (SNS: T20): whoever declares that topic need not know
-        of the queue.
-        """
-        name = topic.spec.name
-        named = self._subscriptions.get((name, kind, target))
-        if named is not None:
-            # A topic that archives no more: what it has kept so far grows old.
-            return None if target == archive_of(name) and not topic.spec.archive else named
-        for pattern in self.patterns():
-            if (pattern.kind, pattern.target) == (kind, target) and is_meant(name, pattern.topic):
-                if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:
-                    return None
-                return replace(pattern, topic=name)
-        return None
 
     def _lead_to_dead_letters(self, heads: Iterable[Head]) -> None:
         for head in heads:
@@ -541,10 +425,6 @@ class Nouns:
     def _remember(self, kind: str, name: str, number: int, spec: object | None) -> None:
         if not self._journal.instant:
             self._gathering.declared.append(Declared(kind, name, number, _encode(spec) if spec is not None else None))
-
-
-def _key(subscription: Subscription) -> tuple[str, str, str]:
-    return subscription.topic, subscription.kind, subscription.target
 
 
 def _refuse_changes(kind: str, known: Struct, wanted: Struct, fixed: set[str]) -> None:

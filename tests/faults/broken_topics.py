@@ -9,7 +9,7 @@ from mutant import Mutant
 TOPIC, INTAKE, FAN_OUT = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py", "pipeflow/embedded/fanout.py"
 ARCHIVE, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/tail.py"
 MOVING, CHOOSING = "pipeflow/embedded/moving.py", "pipeflow/embedded/choosing.py"
-NEEDS, SIEVE, NOUNS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/nouns.py"
+NEEDS, SIEVE, WAYS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/subscriptions.py"
 CONFIRMING, PACE = "pipeflow/embedded/confirmations.py", "pipeflow/state/pace.py"
 HEAD, HANDOUT, BROKER = "pipeflow/embedded/head.py", "pipeflow/embedded/handout.py", "pipeflow/embedded/broker.py"
 
@@ -61,7 +61,7 @@ FILTERS = (
     Mutant("key_with_dots_not_looked_up", SIEVE, 'if place is None and "." in name:', "if False:", FILTERED),
     Mutant("policy_that_nobody_has_is_asked", SIEVE, "self._always.pop(entry, None)", "pass", FILTERED),
     Mutant("unfiltered_queues_forgotten_beside_filters", TOPIC, "            passing += self._open\n", "            pass\n", ("tests/unit/state/test_topic_state.py",)),
-    Mutant("way_not_laid_anew", NOUNS, "        self._connect(subscription)\n\n", "\n\n", LAID),
+    Mutant("way_not_laid_anew", WAYS, "0, None)\n        self._connect(subscription)\n", "0, None)\n", LAID),
 )  # fmt: skip
 
 ARCHIVES = (
@@ -80,8 +80,8 @@ ARCHIVES = (
 )  # fmt: skip
 
 NAMES = (
-    Mutant("name_before_the_topic_itself", NOUNS, "        if named is not None:\n", "        if named is not None and not self.patterns():\n", NAMED),
-    Mutant("standard_topic_into_a_fifo_queue", NOUNS, 'if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:', "if False:", NAMED),
+    Mutant("name_before_the_topic_itself", WAYS, "        if named is not None:\n", "        if named is not None and not self.patterns():\n", NAMED),
+    Mutant("standard_topic_into_a_fifo_queue", WAYS, 'if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:', "if False:", NAMED),
     Mutant("name_of_topics_not_told", FAN_OUT, "if target.endpoint or target.named:", "if target.endpoint:", NAMED),
     Mutant("names_meet_by_their_ends_only", "pipeflow/names.py", "steps = [(i + 1, j)] * bool(a) + [(i, j + 1)] * bool(b)", "steps = [(i + 1, j)] * bool(a)", NAMED),
 )  # fmt: skip
