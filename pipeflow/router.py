@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from msgspec import Struct
 
 from pipeflow.binding import declared_at
-from pipeflow.codecs import type_name
+from pipeflow.declarations import Origin, check_stream, check_webhook, usual_compression
 from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.events import Observer
 from pipeflow.messages import At
@@ -48,9 +48,6 @@ P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., object])
 M = TypeVar("M", bound=Middleware)
 Q = ParamSpec("Q")
-
-Origin: TypeAlias = Topic[T] | TopicPattern[T] | Selection[T]
-"""What a queue or a stream subscribes to."""
 
 DEFAULT_BACKOFF = Backoff()
 DEFAULT_MAX_RECEIVES = 5
@@ -292,40 +289,24 @@ class Router:
         place = self._declaring("stream", name)
         full = self.prefix + name
         chosen = format or ("raw" if type is bytes else "jsonl")
-        if format is not None and sink.startswith(("http://", "https://")):
-            raise ConfigurationError(
-                f"{place}: stream {full}: an HTTP endpoint takes records as they are; leave format off"
-            )
-        for word, value, known in (
-            ("format", chosen, get_args(Format)),
-            ("compression", compression or "gzip", get_args(Compression)),
-            ("durability", durability or "memory", ("memory",)),
-            ("decompress", decompress or "gzip", get_args(Decompress)),
-        ):
-            if value not in known:
-                raise ConfigurationError(f"{place}: stream {full}: {word} is {value!r}; use one of {', '.join(known)}")
-        if delimiter is not None and not isinstance(delimiter, bytes):
-            raise ConfigurationError(f"{place}: stream {full}: delimiter is {delimiter!r}; write it as bytes")
-        if split not in (None, "json") and not isinstance(split, bytes):
-            raise ConfigurationError(f'{place}: stream {full}: split is {split!r}; use "json", or a delimiter as bytes')
-        if type is not bytes and (decompress is not None or split is not None):
-            raise ConfigurationError(
-                f"{place}: stream {full}: decompress and split take what is put as bytes, and this stream takes "
-                f"{type_name(type)}; declare it of bytes"
-            )
-        if backup is not None and backup.type not in (bytes, type):
-            raise ConfigurationError(
-                f"{place}: stream {full}: its backup {backup.name} takes {type_name(backup.type)}; a backup keeps "
-                "records as they came: declare it of bytes"
-            )
+        check_stream(
+            f"{place}: stream {full}",
+            type,
+            sink=sink,
+            given=format,
+            format=chosen,
+            compression=compression,
+            durability=durability,
+            decompress=decompress,
+            delimiter=delimiter,
+            split=split,
+            backup=backup,
+            partitioned=partition_by is not None,
+            envelope=envelope,
+        )
         if buffer_bytes is None:
             buffer_bytes = COLUMNAR_BYTES if chosen in COLUMNAR else Buffering().bytes
             buffer_bytes = min(buffer_bytes, max_buffered or buffer_bytes)
-        if envelope and (partition_by is not None or chosen not in ("jsonl", "raw")):
-            raise ConfigurationError(
-                f"{place}: stream {full}: envelope=True delivers envelopes, not {type_name(type)}; leave "
-                "partition_by, and formats other than jsonl and raw, off"
-            )
         spec = StreamSpec(
             full,
             sink,
@@ -392,31 +373,10 @@ class Router:
 
         place = self._declaring("webhook", name)
         full = self.prefix + name
-        if not origins:
-            raise ConfigurationError(f"{place}: webhook {full}: nothing is posted to it; name a topic")
-        if not url.startswith(("http://", "https://")):
-            raise ConfigurationError(f"{place}: webhook {full}: url is no http:// or https:// URL")
-        for word, value in (("raw", raw), ("handshake", handshake)):
-            if not isinstance(value, bool):
-                raise ConfigurationError(f"{place}: webhook {full}: {word} is {value!r}; use True or False (SNS: T16)")
-        if not 0 < timeout <= 3600 or concurrency < 1:
-            raise ConfigurationError(
-                f"{place}: webhook {full}: timeout is {timeout} and concurrency {concurrency}; use more than 0 s, at "
-                "most 3600, and at least 1"
-            )
-        topics: list[Topic[Any]] = []
-        for origin in origins:
-            topic = origin.topic if isinstance(origin, Selection) else origin
-            if isinstance(topic, TopicPattern):
-                raise ConfigurationError(
-                    f"{place}: webhook {full}: {topic.name} names many topics, and an endpoint confirms each; name them"
-                )
-            topics.append(topic)
-            if topic.spec.fifo:
-                raise ConfigurationError(
-                    f"{place}: webhook {full}: topic {topic.name} is FIFO, and requests keep no order; subscribe a "
-                    "FIFO queue and post from its handler (SNS: T20)"
-                )
+        where = f"{place}: webhook {full}"
+        topics = check_webhook(
+            where, origins, url=url, raw=raw, handshake=handshake, timeout=timeout, concurrency=concurrency
+        )
         spec = QueueSpec(
             full,
             max_receives=None,
@@ -438,7 +398,7 @@ class Router:
                 place=place,
             )
         except ConfigurationError as error:
-            raise ConfigurationError(f"{place}: webhook {full}: {error}") from error
+            raise ConfigurationError(f"{where}: {error}") from error
         for origin in origins:
             topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
             self.subscriptions.append(
@@ -577,13 +537,6 @@ class Router:
             topic, policy = (origin.topic, origin.filter) if isinstance(origin, Selection) else (origin, None)
             named = kind == "queue" and (several or isinstance(topic, TopicPattern))
             self.subscriptions.append(Subscription(topic.name, kind, target, policy, raw, named=named))
-
-
-def usual_compression(sink: str, format: str) -> Compression:
-    """What a stream compresses with where nothing is said."""
-    if sink.startswith(("http://", "https://")):
-        return "none"
-    return "zstd" if format in COLUMNAR else "gzip"
 
 
 def _codec_of(origins: tuple[Origin[T], ...]) -> str:

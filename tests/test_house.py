@@ -55,6 +55,7 @@ FLOORS: dict[str, int] = {
             "binding",
             "context",
             "dead_letters",
+            "declarations",
             "middleware",
             "partitioning",
             "tracing",
