@@ -30,6 +30,8 @@ KEPT: Final = 10_000
 """Entries of one store; the oldest go when a new one comes."""
 KEPT_SECONDS: Final = 90 * 86_400.0
 """An entry that is older goes when a new one comes."""
+CUT_OFF: Final = "cut off: its process ended before it was through"
+"""The failure of an action that nobody goes on with."""
 IDS_KEPT: Final = 100
 """Of the messages of one entry."""
 TEXT_KEPT: Final = 2_000
@@ -68,7 +70,9 @@ class Entry(Struct, frozen=True):
     """Id of the move that it is about."""
     note: str = ""
     finished: bool = True
-    """False: it is under way, or its process died before it came to the end."""
+    """False: it is under way."""
+    failure: str = ""
+    """Why it ended before it was through; what it did until then, which `count` tells, stays done."""
 
 
 class Caller(Struct, frozen=True):

@@ -28,8 +28,8 @@ LOG = (
 def entry_row(entry: Entry) -> Row:
     """One entry, as it is shown."""
     row = msgspec.structs.asdict(entry)
-    if not entry.finished:
-        row["note"] = "; ".join(["not finished", *filter(None, [entry.note])])
+    state = "under way" if not entry.finished else entry.failure
+    row["note"] = "; ".join(filter(None, [state, entry.note]))
     return row
 
 

@@ -5,15 +5,17 @@ An action that takes several commits has one entry, which each of them writes an
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from pipeflow.audit import IDS_KEPT, KEPT, TEXT_KEPT, Action, Caller, Entry, caller
+from pipeflow.audit import CUT_OFF, IDS_KEPT, KEPT, TEXT_KEPT, Action, Caller, Entry, caller
 from pipeflow.edits import Edit
 from pipeflow.embedded.sqlite.audit import entries, entry_of
 from pipeflow.errors import NotFound
@@ -22,6 +24,20 @@ from pipeflow.specs import FilterPolicy
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
 
+PAGE = 500
+"""Entries that are looked at between two turns of others."""
+
+
+class Told:
+    """The entry of an action of several commits, once it has done anything."""
+
+    entry: Entry | None = None
+
+    @property
+    def count(self) -> int:
+        """How many messages it was done to."""
+        return self.entry.count if self.entry is not None else 0
+
 
 class Trail:
     """Writes entries into the open group, and reads them back."""
@@ -29,6 +45,7 @@ class Trail:
     def __init__(self, broker: EmbeddedBroker) -> None:
         self._broker = broker
         self._last = 0
+        self._under_way: list[Told] = []
         self._volatile: deque[Entry] = deque(maxlen=KEPT)
         """Of a store that forgets."""
 
@@ -98,6 +115,42 @@ class Trail:
                 digests=entry.digests + (digests or [])[:room],
             )
         )
+
+    @contextmanager
+    def telling(self) -> Iterator[Told]:
+        """The time in which an action is under way: whatever ends it, its entry says so, in the open group."""
+        told, failure = Told(), ""
+        self._under_way.append(told)
+        try:
+            yield told
+        except asyncio.CancelledError:
+            failure = "cancelled: whoever asked for it waits no more"
+            raise
+        except BaseException as error:
+            failure = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self._under_way.remove(told)
+            self._end(told, failure)
+            self._broker.written_behind()
+
+    def _end(self, told: Told, failure: str) -> None:
+        if told.entry is not None:
+            self.put(replace(told.entry, finished=True, failure=_cut(failure)))
+
+    def end_all(self) -> None:
+        """The store closes: of what is under way nothing more is done."""
+        for told in self._under_way:
+            self._end(told, CUT_OFF)
+
+    async def end_what_was_cut_off(self, going_on: Container[int]) -> None:
+        """Say of every action that an earlier process did not come to the end of that it is over, but for these."""
+        below = self._last + 1
+        while page := await self._broker.journal.read(entries, None, below, PAGE):
+            below = page[-1].number
+            for entry in page:
+                if not entry.finished and entry.number not in going_on:
+                    self.put(replace(entry, finished=True, failure=CUT_OFF))
 
     async def find(self, number: int) -> Entry | None:
         """One entry, committed; None when there is none, or none any more."""

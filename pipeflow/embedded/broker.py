@@ -133,8 +133,11 @@ class EmbeddedBroker:
             async with anyio.create_task_group() as committing:
                 if not self.journal.instant:
                     self._start(committing, partial(self.commits.run, self._idle))
+                if not recovered.clean:
+                    await self.trail.end_what_was_cut_off(self.moving.going_on)
                 await self._tend(ready)
                 if self.commits.failure is None:
+                    self.trail.end_all()
                     # What changed behind the last caller's back goes with a last group; only then commits may stop.
                     await self.committed()
                 committing.cancel_scope.cancel()
@@ -210,6 +213,11 @@ class EmbeddedBroker:
                 except PipeflowError:
                     pass  # the group's own callers were told; closing goes on
         self._stop(Unavailable(f"{self.url}: the store is closed; open it again"))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store has neither failed nor begun to close."""
+        return self.commits.failure is None and not self._closing
 
     def check_open(self) -> None:
         """Unavailable when the store failed or is closed."""

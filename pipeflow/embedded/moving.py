@@ -61,6 +61,11 @@ class Moving:
             if move.under_way:
                 self._to_begin.append(move.id)
 
+    @property
+    def going_on(self) -> set[int]:
+        """Entries in the audit of moves that are under way."""
+        return {move.entry for move in self._moves.values() if move.under_way}
+
     async def run(self) -> None:
         """Carry out moves, side by side, for as long as the store is open."""
         clock = self._broker.clock
@@ -84,21 +89,25 @@ class Moving:
         if request.edit is not None and not request.dry_run:
             check_room(broker, request.queue)
         async with broker.choosing.turn(dead.spec.name):
-            move, tally, entry = self._made(request), Tally(), None
+            move, tally = self._made(request), Tally()
             fitting = Fitting(request.edit, broker.nouns.head(request.to or request.queue).spec)
-            async with aclosing(broker.choosing.matching(_choice(move), tally)) as chunks:
-                async for letters in chunks:
-                    fit = fitting.fit(letters)
-                    if request.dry_run or not fit:
-                        continue
-                    entry = entry or self._entered("redrive", move, request.user)
-                    entry = self._take_along(move, fit, entry)
-                    await broker.committed()
-            if entry is not None:
-                broker.trail.put(replace(entry, finished=True, note=fitting.note))
+            with broker.trail.telling() as told:
+                async with aclosing(broker.choosing.matching(_choice(move), tally)) as chunks:
+                    async for letters in chunks:
+                        fit = fitting.fit(letters)
+                        if request.dry_run or not fit:
+                            continue
+                        broker.check_open()
+                        entry = told.entry or self._entered("redrive", move, request.user)
+                        told.entry = self._take_along(move, fit, replace(entry, note=fitting.note))
+                        await broker.committed()
+                if told.entry is not None:
+                    told.entry = replace(told.entry, note=fitting.note)
+            if told.entry is not None:
                 await broker.committed()
-        moved = entry.count if entry is not None else 0
-        return Redriven(tally.examined, tally.matched, moved, tally.ids, fitting.unfit, fitting.reason, fitting.changes)
+        return Redriven(
+            tally.examined, tally.matched, told.count, tally.ids, fitting.unfit, fitting.reason, fitting.changes
+        )
 
     async def start(self, request: Redrive) -> Move:
         """Begin a move, on disk when this returns; RefusedError while another takes from the same dead letters."""
@@ -188,13 +197,13 @@ class Moving:
         stop = self._stops[id] = Signal()
         move = self._moves[id]
         try:
+            self._entries[id] = await self._entry_of(id)
             async with self._broker.choosing.turn(move.source):
                 await self._until_done(id, stop)
-        except (NotFound, RefusedError) as error:
+        except PipeflowError as error:
+            if not self._broker.is_open:
+                return  # whoever opens the store next goes on
             self._end(id, "failed", str(error))
-        except PipeflowError:
-            # The store failed or is closing: whoever opens it next goes on.
-            return
         except Exception as error:
             # Nobody awaits a move: what it raised would end the store, and every later start of it.
             self._end(id, "failed", f"{type(error).__name__}: {error}")
@@ -204,6 +213,14 @@ class Moving:
                 ended.fire()
         self._broker.written_behind()
 
+    async def _entry_of(self, id: str) -> Entry:
+        entry = await self._broker.trail.find(self._moves[id].entry)
+        if entry is None:
+            # A move of an older version, or one that outlived its entry.
+            entry = self._entered("move", self._moves[id])
+            self._change(id, entry=entry.number)
+        return entry
+
     async def _until_done(self, id: str, stop: Signal) -> None:
         broker = self._broker
         clock, move, rate = broker.clock, self._moves[id], self._moves[id].rate
@@ -212,19 +229,14 @@ class Moving:
         # The queue it was asked for may be gone, and its letters be those of others.
         measure = broker.nouns.find_head(move.to or move.queue) or broker.nouns.head(move.source)
         fitting = Fitting(move.edit, measure.spec)
-        entry = await broker.trail.find(move.entry)
-        if entry is None:
-            # A move of an older version, or one that outlived its entry.
-            entry = self._entered("move", move)
-            move = self._change(id, entry=entry.number)
-        self._entries[id] = entry
         async with aclosing(broker.choosing.matching(_choice(move), Tally(move.moved), size)) as chunks:
             async for letters in chunks:
                 if self._moves[id].state == "cancelling":
                     break
                 # Those that the edit did not fit before a crash lie there still, and are counted anew.
                 fit = fitting.fit(letters)
-                entry = self._entries[id] = replace(self._take_along(move, fit, entry), note=fitting.note)
+                entry = replace(self._entries[id], note=fitting.note)
+                self._entries[id] = self._take_along(move, fit, entry)
                 self._change(id, moved=self._moves[id].moved + len(fit), unfit=fitting.unfit)
                 await broker.committed()
                 if rate is not None and self._moves[id].state == "running":
@@ -237,8 +249,9 @@ class Moving:
         broker = self._broker
         nouns, now = broker.nouns, broker.clock.now()
         to = nouns.head(move.to) if move.to is not None else None
-        for message, after in letters:
-            target = to or nouns.find_head(message.source or "") or nouns.head(move.queue)
+        # Before anything is moved: what one of them cannot do, none of them has done.
+        targets = [to or nouns.find_head(message.source or "") or nouns.head(move.queue) for message, _ in letters]
+        for (message, after), target in zip(letters, targets, strict=True):
             lane = broker.choosing.take_out(message)
             broker.inlet.redrive(lane, target, message, after, now)
         if not letters:
@@ -274,7 +287,7 @@ class Moving:
         move = self._change(id, state=state, ended_at=self._broker.clock.now(), failure=failure)
         entry = self._entries.pop(id, None)
         if entry is not None:
-            self._broker.trail.put(replace(entry, finished=True))
+            self._broker.trail.put(replace(entry, finished=True, failure=failure))
         note = f"{state}: {failure}" if failure else state
         self._broker.trail.begin("end", move.queue, letters=move.source, move=id, count=move.moved, note=note)
 

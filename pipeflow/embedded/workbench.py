@@ -8,8 +8,6 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from pipeflow.audit import Action, Entry
 from pipeflow.embedded.auditing import selection_of
 from pipeflow.embedded.choosing import Choice, Tally
@@ -87,19 +85,20 @@ class Workbench:
         dead = broker.nouns.dead_of(request.queue)
         broker.moving.refuse_beside(dead)
         async with broker.choosing.turn(dead.spec.name):
-            tally, entry = Tally(), None
+            tally = Tally()
             ids = frozenset(request.ids) if request.ids is not None else None
             choice = Choice(dead.spec.name, ids, request.where, request.limit, dead.counters.last_place)
-            async with aclosing(broker.choosing.matching(choice, tally)) as chunks:
-                async for letters in chunks:
-                    if request.dry_run or not letters:
-                        continue
-                    entry = self._delete(dead, letters, entry or self._entered(dead, request))
-                    await broker.committed()
-            if entry is not None:
-                broker.trail.put(replace(entry, finished=True))
+            with broker.trail.telling() as told:
+                async with aclosing(broker.choosing.matching(choice, tally)) as chunks:
+                    async for letters in chunks:
+                        if request.dry_run or not letters:
+                            continue
+                        broker.check_open()
+                        told.entry = self._delete(dead, letters, told.entry or self._entered(dead, request))
+                        await broker.committed()
+            if told.entry is not None:
                 await broker.committed()
-        return Discarded(tally.examined, tally.matched, entry.count if entry is not None else 0, tally.ids)
+        return Discarded(tally.examined, tally.matched, told.count, tally.ids)
 
     def _delete(self, dead: Head, letters: list[Stored], entry: Entry) -> Entry:
         broker = self._broker

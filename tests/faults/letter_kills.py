@@ -10,7 +10,8 @@ through a pipe. After each kill a copy of the store is opened, with its moves st
 - twice: a message is in two places, or is still there though it was discarded
 - strayed: where a message says it has been is not where the audit says it was sent back from, or not under its first id
 - torn: a body is not what its edits in the audit make of it, one after the other; or a copy in another queue changed
-- untold: what was answered is not in the audit; or the audit counts otherwise than the store
+- untold: what was answered is not in the audit; or the audit counts otherwise than the store, or takes what is over for
+  under way
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from pipeflow.embedded.moving import Moving
 from pipeflow.errors import NotFound, RefusedError
 from pipeflow.letters import Discard, Redrive, Rewrite
 from pipeflow.messages import Ack, Bury, Failure, Outgoing, Sent, Want
+from pipeflow.moves import Move
 from pipeflow.protocols import Peeked, Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
@@ -197,6 +199,7 @@ class Found(Struct):
 
     messages: list[Peeked]
     copies: list[Peeked]
+    moves: list[Move]
     entries: list[Entry]
     """The whole audit, oldest first."""
     redriven: int
@@ -215,6 +218,7 @@ async def look(url: str) -> Found:
     found = Found(
         messages,
         await store.peek("copies", 100_000),
+        await store.moves(),
         entries[::-1],
         sum(each.redriven for each in stats),
         sum(each.discarded for each in stats),
@@ -308,6 +312,12 @@ def _answers(
     counts = sum(entry.count for action in ("redrive", "move") for entry in by_action[action])
     if counts != found.redriven or len(sent_back) != len(set(sent_back)):
         wrong["untold"].append(f"{counts} were sent back says the audit, {found.redriven} the store")
+    going_on = {move.entry for move in found.moves if move.under_way}
+    wrong["untold"] += [
+        f"{entry.action} {entry.number} is over, and told as under way"
+        for entry in found.entries
+        if not entry.finished and entry.number not in going_on
+    ]
     thrown = sum(entry.count for entry in by_action["discard"])
     if thrown != found.discarded or thrown != len(discarded):
         wrong["untold"].append(f"{thrown} were discarded says the audit, {found.discarded} the store")
@@ -331,7 +341,7 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
     options = f"?durability={durability}&hot_messages=20"
     database, copy = directory / "letters.db", directory / "copy.db"
     told, dice, crashed, wrong = Told(), random.Random(seed), list[str](), Counter[str]()
-    found, examples, run = Found([], [], [], 0, 0, 0), list[str](), Moving.run
+    found, examples, run = Found([], [], [], [], 0, 0, 0), list[str](), Moving.run
     for cycle in range(cycles):
         process = subprocess.Popen(
             [sys.executable, __file__, "--child", f"sqlite:///{database}{options}", str(cycle), str(seed)],

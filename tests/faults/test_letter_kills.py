@@ -35,7 +35,7 @@ def entry(action: Action, *ids: str, digests: list[tuple[str, str]] | None = Non
 
 
 def found(*messages: Peeked, entries: tuple[Entry, ...] = (), redriven: int = 0, discarded: int = 0) -> Found:
-    return Found(list(messages), [], list(entries), redriven, discarded, 0)
+    return Found(list(messages), [], [], list(entries), redriven, discarded, 0)
 
 
 def broken(found: Found, told: Told) -> set[str]:
@@ -75,3 +75,8 @@ def test_the_oracle_notices_an_answer_that_the_audit_has_not_and_a_wrong_count()
     assert broken(found(message("a")), msgspec.structs.replace(SENT, edited=[("a", "x")])) == {"untold"}
     assert "untold" in broken(found(message("a"), redriven=1), SENT)
     assert "untold" in broken(found(message("a"), discarded=1), SENT)
+
+
+def test_the_oracle_notices_an_action_that_is_over_and_told_as_under_way() -> None:
+    unfinished = msgspec.structs.replace(entry("discard"), finished=False)
+    assert broken(found(message("a"), entries=(unfinished,)), SENT) == {"untold"}

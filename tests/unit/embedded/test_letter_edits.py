@@ -242,22 +242,6 @@ async def test_a_move_goes_on_with_its_edit_and_its_entry_after_each_kill(tmp_pa
     await store.close()
 
 
-async def test_a_redrive_that_was_cut_off_is_told_as_far_as_it_came(tmp_path: Path) -> None:
-    store = await with_letters(tmp_path / "s.db", 1200)
-    redrive = asyncio.ensure_future(store.redrive(Redrive("work")))
-    while not (entries := await store.audit()):
-        pass
-    again = await opened(left_by_a_kill(tmp_path / "s.db"))
-    (entry,) = await again.audit()
-    assert not entry.finished
-    assert entry.count == len(await again.peek("work", 2000)) == 1200 - len(await again.peek("work", 2000, True))
-    await again.close()
-    await redrive
-    assert [(e.count, e.finished) for e in await store.audit()] == [(1200, True)]
-    assert len(entries) == 1
-    await store.close()
-
-
 # -- the audit -----------------------------------------------------------------------------------------------------
 
 
