@@ -144,4 +144,6 @@ def envelope(body: object, delivery: Delivery) -> Message[object]:
         delivery.sequence,
         delivery.queue,
         delivery.deadline,
+        delivery.priority,
+        delivery.expires_at,
     )

@@ -115,6 +115,10 @@ class Delivery(Struct, frozen=True, gc=False, array_like=True):
     """It was in flight at two unclean stops: run nothing beside it."""
     failures: list[Failure] = []
     dead_letter_source: str | None = None
+    priority: int = 0
+    """0 to 9, as it was sent."""
+    expires_at: float | None = None
+    """When its own time to live ends, in epoch seconds; None where the queue's retention alone holds."""
 
 
 class Ack(Struct, frozen=True, gc=False, tag=True):
@@ -215,6 +219,11 @@ class Message(Struct, Generic[T], frozen=True, gc=False):
     sequence: int
     queue: str
     deadline: float
+    """Epoch seconds at which it is visible again, if nothing extends that."""
+    priority: int = 0
+    """0 to 9, as it was sent."""
+    expires_at: float | None = None
+    """Epoch seconds at which its `ttl` ends, and a handler that still has it is cancelled; None: it has none."""
 
     @property
     def topic(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from math import isnan
+from math import inf, isnan
 from typing import Protocol
 
 from pipeflow.clock import Clock
@@ -164,6 +164,8 @@ def delivery(head: Head, message: Stored, body: bytes | None = None) -> Delivery
         message.stops >= 2,
         message.failures or [],
         message.source,
+        head.priority,
+        message.expires_at if message.expires_at != inf else None,
     )
 
 

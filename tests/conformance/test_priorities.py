@@ -22,6 +22,17 @@ async def test_the_highest_priority_comes_first_and_in_one_the_longest_visible(d
     assert await desk.bodies() == ["c", "b", "d", "f", "a", "e"]
 
 
+async def test_a_receiver_reads_the_priority_also_of_a_dead_letter_and_of_a_copy(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("q", dead_letters="dead", max_receives=1))
+    await desk.send("plain")
+    await desk.publish("copy", priority=4)
+    await desk.send("high", priority=9)
+    taken = await desk.take()
+    assert [(each.body, each.priority) for each in taken] == [(b"high", 9), (b"copy", 4), (b"plain", 0)]
+    await desk.settle(*(Bury(each.receipt) for each in taken))
+    assert [each.priority for each in await desk.take(queue="dead")] == [9, 4, 0]
+
+
 async def test_a_high_one_sent_behind_many_low_ones_is_next(desk: Desk) -> None:
     await desk.queue()
     await desk.send(*(f"low{n}" for n in range(100)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeflow.messages import Ack, Defer, Emit, Extend, Outgoing, Refused, Sent, Settled, Stale, Want
+from pipeflow.messages import Ack, Bury, Defer, Emit, Extend, Outgoing, Refused, Sent, Settled, Stale, Want
 from pipeflow.protocols import Redrive
 from pipeflow.specs import QueueSpec
 
@@ -25,6 +25,23 @@ async def test_Q107_a_message_is_there_until_its_time_to_live_ends_and_not_after
     assert await desk.counts() == (2, 0, 0)
     assert await desk.bodies() == ["long", "kept"]
     assert (await desk.stats()).expired == 1
+
+
+async def test_a_receiver_reads_when_the_time_to_live_ends_and_of_a_dead_letter_none(desk: Desk) -> None:
+    await desk.fan_out(QueueSpec("q", dead_letters="dead", max_receives=1))
+    await desk.send("short", ttl=10, delay=2)
+    await desk.send("kept")
+    await desk.publish("copy", ttl=20)
+    sent_at = desk.clock.now()
+    await desk.advance(2)
+    taken = await desk.take()
+    assert {each.body: each.expires_at for each in taken} == {
+        b"short": sent_at + 10,
+        b"kept": None,
+        b"copy": sent_at + 20,
+    }
+    await desk.settle(*(Bury(each.receipt) for each in taken))
+    assert [each.expires_at for each in await desk.take(queue="dead")] == [None, None, None]
 
 
 async def test_a_time_to_live_counts_from_the_send_delay_included(desk: Desk) -> None:

@@ -73,7 +73,8 @@ def mode(path: Path) -> int:
 
 
 def delivery(body: bytes = b"body") -> Delivery:
-    return Delivery("m1", "q", body, Receipt(1, 2, 3), 1, 1.0, 31.0, 5, {"kind": "placed", "raw": b"\xff", "n": [1]})
+    attributes: dict[str, AttributeValue] = {"kind": "placed", "raw": b"\xff", "n": [1]}
+    return Delivery("m1", "q", body, Receipt(1, 2, 3), 1, 1.0, 31.0, 5, attributes, priority=7, expires_at=3_601.0)
 
 
 async def test_every_verb_gives_its_arguments_and_its_answer_unchanged(store: Recalling, path: Path) -> None:

@@ -91,6 +91,34 @@ async def test_a_sync_handler_runs_in_a_thread_and_may_publish_from_there_H70() 
         assert h.published(copies) == [Order(1)]
 
 
+@pytest.mark.parametrize("batches", [False, True])
+async def test_a_handler_reads_the_priority_and_the_end_of_the_time_to_live(batches: bool) -> None:
+    app = App("shop")
+    work = app.queue("work", Order)
+    seen: list[tuple[int, int, float | None]] = []
+
+    def see(message: Message[Order]) -> None:
+        seen.append((message.body.id, message.priority, message.expires_at))
+
+    async def one(message: Message[Order]) -> None:
+        see(message)
+
+    async def many(batch: Batch[Order]) -> None:
+        for message in batch:
+            see(message)
+
+    if batches:
+        work.batch_handler(size=2)(many)
+    else:
+        work.handler(concurrency=1)(one)
+    async with harness(app) as h:
+        now = h.clock.now()
+        await work.send(Order(1))
+        await work.send(Order(2), priority=9, ttl=60)
+        await h.settle()
+        assert sorted(seen) == [(1, 0, None), (2, 9, now + 60)]
+
+
 async def test_what_a_failing_handler_published_goes_nowhere() -> None:
     app = App("shop")
     work, copies = app.queue("work", Order), app.topic("copies", Order)
