@@ -155,9 +155,11 @@ class Bury(Struct, frozen=True, gc=False, tag=True):
 
 
 class Release(Struct, frozen=True, gc=False, tag=True):
-    """Given back unharmed, at shutdown: not an attempt."""
+    """Given back unharmed, as nothing was done or what was done cannot be kept now: not an attempt."""
 
     receipt: Receipt
+    delay: float = 0.0
+    """Seconds until it is visible again; 0: at once, before those behind it."""
 
 
 Settlement: TypeAlias = Ack | Defer | Extend | Bury | Release

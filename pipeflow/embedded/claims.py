@@ -39,7 +39,7 @@ from pipeflow.errors import (
     SinkUnavailable,
     Unavailable,
 )
-from pipeflow.messages import Ack, Claim, Defer, Outgoing, Receipt, Refused, Settled, Settlement, Stale
+from pipeflow.messages import Ack, Claim, Outgoing, Receipt, Refused, Release, Settled, Settlement, Stale
 from pipeflow.protocols import Object, ReadableSink, SweepingSink
 from pipeflow.registry import open_sink
 from pipeflow.sinks.file import FileSink
@@ -309,9 +309,8 @@ class Claims:
             head.spec.name, message.id, AGAIN, error,
         )  # fmt: skip
         broker = self._broker
-        message.releases += 1
         receipt = Receipt(message.place, message.boot, message.receives)
-        head.state.settle(Defer(receipt, AGAIN), broker.clock.now(), broker.boot)
+        head.state.settle(Release(receipt, AGAIN), broker.clock.now(), broker.boot)
         broker.after_intake((head,))
 
     async def shown(self, claim: Claim, whole: bool = False) -> bytes:

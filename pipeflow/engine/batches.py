@@ -14,9 +14,9 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from pipeflow.clock import Signal
-from pipeflow.engine.outcome import shrugged_off, told_to_stop
+from pipeflow.engine.outcome import EmitRefused, shrugged_off, told_to_stop
 from pipeflow.engine.slot import Slot
-from pipeflow.errors import RefusedError, Retry
+from pipeflow.errors import Retry
 from pipeflow.messages import Ack, Delivery, Emit, Refused, Settled
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Batches:
 
     async def _carry(
         self, slot: Slot, part: Sequence[Delivery], failures: Mapping[str, BaseException], emits: list[Emit]
-    ) -> tuple[Sequence[Delivery], RefusedError | None]:
+    ) -> tuple[Sequence[Delivery], EmitRefused | None]:
         """Commit what the batch emitted with its first acknowledgement; what is left of the batch.
 
         Before any other: were the receipt stale or an emit refused, the others would be gone and the emits with them.
@@ -192,8 +192,7 @@ class Batches:
         for delivery in self._handled(part, failures):
             answer = await self._consumer.settler.settle_now(Ack(delivery.receipt, emits), delivery, 0.0)
             if isinstance(answer, Refused):
-                queue = self._consumer.plan.queue
-                return part, RefusedError(answer.code, f"{queue}: an emit was refused: {answer.reason}")
+                return part, EmitRefused.by(self._consumer.plan.queue, answer)
             part = [other for other in part if other is not delivery]
             slot.held = part
             self._consumer.let_go()
@@ -229,7 +228,8 @@ class Batches:
 
     def _raised(self, slot: Slot, part: Sequence[Delivery], error: BaseException) -> None:
         slot.emits = []
-        if len(part) > 1 and not isinstance(error, Retry):
+        whole = isinstance(error, Retry) or (isinstance(error, EmitRefused) and error.for_now)
+        if len(part) > 1 and not whole:
             middle = (len(part) + 1) // 2
             self._parts[slot] += [list(part[middle:]), list(part[:middle])]
             return

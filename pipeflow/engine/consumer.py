@@ -20,15 +20,15 @@ from pipeflow.clock import Clock, Signal
 from pipeflow.engine.batches import Batches
 from pipeflow.engine.gate import Gate
 from pipeflow.engine.heartbeat import Heartbeat
-from pipeflow.engine.outcome import Cancelled, Raised, decide, waitable
+from pipeflow.engine.outcome import Cancelled, EmitRefused, Raised, decide, waitable
 from pipeflow.engine.plan import HandlerPlan
 from pipeflow.engine.settler import Settler
 from pipeflow.engine.singles import Singles
 from pipeflow.engine.slot import Slot, current_slot
 from pipeflow.engine.supervise import Supervisor, spawn
-from pipeflow.errors import RefusedError, Retry
+from pipeflow.errors import Retry
 from pipeflow.events import Lost, Observers
-from pipeflow.messages import Ack, Bury, Delivery, Want
+from pipeflow.messages import Ack, Bury, Delivery, Release, Want
 from pipeflow.names import Chance
 from pipeflow.protocols import Store
 
@@ -190,6 +190,14 @@ class Consumer:
         """One attempt failed: later, or to the dead letters."""
         now = self.clock.now()
         settlement = decide(delivery, Raised(error), self.plan.policy, self._chance.roll(), now)
+        if isinstance(settlement, Release):
+            logger.warning(
+                "%s: message %s is tried again in %.1f s, which counts as no attempt: %s",
+                self.plan.queue, delivery.id, settlement.delay, error,
+            )  # fmt: skip
+            self.settler.add(settlement, delivery)
+            self.let_go()
+            return
         fate = "to the dead letters" if isinstance(settlement, Bury) else "again later"
         logger.info(
             "%s: attempt %d of message %s failed in %s, %s: %s: %s",
@@ -238,7 +246,7 @@ class Consumer:
         if self.quiet:
             self._progressed.fire()
 
-    def _emit_refused(self, delivery: Delivery, error: RefusedError) -> None:
+    def _emit_refused(self, delivery: Delivery, error: EmitRefused) -> None:
         # The message is still held, as the acknowledgement that carried the emit was not done.
         self.in_hand += 1
         self.fail(delivery, error)

@@ -9,14 +9,16 @@ from typing import TypeAlias, assert_never
 
 from msgspec import Struct
 
-from pipeflow.errors import CodecError, Reject, Retry
-from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Release, Settlement
+from pipeflow.engine.supervise import AGAIN
+from pipeflow.errors import CodecError, RefusedError, Reject, Retry
+from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Refused, Release, Settlement
 from pipeflow.names import digest
 from pipeflow.specs import YEAR, Backoff
 from pipeflow.state.wishes import in_seconds
 
 __all__ = [
     "Cancelled",
+    "EmitRefused",
     "Raised",
     "Result",
     "RetryPolicy",
@@ -59,6 +61,24 @@ class RetryPolicy(Struct, frozen=True):
         return self.max_receives is not None and attempt >= self.max_receives
 
 
+class EmitRefused(RefusedError):
+    """What the handler emitted is not taken."""
+
+    @property
+    def for_now(self) -> bool:
+        """Whether it may be another time: no fault of the message, so no attempt of it."""
+        return self.code in FOR_NOW
+
+    @classmethod
+    def by(cls, queue: str, answer: Refused) -> EmitRefused:
+        """What a store answered to the acknowledgement that carried the emit."""
+        return cls(answer.code, f"{queue}: an emit was refused: {answer.reason}")
+
+
+FOR_NOW = frozenset(("ClaimUnavailable", "disk_full"))
+"""The place of large bodies is out of reach; the disk has no room."""
+
+
 class Failed(Exception):
     """What `batch.fail` was told in words."""
 
@@ -72,6 +92,9 @@ def decide(delivery: Delivery, result: Result, policy: RetryPolicy, roll: float,
             return Bury(delivery.receipt, describe(error, delivery, now), error.headers)
         case Raised(CodecError() as error):
             return Bury(delivery.receipt, describe(error, delivery, now))
+        case Raised(EmitRefused(for_now=True)):
+            # Once more for each time that it was given back so far.
+            return Release(delivery.receipt, AGAIN.delay(1 + delivery.receives - delivery.attempt, roll))
         case Raised(error) if policy.exhausted(delivery.attempt):
             return Bury(delivery.receipt, describe(error, delivery, now))
         case Raised(Retry(after=after) as error) if after is not None and waitable(after):
@@ -107,7 +130,7 @@ def shrugged_off() -> bool:
 
 def describe(error: BaseException, delivery: Delivery, now: float) -> Failure:
     """A failed attempt as it is kept with the message: type, message, and a fingerprint of the place it came from."""
-    kind = type(error).__name__
+    kind = RefusedError.__name__ if isinstance(error, EmitRefused) else type(error).__name__
     message = str(error)
     if len(message) > _LONGEST:
         message = message[:_LONGEST] + "..."

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.engine.outcome import EmitRefused
 from pipeflow.engine.supervise import Supervisor
-from pipeflow.errors import RefusedError
 from pipeflow.events import Buried, Event, Handled, Lost, Observers, Published, Queued, Refusal, Released, Retried
 from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Extend, Refused, Release, Settled, Settlement, Stale
 from pipeflow.protocols import Store
@@ -38,7 +38,7 @@ class Settler:
         observers: Observers,
         *,
         settled: Callable[[], None],
-        refused: Callable[[Delivery, RefusedError], None],
+        refused: Callable[[Delivery, EmitRefused], None],
     ) -> None:
         self._queue = queue
         self._store = store
@@ -132,9 +132,7 @@ class Settler:
                 done.append((settlement, delivery))
             elif isinstance(answer, Refused):
                 self._observers.emit(Refusal(self._clock.now(), self._queue, answer.reason))
-                self._refused(
-                    delivery, RefusedError(answer.code, f"{self._queue}: an emit was refused: {answer.reason}")
-                )
+                self._refused(delivery, EmitRefused.by(self._queue, answer))
             else:
                 stale.append(delivery.id)
         if stale:
@@ -147,7 +145,7 @@ class Settler:
                 self._observers.emit(Lost(self._clock.now(), self._queue, stale))
             for event in events_of(self._queue, done, self._clock.now(), seconds):
                 self._observers.emit(event)
-        self.given_back += sum(type(settlement) is Release for settlement, _ in done)
+        self.given_back += sum(type(settlement) is Release and not settlement.delay for settlement, _ in done)
 
 
 def events_of(queue: str, done: Sequence[tuple[Settlement, Delivery]], now: float, seconds: float) -> list[Event]:

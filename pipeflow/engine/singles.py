@@ -12,9 +12,8 @@ from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING
 
-from pipeflow.engine.outcome import shrugged_off, told_to_stop
+from pipeflow.engine.outcome import EmitRefused, shrugged_off, told_to_stop
 from pipeflow.engine.slot import Slot
-from pipeflow.errors import RefusedError
 from pipeflow.messages import Ack, Delivery, Refused
 
 if TYPE_CHECKING:
@@ -153,9 +152,7 @@ class Singles:
         # A refused emit is a failure, and then no later message of the group may have run: so the answer is awaited.
         answer = await self._consumer.settler.settle_now(acknowledgement, delivery, seconds)
         if isinstance(answer, Refused):
-            queue = self._consumer.plan.queue
-            refused = RefusedError(answer.code, f"{queue}: an emit was refused: {answer.reason}")
-            self._failed(slot, delivery, refused)
+            self._failed(slot, delivery, EmitRefused.by(self._consumer.plan.queue, answer))
         else:
             self._consumer.let_go()
 

@@ -349,7 +349,11 @@ class QueueState:
         if isinstance(settlement, Release):
             if not held:
                 return _EXPIRED
+            if not settlement.delay <= YEAR:
+                return _NEVER
             message.releases += 1
+            if settlement.delay > 0:
+                return self._defer(message, settlement.delay, None, now)
             self._give_back(message, front=True)
             return _SETTLED
         assert_never(settlement)

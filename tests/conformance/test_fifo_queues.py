@@ -156,6 +156,19 @@ async def test_Q75_a_deferred_message_blocks_its_group_until_it_is_back(desk: De
     assert await desk.bodies() == ["a1", "a2"]
 
 
+async def test_Q75_a_message_released_for_later_blocks_its_group_until_it_is_back(desk: Desk) -> None:
+    await fifo(desk, "a1", "a2", "b1", max_receives=2, visibility_timeout=100)
+    for _ in range(5):
+        delivery = await desk.one()
+        assert (delivery.body, delivery.attempt) == (b"a1", 1), "that was no attempt"
+        await desk.settle(Release(delivery.receipt, 30))
+        await desk.advance(30)
+    await desk.settle(Release((await desk.one()).receipt, 30))
+    assert await desk.bodies() == ["b1"]
+    await desk.advance(30)
+    assert await desk.bodies() == ["a1", "a2"]
+
+
 async def test_Q75_a_released_message_comes_back_in_its_place(desk: Desk) -> None:
     await fifo(desk, "a1", "a2", "a3")
     first, second, third = await desk.take()

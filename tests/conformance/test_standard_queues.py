@@ -391,3 +391,20 @@ async def test_Q34_a_send_answers_with_the_id_of_the_message(desk: Desk) -> None
     taken = await desk.take(queue="line")
     assert [(each.id, each.sequence) for each in taken] == [(each.id, each.sequence) for each in (first, second)]
     assert 0 < first.sequence < second.sequence
+
+
+async def test_a_message_released_for_later_waits_so_long_and_has_not_been_tried(desk: Desk) -> None:
+    await desk.queue(max_receives=2, visibility_timeout=100)
+    await desk.send("a")
+    for _ in range(5):
+        delivery = await desk.one()
+        assert delivery.attempt == 1
+        (answer,) = await desk.settle(Release(delivery.receipt, 30))
+        assert isinstance(answer, Settled)
+        await desk.advance(29)
+        assert await desk.bodies() == []
+        await desk.advance(1)
+    delivery = await desk.one()
+    (refused,) = await desk.settle(Release(delivery.receipt, 1e9))
+    assert isinstance(refused, Refused)
+    await desk.ack(delivery)

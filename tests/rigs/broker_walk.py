@@ -212,7 +212,7 @@ class Walk:
             Ack(receipt, superseded_ok=self.hot),
             Defer(receipt, self.random.choice([0.0, 5.0, 30.0])),
             Extend(receipt, self.random.choice([0.0, 1.0, 20.0, 60.0])),
-            Release(receipt),
+            Release(receipt, self.random.choice([0.0, 0.0, 7.0])),
             Bury(receipt),
         ]
         return self.random.choice(ways)

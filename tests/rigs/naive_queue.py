@@ -295,6 +295,10 @@ class Model:
             case Defer(delay=delay):
                 item.given_back = True
                 item.state, item.until, item.visible_since = ("delayed" if delay > 0 else "ready"), now + delay, now
+            case Release(delay=delay) if delay > 0:
+                item.given_back = True
+                item.releases += 1
+                item.state, item.until, item.visible_since = "delayed", now + delay, now
             case Release():
                 item.given_back = True
                 item.releases += 1

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeflow import App, Context
+from pipeflow import App, Batch, Context
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.errors import (
     ConfigurationError,
     MissingExtra,
@@ -431,6 +432,52 @@ async def test_a_handler_whose_large_emit_cannot_be_kept_aside_is_tried_again_an
             tried = len(seen)
         await h.advance(600)
         assert (len(seen), [page.size for page in await h.runtime.store.peek("pages")]) == (tried + 1, [2 << 20])
+
+
+@pytest.mark.parametrize("kind", ["standard", "fifo", "batches"])
+@pytest.mark.parametrize("outage", ["away", "full"])
+async def test_a_message_whose_emits_cannot_be_kept_waits_out_the_outage_without_an_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, outage: str
+) -> None:
+    app = App("shop")
+    scans = app.queue("scans", str, max_receives=2, fifo=kind == "fifo", content_dedup=kind == "fifo")
+    pages = app.queue("pages", bytes)
+    seen: list[tuple[float, str]] = []
+
+    async def scan(name: str, ctx: Context) -> None:
+        seen.append((h.runtime.clock.now(), name))
+        ctx.send(pages, bytes(2 << 20))
+
+    async def scan_many(batch: Batch[str], ctx: Context) -> None:
+        seen.extend((h.runtime.clock.now(), message.body) for message in batch)
+        ctx.send(pages, bytes(2 << 20))
+
+    if kind == "batches":
+        scans.batch_handler(size=2, linger=0.0)(scan_many)
+    else:
+        scans.handler(scan)
+
+    async def fails(self: FileSink, obj: Object) -> None:
+        raise SinkUnavailable("no answer")
+
+    async with harness(app, store=f"sqlite:///{tmp_path}/shop.db") as h:
+        with monkeypatch.context() as broken:
+            if outage == "away":
+                broken.setattr(FileSink, "write", fails)
+            else:
+                broken.setattr(SqliteJournal, "has_room", lambda self, size: False)
+            await scans.send_many(["one", "two"], group="g" if kind == "fifo" else None)
+            await h.advance(3600)
+        assert h.dead(scans) == []
+        assert 2 <= len(seen) < 300, "later and later"
+        assert len(set(seen)) == len(seen), "a batch is not split for it"
+        assert {name for _, name in seen} == ({"one"} if kind == "fifo" else {"one", "two"})
+        await h.advance(120)
+        assert h.queued(scans) == h.in_flight(scans) == h.dead(scans) == []
+        sizes = [page.size for page in await h.runtime.store.peek("pages")]
+        assert sizes in ([[2 << 20] * 2] if kind != "batches" else [[2 << 20], [2 << 20] * 2])
+        if kind != "fifo":
+            assert h.runtime.given_back == 0, "which is for what was cut off"
 
 
 async def test_bodies_lie_in_a_sink_where_one_is_named_and_older_ones_stay_where_they_are(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from msgspec import structs
 
-from pipeflow.engine.outcome import Cancelled, Raised, Result, RetryPolicy, Returned, decide, describe
+from pipeflow.engine.outcome import Cancelled, EmitRefused, Raised, Result, RetryPolicy, Returned, decide, describe
 from pipeflow.errors import CodecError, Reject, Retry
-from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Outgoing, Receipt, Release, Settlement
+from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Outgoing, Receipt, Refused, Release, Settlement
 from pipeflow.specs import Backoff
 
 POLICY = RetryPolicy(5, Backoff(base=1.0, factor=2.0, cap=300.0))
@@ -44,6 +45,25 @@ def test_the_fifth_failure_is_the_last(attempt: int, expected: type[Settlement])
 
 def test_without_a_limit_no_failure_is_the_last() -> None:
     assert isinstance(fate(Raised(ValueError()), 10_000, RetryPolicy(None)), Defer)
+
+
+@pytest.mark.parametrize("code", ["ClaimUnavailable", "disk_full"])
+def test_what_cannot_be_kept_for_now_waits_later_and_later_and_is_never_the_last_attempt(code: str) -> None:
+    error = EmitRefused.by("billing", Refused(code, "out of reach"))
+    waited = [
+        decide(structs.replace(delivery(5), receives=5 + released), Raised(error), POLICY, 1.0, now=7.0)
+        for released in (0, 1, 2, 20)
+    ]
+    assert waited == [Release(Receipt(1, 1, 5), delay) for delay in (0.2, 0.4, 0.8, 60.0)]
+
+
+def test_an_emit_that_is_refused_for_good_is_a_failure_like_others() -> None:
+    error = EmitRefused.by("billing", Refused("too_large", "the limit is 10"))
+    settlement = fate(Raised(error), attempt=5)
+    assert isinstance(settlement, Bury)
+    assert settlement.failure is not None
+    assert settlement.failure.type == "RefusedError"
+    assert isinstance(fate(Raised(error)), Defer)
 
 
 def test_retry_waits_as_long_as_it_says_and_a_negative_time_is_now() -> None:
