@@ -32,6 +32,7 @@ from pipeflow.router import Router, Source
 from pipeflow.specs import INLINE_BYTES, ClaimSpec, Topology
 from pipeflow.topic import Topic
 from pipeflow.wiring.calls import Job, batch_call, checked, single_call
+from pipeflow.wiring.features import check_features
 from pipeflow.wiring.providers import Provisions, planned, provisions
 from pipeflow.wiring.sources import checked_source, source_plan
 from pipeflow.wiring.topology import topology_of
@@ -132,6 +133,7 @@ class App(Router):
         async with AsyncExitStack() as stack:
             if store is None:
                 store = await _opened(stack, self._url(broker), clock or SystemClock(), not handlers, seed)
+            check_features(list(self.walk()), store.features, store.url)
             await store.declare(topology)
             runtime = Runtime(
                 self.name,

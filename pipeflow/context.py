@@ -127,6 +127,9 @@ class Context:
                 f"the handler has returned, so {emit.kind} {emit.target} cannot leave with its acknowledgement; "
                 "await everything the handler starts before it returns"
             )
+        lacking = self._slot.runtime.lacking
+        if lacking is not None:
+            lacking.check(f"{emit.kind} {emit.target}", (emit.message,))
         self._emits.append(emit)
 
 

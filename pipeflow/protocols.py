@@ -78,12 +78,15 @@ BEHIND = Refused("behind_refused", "an item of the same source before it was ref
 
 
 class Features(Struct, frozen=True):
-    """What a broker can do, as data. A noun that asks for more is refused at `declare`, by name."""
+    """What a broker can do, as data. A noun that asks for more is refused when the app opens, by name; a message that
+    asks for more, by whoever sends it."""
 
     durable: bool
     fifo: bool = True
+    """Order in groups, of FIFO queues and topics; and groups that share a standard queue."""
     dedup: bool = True
     max_delay: float = 366 * 86_400.0
+    """Seconds."""
     ttl: bool = True
     """Messages can have a time to live of their own."""
     priorities: bool = True
@@ -94,6 +97,12 @@ class Features(Struct, frozen=True):
     checkpoints: bool = True
     """Source positions commit with what they belong to."""
     admin: bool = True
+    rates: bool = True
+    """A queue can bound how many messages it hands out in any second."""
+    archives: bool = True
+    """A topic can keep what was published, to be replayed."""
+    delayed_keys: bool = True
+    """A delayed message can be replaced and cancelled by its key."""
     reconnects: bool = False
     """Reached over a connection: what was Unavailable may work again, so the engine asks again instead of ending."""
 

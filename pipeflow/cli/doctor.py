@@ -17,6 +17,7 @@ import click
 import msgspec
 from msgspec import Struct
 
+from pipeflow.app import App
 from pipeflow.cli import units
 from pipeflow.cli.loading import load_app, usual_target
 from pipeflow.cli.main import colour_wanted, leaf
@@ -25,9 +26,10 @@ from pipeflow.cli.output import count, json_option
 from pipeflow.embedded.sqlite.examination import claims_of, examine, sqlite_version
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.errors import ConfigurationError, PipeflowError
-from pipeflow.protocols import StoreStats
+from pipeflow.protocols import Features, StoreStats
 from pipeflow.specs import Topology
 from pipeflow.version import __version__
+from pipeflow.wiring.features import missing
 
 Status = Literal["ok", "note", "warn", "bad"]
 
@@ -200,9 +202,10 @@ def _names(topology: Topology) -> list[tuple[str, str]]:
     ]
 
 
-def examination(url: str | None, declared: Topology | None) -> list[Check]:
+def examination(url: str | None, app: App | None) -> list[Check]:
     """Every check that can be made; one that fails keeps no other from being made."""
     checks = list(environment())
+    declared = app.topology() if app is not None else None
     if url is None:
         return [*checks, Check("store", "note", "no store is named here", "pipeflow doctor sqlite:///FILE")]
     try:
@@ -211,7 +214,7 @@ def examination(url: str | None, declared: Topology | None) -> list[Check]:
         if database is not None:
             checks += surroundings(database)
             checks += bodies_aside(database)
-        checks += anyio.run(_asked, url, declared)
+        checks += anyio.run(_asked, url, app, declared)
     except (PipeflowError, OSError, BaseExceptionGroup) as error:
         cause = leaf(error)
         if not isinstance(cause, PipeflowError | OSError):
@@ -220,9 +223,18 @@ def examination(url: str | None, declared: Topology | None) -> list[Check]:
     return checks
 
 
-async def _asked(url: str, declared: Topology | None) -> list[Check]:
+async def _asked(url: str, app: App | None, declared: Topology | None) -> list[Check]:
     async with opened(url) as store:
-        return list(contents(await store.stats(), await store.describe(), declared))
+        checks = list(contents(await store.stats(), await store.describe(), declared))
+        if app is not None:
+            checks += _features(app, store.features)
+        return checks
+
+
+def _features(app: App, features: Features) -> Iterator[Check]:
+    """What the app declares and the store cannot do: it will not start."""
+    for lack in missing(list(app.walk()), features):
+        yield Check("features", "bad", lack, "the app does not start on this store; change that, or use another store")
 
 
 SIGNS: dict[Status, tuple[str, str]] = {
@@ -260,7 +272,7 @@ def doctor(url: str | None, broker: str | None, app: str | None, as_json: bool) 
     named = url or broker or (loaded.broker if loaded is not None else None)
     if named is not None and "://" not in named:
         raise ConfigurationError(f"{named!r} is no URL; write sqlite:///{named}")
-    checks = examination(named, loaded.topology() if loaded is not None else None)
+    checks = examination(named, loaded)
     bad = any(check.status == "bad" for check in checks)
     if as_json:
         click.echo(msgspec.json.encode({"url": named, "ok": not bad, "checks": checks}).decode())

@@ -20,6 +20,7 @@ from anyio.abc import TaskGroup
 from pipeflow.clock import Clock, Signal
 from pipeflow.engine.consumer import Consumer
 from pipeflow.engine.gate import Gate
+from pipeflow.engine.lacking import lacking
 from pipeflow.engine.plan import DeliveryPlan, HandlerPlan, SourcePlan
 from pipeflow.engine.scopes import task_scope
 from pipeflow.engine.sources import SourceRunner
@@ -65,6 +66,8 @@ class Runtime:
         self._chance = chance
         self._gate = Gate(clock)
         self._supervisor = Supervisor(clock, chance, returns=store.features.reconnects)
+        self.lacking = lacking(store)
+        """What the store cannot do for messages; None: it can do everything."""
         self._progressed = Signal()
         self._stop = Signal()
         self._stopped = False
@@ -163,14 +166,18 @@ class Runtime:
     # -- what nouns ask of it
 
     async def publish(self, topic: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        """Publish to a topic; durable when it returns."""
+        """Publish to a topic; durable when it returns. FeatureMissing: the store cannot do what a message asks for."""
+        if self.lacking is not None:
+            self.lacking.check(f"topic {topic}", batch)
         answers = await self.store.publish(topic, batch)
         if self.observers and (count := _accepted(answers)):
             self.observers.emit(Published(self.clock.now(), topic, count))
         return answers
 
     async def send(self, queue: str, batch: Sequence[Outgoing]) -> Sequence[Sent | Refused]:
-        """Send to one queue; durable when it returns."""
+        """Send to one queue; durable when it returns. FeatureMissing: the store cannot do what a message asks for."""
+        if self.lacking is not None:
+            self.lacking.check(f"queue {queue}", batch)
         answers = await self.store.send(queue, batch)
         if self.observers and (count := _accepted(answers)):
             self.observers.emit(Queued(self.clock.now(), queue, count))

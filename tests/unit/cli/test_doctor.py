@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from click.testing import Result
 
 from pipeflow.cli import doctor
 from pipeflow.messages import Outgoing
+from pipeflow.protocols import Features
 from pipeflow.registry import open_store
 from pipeflow.specs import ClaimSpec, Topology
 
@@ -147,3 +149,20 @@ def test_files_that_no_message_needs_are_noted_and_gone_with_the_next_opening(
     assert checks(call("doctor", "--json"))["large bodies"]["detail"] == "1 files that no message needs"
     assert not orphan.exists(), "doctor opened the store, and opening sweeps"
     assert checks(call("doctor", "--json"))["large bodies"]["status"] == "ok"
+
+
+def test_what_the_store_cannot_do_is_said_by_doctor_and_keeps_the_app_from_running(
+    call: Call, store: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "app.py").write_text(
+        "from pipeflow import App\napp = App('x', broker='sqlite:///shop.db')\n"
+        "ledger = app.queue('ledger', str, fifo=True)\n"
+    )
+    monkeypatch.setattr("pipeflow.embedded.broker.Features", partial(Features, fifo=False))
+    shown = call("doctor", "--app", "app:app", "--json")
+    assert shown.exit_code == 1
+    assert checks(shown)["features"]["status"] == "bad"
+    assert "queue ledger (app.py:3): fifo=True" in checks(shown)["features"]["detail"]
+    started = call("run", "app:app")
+    assert started.exit_code == 4
+    assert "queue ledger (app.py:3): fifo=True" in started.stderr
