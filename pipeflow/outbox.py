@@ -18,6 +18,7 @@ from pipeflow.embedded.sqlite.outbox import (
     AsyncConnection,
     Statements,
     SyncConnection,
+    fits,
     retry,
     retry_async,
     write,
@@ -37,7 +38,6 @@ T = TypeVar("T")
 
 __all__ = ["Outbox"]
 
-_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 _UNFIT = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -50,7 +50,7 @@ class Outbox:
     __slots__ = ("path", "table", "name", "place", "_say", "_clock", "_open")
 
     def __init__(self, path: str, table: str, *, name: str | None = None, place: str = "") -> None:
-        if not _TABLE.match(table) or table.lower().startswith("sqlite_"):
+        if not fits(table):
             raise ConfigurationError(
                 f"{place}: outbox {path}: table {table!r}; use letters, digits and underscores, and not sqlite_ first"
             )

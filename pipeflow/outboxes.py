@@ -30,6 +30,32 @@ class OutboxRow(Struct, frozen=True):
     """Why it cannot be sent: whoever wrote it wrote something else than a message."""
 
 
+class Awaiting(Struct, frozen=True):
+    """What lies in an outbox for one topic or queue."""
+
+    kind: str
+    target: str
+    pending: int
+    """Rows that are to be sent; one that was sent is deleted a second or two later."""
+    oldest_at: float | None
+    """Epoch seconds at which the oldest of these was written; None: there is none."""
+    aside: int
+    """Rows that could not be sent."""
+
+
+class Aside(Struct, frozen=True):
+    """One row that could not be sent and was set aside."""
+
+    id: int
+    kind: str
+    target: str
+    size: int
+    """Bytes of its body."""
+    at: float
+    """Epoch seconds at which it was written, or last retried."""
+    failure: str
+
+
 class OutboxTable(Protocol):
     """The rows of one outbox, as the relay sees them. NotNow: the database cannot be used, ask again."""
 

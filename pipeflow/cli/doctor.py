@@ -24,8 +24,9 @@ from pipeflow.cli.main import colour_wanted, leaf
 from pipeflow.cli.opening import check_reachable, database_of, opened
 from pipeflow.cli.output import count, json_option
 from pipeflow.embedded.sqlite.examination import claims_of, examine, sqlite_version
+from pipeflow.embedded.sqlite.outbox_file import OutboxFile
 from pipeflow.embedded.sqlite.ownership import owner_of
-from pipeflow.errors import ConfigurationError, PipeflowError
+from pipeflow.errors import ConfigurationError, NotFound, PipeflowError
 from pipeflow.protocols import Features, StoreStats
 from pipeflow.specs import Topology
 from pipeflow.version import __version__
@@ -202,10 +203,30 @@ def _names(topology: Topology) -> list[tuple[str, str]]:
     ]
 
 
+def outboxes(app: App) -> Iterator[Check]:
+    """What the outboxes of an app could not send."""
+    for outbox in (outbox for router in app.walk() for outbox in router.outboxes):
+        name = f"outbox {outbox.path}"
+        try:
+            waiting = OutboxFile(outbox.path, outbox.table).awaiting()
+        except NotFound:
+            continue  # nothing was ever written
+        except PipeflowError as error:
+            yield Check(name, "bad", str(error))
+            continue
+        aside, pending = sum(each.aside for each in waiting), sum(each.pending for each in waiting)
+        if aside:
+            remedy = f"pipeflow outbox ls {outbox.path} --table {outbox.table}"
+            yield Check(name, "warn", f"{count(aside)} rows could not be sent", remedy)
+        else:
+            yield Check(name, "ok", f"{count(pending)} rows pending")
+
+
 def examination(url: str | None, app: App | None) -> list[Check]:
     """Every check that can be made; one that fails keeps no other from being made."""
     checks = list(environment())
     declared = app.topology() if app is not None else None
+    checks += outboxes(app) if app is not None else ()
     if url is None:
         return [*checks, Check("store", "note", "no store is named here", "pipeflow doctor sqlite:///FILE")]
     try:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "purge": ("pipeflow.cli.peek:purge", "Delete every message of a queue."),
     "dlq": ("pipeflow.cli.dlq:dlq", "List, show, edit, redrive and discard dead letters, and tell who did."),
     "parked": ("pipeflow.cli.parked:parked", "List, retry and discard what a stream could not deliver."),
+    "outbox": ("pipeflow.cli.outbox:outbox", "Show what waits in an outbox; retry and discard what was not sent."),
     "match": ("pipeflow.cli.match:match", "Try a filter policy on an event."),
     "graph": ("pipeflow.cli.graph:graph", "Draw an app: topics, queues, handlers, streams, dead letters."),
     "files": ("pipeflow.cli.files:files", "List and verify the files that a stream delivered."),

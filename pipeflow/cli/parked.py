@@ -64,10 +64,10 @@ async def discarded(store: Store, stream: str, ids: list[int] | None) -> tuple[i
     return len(set(chosen)), await store.discard_parked(stream, chosen)
 
 
-def chosen(ids: tuple[int, ...], every: bool) -> list[int] | None:
+def chosen(ids: tuple[int, ...], every: bool, listing: str = "parked ls") -> list[int] | None:
     """The ids as given, None for all; UsageError for neither or both."""
     if bool(ids) == every:
-        raise click.UsageError("name the ids that `pipeflow parked ls` shows, or all of them by --all")
+        raise click.UsageError(f"name the ids that `pipeflow {listing}` shows, or all of them by --all")
     return None if every else list(ids)
 
 

@@ -7,6 +7,7 @@ never taken for one that was sent. For rows that a trigger of the program writes
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,6 +112,14 @@ AGAIN: Final = """
 DROP: Final = "DELETE FROM {table} WHERE id = ?"
 
 
+_TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
+
+
+def fits(table: str) -> bool:
+    """Whether a table can be called this."""
+    return bool(_TABLE.match(table)) and not table.lower().startswith("sqlite_")
+
+
 class Statements:
     """What is said to one outbox, whose name was checked before."""
 
@@ -140,7 +149,7 @@ def write(connection: sqlite3.Connection, say: Statements, now: float, kind: str
             raise
         cursor = connection.cursor()
         cursor.row_factory = None
-        _refuse_store(cursor.execute(APPLICATION).fetchone()[0])
+        refuse_store(cursor.execute(APPLICATION).fetchone()[0])
         connection.execute(say.create)
         connection.execute(say.lift)
         connection.execute(say.insert, values)
@@ -160,18 +169,19 @@ async def write_async(
         cursor = await connection.cursor()
         cursor.row_factory = None
         await cursor.execute(APPLICATION)
-        _refuse_store((await cursor.fetchone() or (0,))[0])
+        refuse_store((await cursor.fetchone() or (0,))[0])
         await connection.execute(say.create)
         await connection.execute(say.lift)
         await connection.execute(say.insert, values)
 
 
-def retry(connection: sqlite3.Connection, say: Statements, now: float) -> int:
-    """Put what was set aside at the end of the outbox; how many rows."""
+def retry(connection: sqlite3.Connection, say: Statements, now: float, ids: Sequence[int] | None = None) -> int:
+    """Put what was set aside at the end of the outbox, these ids or all of it; how many rows."""
     _in_transaction(connection)
     cursor = connection.cursor()
     cursor.row_factory = None
-    ids = [id for (id,) in cursor.execute(say.failed).fetchall()]
+    if ids is None:
+        ids = [id for (id,) in cursor.execute(say.failed).fetchall()]
     for id in ids:
         # Under ids of their own: the old ones lie behind what was sent already.
         connection.execute(say.again, (int(now * 1e6), id))
@@ -207,7 +217,8 @@ def _values(now: float, kind: str, target: str, sent: Outgoing) -> tuple[Any, ..
     return int(now * 1e6), kind, target, sent.body, *kept
 
 
-def _refuse_store(application: int) -> None:
+def refuse_store(application: int) -> None:
+    """ConfigurationError: this database, by its application id, is a store."""
     if application == APPLICATION_ID:
         raise ConfigurationError(
             "outbox: this database is a store of pipeflow; an outbox lies in the database of your own tables, whose "
@@ -236,7 +247,7 @@ class SqliteOutbox:
         try:
             connection = self._connection = Connection(connector, iter_chunk_size=64)
             await connection
-            _refuse_store(await connection.run(lambda connection: connection.execute(APPLICATION).fetchone()[0]))
+            refuse_store(await connection.run(lambda connection: connection.execute(APPLICATION).fetchone()[0]))
         except sqlite3.DatabaseError as error:
             await self.close()
             if isinstance(error, sqlite3.OperationalError) and "unable to open" not in str(error):

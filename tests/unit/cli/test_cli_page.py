@@ -66,7 +66,9 @@ def test_what_commands_share_is_told_once() -> None:
 
 def test_every_command_that_the_page_writes_down_exists() -> None:
     called = set(
-        re.findall(r"^ {4}\$? ?(?:.*\| )?(pipeflow (?:(?:dlq|files|parked) )?[a-z]+)", PAGE.read_text(), re.MULTILINE)
+        re.findall(
+            r"^ {4}\$? ?(?:.*\| )?(pipeflow (?:(?:dlq|files|outbox|parked) )?[a-z]+)", PAGE.read_text(), re.MULTILINE
+        )
     )
     assert called
     assert sorted(called - set(COMMANDS)) == []
