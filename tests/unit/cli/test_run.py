@@ -25,7 +25,7 @@ def started(python: Python, *arguments: str) -> Popen[str]:
 
 
 def ended(process: Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=90)
     return process.returncode, errors
 
 

@@ -154,16 +154,31 @@ async def test_what_is_refused_or_sent_before_leaves_no_file(tmp_path: Path) -> 
     await store.close()
 
 
-async def test_a_sender_that_is_cancelled_leaves_nothing_that_a_restart_does_not_take_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize(("owner", "step"), [(Claims, "_write"), (FileSink, "write"), (SqliteJournal, "commit")])
+async def test_a_sender_that_is_cancelled_leaves_nothing_that_a_restart_does_not_take_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str, done: bool
+) -> None:
+    """Cancelled as each step of a send begins, or once it is done."""
     path = tmp_path / "shop.db"
     store = await opened(path)
-    for turns in range(12):
+    reached = asyncio.Event()
+    real = getattr(owner, step)
+
+    async def told(self: object, *arguments: object) -> object:
+        if not done:
+            reached.set()
+        result = await real(self, *arguments)
+        reached.set()
+        return result
+
+    with monkeypatch.context() as told_of:
+        told_of.setattr(owner, step, told)
         sending = asyncio.create_task(store.send("q", [Outgoing(LARGE)]))
-        for _ in range(turns):
-            await asyncio.sleep(0.0005)
+        await reached.wait()
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-    await store.close()
+        await store.close()
     store = await opened(path)
     waiting = (await store.stats()).queues[0].ready
     assert len(files(path)) == waiting

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from pipeflow.clock import SystemClock
 from pipeflow.embedded.frames import MAX_FRAME
+from pipeflow.embedded.link import Link
 from pipeflow.embedded.opening import Kept
 from pipeflow.embedded.parts import PART_BYTES, WHOLE_BYTES, Held
 from pipeflow.embedded.remote import RemoteStore, connect
+from pipeflow.embedded.verbs import Verb
 from pipeflow.errors import RefusedError
 from pipeflow.messages import Ack, Emit, Outgoing, Refused, Sent, Settled, Want
 from pipeflow.registry import open_store
@@ -67,20 +70,41 @@ async def test_what_an_acknowledgement_emits_may_be_beyond_a_frame(client: Remot
     assert emitted.body == HUGE
 
 
-async def test_a_sender_that_gives_up_half_way_sends_nothing(client: RemoteStore, owner: Kept) -> None:
+def halfway(verb: str, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when the second part goes this way: the first has arrived, and others are to come."""
+    reached = asyncio.Event()
+    calls = count(1)
+    real = Link.ask
+
+    async def ask(self: Link, asked: Verb, *arguments: object) -> object:
+        if asked.name == verb and next(calls) == 2:
+            reached.set()
+        return await real(self, asked, *arguments)
+
+    monkeypatch.setattr(Link, "ask", ask)
+    return reached
+
+
+async def test_a_sender_that_gives_up_half_way_sends_nothing(
+    client: RemoteStore, owner: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = halfway("part", monkeypatch)
     sending = asyncio.create_task(client.send("q", [Outgoing(HUGE)]))
-    await asyncio.sleep(0.02)
+    await reached.wait()
     sending.cancel()
     await asyncio.gather(sending, return_exceptions=True)
-    assert (await client.stats()).queues[0].ready in (0, 1)
+    assert (await client.stats()).queues[0].ready == 0
     await client.send("q", [Outgoing(b"next")])
-    assert b"next" in [delivery.body for delivery in await client.receive("q", Want())]
+    assert [delivery.body for delivery in await client.receive("q", Want())] == [b"next"]
 
 
-async def test_a_receiver_that_gives_up_half_way_gives_the_message_back(client: RemoteStore, owner: Kept) -> None:
+async def test_a_receiver_that_gives_up_half_way_gives_the_message_back(
+    client: RemoteStore, owner: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await client.send("q", [Outgoing(HUGE)])
+    reached = halfway("rest", monkeypatch)
     receiving = asyncio.create_task(client.receive("q", Want()))
-    await asyncio.sleep(0.1)
+    await reached.wait()
     receiving.cancel()
     await asyncio.gather(receiving, return_exceptions=True)
     async with asyncio.timeout(10):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from time import perf_counter
+from time import thread_time
 
 import pytest
 
@@ -250,9 +250,9 @@ def test_T47_keys_the_policy_does_not_name_are_ignored_and_named_ones_must_be_th
 
 def test_S45_no_pattern_is_expensive_on_any_value() -> None:
     policy = compile_filter(FilterPolicy(json.dumps({"key": [{"wildcard": "*" + "a*" * 100 + "b"}]})))
-    began = perf_counter()
+    began = thread_time()
     assert not policy(b"", {"key": "a" * 200_000})
-    assert perf_counter() - began < 1.0
+    assert thread_time() - began < 1.0
 
 
 def test_T42_a_wildcard_that_takes_a_regular_expression_exponential_time_takes_less_than_a_millisecond() -> None:
@@ -261,20 +261,20 @@ def test_T42_a_wildcard_that_takes_a_regular_expression_exponential_time_takes_l
     subject = Subject(b"", {"key": "a" * 60 + "c"})
     times = []
     for _ in range(20):
-        began = perf_counter()
+        began = thread_time()
         assert not policy.matches(subject)
-        times.append(perf_counter() - began)
-    assert min(times) < 0.001, "the best of twenty, for other programs run too"
+        times.append(thread_time() - began)
+    assert min(times) < 0.001, "the best of twenty: the first ones warm up"
 
 
 def test_S45_a_hostile_body_costs_time_in_proportion_to_its_size() -> None:
     policy = compile_filter(FilterPolicy(json.dumps({"a": {"b": ["x"], "c": {"d": ["y"]}}}), "body"))
     body = b'{"a":[' + b'{"b":1,"c":[{},{"d":2}]},' * 20_000 + b'{}],"a.b":[' + b"1," * 20_000 + b"1]}"
     dots = b'{"a' + b"." * 500_000 + b'":1}'
-    began = perf_counter()
+    began = thread_time()
     assert not policy(body, {})
     assert not policy(dots, {})
-    assert perf_counter() - began < 2.0
+    assert thread_time() - began < 2.0
 
 
 def test_a_body_is_parsed_once_for_many_filters(monkeypatch: pytest.MonkeyPatch) -> None:
