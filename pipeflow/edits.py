@@ -1,7 +1,7 @@
 """Changes to a message that an operator writes down: `body.total=0`, `attributes.kind=placed`, or a whole new body.
 
-Applying one is pure, and all or nothing. What it does not name keeps its value exactly, not its spelling: spaces go,
-`1e2` becomes `1E+2`, and of two fields of one name in one object the last stays, as every reader of JSON here reads it.
+Applying one is pure, and all or nothing. What it does not name stays as it is written; around what it names spaces go,
+and of two fields of one name in one object the last stays, as every reader of JSON here reads it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
@@ -24,11 +24,14 @@ _HOW: Final = "write body.FIELD=VALUE, attributes.NAME=VALUE or body=VALUE; VALU
 _SHOWN: Final = 200
 """Characters of one new value that the text of an edit repeats."""
 
-# Numbers keep their value and their digits: 1.10 does not become 1.1, and 1e400 not infinite.
+# A number is whatever JSON allows: 1e400 is none that a float could be.
 _decode = msgspec.json.Decoder(float_hook=Decimal).decode
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encode = msgspec.json.Encoder().encode
+_Raw = msgspec.Raw
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _UNREADABLE: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)
-"""What reading and writing JSON ends with: no JSON, text that is not UTF-8, a number past every bound, too deep."""
+"""What reading JSON ends with: no JSON, text that is not UTF-8, a number past every bound, too deep."""
 
 
 class Part(Struct, frozen=True, array_like=True):
@@ -168,44 +171,35 @@ def apply(
 
 def _changed(body: bytes, parts: list[Part]) -> bytes:
     try:
-        tree = _decode(body) if any(len(part.path) > 1 for part in parts) else None
+        body.decode()  # texts that are only passed over are not read
+        for part in parts:
+            _decode(part.value)
+            body = _put(body, part, 1) if len(part.path) > 1 else part.value
+        return body
     except _UNREADABLE:
         raise RefusedError(
             "Unfit", f"its body is no JSON that can be read, so {parts[0].text} cannot be set; give a whole body"
         ) from None
-    try:
-        for part in parts:
-            if len(part.path) == 1:
-                tree = _decode(part.value)
-            else:
-                _put(tree, part)
-        return _encode(tree)
-    except _UNREADABLE:
-        raise RefusedError("Unfit", f"its body cannot be written with {parts[0].text}; give a whole body") from None
 
 
-def _put(tree: Any, part: Part) -> None:
-    inner = tree
-    for depth, step in enumerate(part.path[1:], 1):
-        last = depth == len(part.path) - 1
-        key: Any = _key(inner, step, part.path[:depth], last)
-        if last:
-            inner[key] = _decode(part.value)
-        else:
-            inner = inner[key]
-
-
-def _key(inner: object, step: str, path: tuple[str, ...], last: bool) -> str | int:
-    """Where the step leads; a last one may be a new field of an object, so that what is missing can be filled in."""
-    where = ".".join(path)
-    if isinstance(inner, dict):
-        if last or step in inner:
-            return step
-        raise RefusedError("Unfit", f"its {where} has no {step!r}")
-    if isinstance(inner, list):
-        if step.isdecimal() and int(step) < len(inner):
-            return int(step)
-        raise RefusedError("Unfit", f"its {where} is a list of {len(inner)}, without a {step!r}")
+def _put(body: bytes, part: Part, depth: int) -> bytes:
+    """The JSON with one part set. What lies beside it is passed over and copied: 2 ms for each MiB of a large body."""
+    step, last, where = part.path[depth], depth == len(part.path) - 1, ".".join(part.path[:depth])
+    opening = body.lstrip()[:1]
+    if opening == b"{":
+        fields = _fields(body)
+        if not last and step not in fields:
+            raise RefusedError("Unfit", f"its {where} has no {step!r}")
+        # A last step may be a new field, so that what is missing can be filled in.
+        fields[step] = _Raw(part.value if last else _put(bytes(fields[step]), part, depth + 1))
+        return _encode(fields)
+    if opening == b"[":
+        items = _items(body)
+        if not step.isdecimal() or int(step) >= len(items):
+            raise RefusedError("Unfit", f"its {where} is a list of {len(items)}, without a {step!r}")
+        items[int(step)] = _Raw(part.value if last else _put(bytes(items[int(step)]), part, depth + 1))
+        return _encode(items)
+    _decode(body)
     raise RefusedError("Unfit", f"its {where} is neither object nor list, so it has no {step!r}")
 
 

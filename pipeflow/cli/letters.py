@@ -18,6 +18,7 @@ from pipeflow.cli.output import Row, count, fail_empty_option, found, json_optio
 from pipeflow.cli.peek import row_of, wanted
 from pipeflow.codecs import Codec
 from pipeflow.edits import Edit, apply, fingerprint, parse_edit
+from pipeflow.embedded.weighing import attributes_size
 from pipeflow.errors import CodecError, ConfigurationError, NotFound
 from pipeflow.filters import parse_where
 from pipeflow.letters import PROVENANCE, Change, Discard, Discarded, Rewrite, Seen
@@ -198,7 +199,7 @@ def codec_of(queue: str, broker: str | None, app: str | None) -> Codec[Any] | No
 
 def check_type(queue: str, codec: Codec[Any] | None, edit: Edit, letter: Peeked) -> None:
     """CodecError when the queue's handler could not read what the edit makes of a letter."""
-    if codec is None or letter.size > len(letter.body) + (1 << 20):
+    if codec is None or (edit.body is None and not _is_whole(letter)):
         return
     body, _ = apply(edit, letter.body, letter.attributes)
     try:
@@ -244,6 +245,11 @@ def change_row(change: Change) -> Row:
     return {"id": change.id, **told}
 
 
+def _is_whole(letter: Peeked) -> bool:
+    """Whether all of its body is here; of one that is kept aside only the beginning is."""
+    return letter.size <= len(letter.body) + attributes_size(letter.attributes)
+
+
 def _is_json(body: bytes) -> bool:
     try:
         msgspec.json.decode(body)
@@ -267,6 +273,8 @@ def _on_terminal() -> bool:
 
 def _by_hand(letter: Peeked) -> bytes | None:
     """What an editor made of the body; None: nothing."""
+    if not _is_whole(letter):
+        raise click.UsageError(f"{letter.id}: its body is too large for an editor; use --set or --body FILE")
     if letter.size > LONGEST_BODY or not _is_text(letter.body):
         raise click.UsageError(f"{letter.id}: its body is no text for an editor; use --set or --body FILE")
     before = pretty(letter.body)

@@ -12,11 +12,13 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.inspection import CHUNK, Matches, as_it_is, asks_about_bodies, look, matcher, scan, seen
+from pipeflow.embedded.inspection import CHUNK, Matches, as_it_is, asks_about_bodies, look, matcher, scan
+from pipeflow.errors import RefusedError
 from pipeflow.specs import FilterPolicy
-from pipeflow.state.stored import IN_FLIGHT, Stored
+from pipeflow.state.stored import GONE, IN_FLIGHT, Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
@@ -121,9 +123,30 @@ class Choosing:
             dead.tail.unwatch()
 
     async def _matching_aside(self, dead: Head, chunk: list[Stored], matches: Matches) -> dict[int, bool]:
-        """By place, of letters whose bodies are kept aside, whether they match; one is read at a time."""
+        """By place, of letters whose bodies are kept aside, whether they match; one is read at a time.
+
+        Unavailable: one cannot be reached now. Nobody can say of it that it matches, or that it does not.
+        """
         claims = self._broker.claims
-        return {m.place: matches(await seen(claims, dead, m, True)) for m in chunk if m.claim is not None}
+        found: dict[int, bool] = {}
+        with claims.keeping() as keeping:
+            for message in chunk:
+                if message.claim is not None:
+                    try:
+                        body = await keeping.read(message.claim)
+                    except RefusedError:
+                        found[message.place] = False  # what nobody can read is not what is asked for
+                        continue
+                    found[message.place] = matches(replace(look(dead, message), body=body))
+        return found
+
+    def still(self, letters: list[Stored]) -> list[Stored]:
+        """Those of a chunk that others, who had a turn, have left where they were, as they are now."""
+        found: dict[int, Stored] = {}
+        for lane in dict.fromkeys(map(self.lane_of, letters)):
+            mine = [each for each in letters if each.queue == lane.number and not lane.tail.has_left(each.place)]
+            found |= {each.place: each for each in as_it_is(lane, mine, set()) if each.state not in (IN_FLIGHT, GONE)}
+        return [found[each.place] for each in letters if each.place in found]
 
     def lane_of(self, message: Stored) -> Head:
         """Which priority of which queue a letter lies in."""

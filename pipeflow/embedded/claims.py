@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from sys import maxsize
@@ -91,6 +92,40 @@ class Claiming(Protocol):
     def after_intake(self, heads: Iterable[Head]) -> None: ...
 
     def new_id(self) -> str: ...
+
+
+class Keeping:
+    """Reads bodies that are kept aside and keeps others, for messages that are changed where they lie."""
+
+    def __init__(self, claims: Claims, dry_run: bool) -> None:
+        self._claims = claims
+        self._dry_run = dry_run
+        self.written: list[Claim] = []
+        self.waited = False
+        """Whether others had a turn meanwhile."""
+
+    async def read(self, claim: Claim) -> bytes:
+        """The bytes as they were sent. RefusedError: they are gone or damaged; Unavailable: not now."""
+        self.waited = True
+        try:
+            return await self._claims.read(claim)
+        except (ObjectMissing, ObjectDamaged) as error:
+            raise RefusedError("Unfit", f"its body of {claim.size} bytes is gone or damaged: {error}") from error
+        except UNREACHABLE as error:
+            raise Unavailable(f"a body of {claim.size} bytes cannot be reached now: {error}") from error
+
+    async def keep(self, body: bytes) -> Claim | None:
+        """Where a body lies from now on, in a dry run what would be known of it; None: with its message.
+
+        RefusedError: there is no room; Unavailable: not now.
+        """
+        claims = self._claims
+        if not claims.is_large(body):
+            return None
+        self.waited = True
+        if self._dry_run:
+            return Claim(0, "", "", len(body), *await anyio.to_thread.run_sync(_fingerprints, body))
+        return await claims.write(body, self.written)
 
 
 class Claims:
@@ -200,6 +235,16 @@ class Claims:
             self._hand_over(written)
         return [refused[n] if n in refused else next(answers) for n in range(len(batch))]
 
+    @contextmanager
+    def keeping(self, dry_run: bool = False) -> Iterator[Keeping]:
+        """The time in which other bodies are made for messages: what no message got by its end goes again."""
+        keeping = Keeping(self, dry_run)
+        try:
+            yield keeping
+        finally:
+            if keeping.written:
+                self._hand_over(keeping.written)
+
     def _hand_over(self, written: Sequence[Claim]) -> None:
         # Also what was taken: a body goes when no row refers to it in the commit of this, or in an earlier one.
         for claim in written:
@@ -221,6 +266,14 @@ class Claims:
         ]
         return replace(settlement, emits=emits)
 
+    def is_large(self, body: bytes) -> bool:
+        """Whether a body does not lie in the store."""
+        return len(body) > self._inline
+
+    async def write(self, body: bytes, written: list[Claim]) -> Claim:
+        """Keep another body of a message that is here; Unavailable, RefusedError: nothing was changed."""
+        return await self._write(body, written, "nothing was changed")
+
     async def _set_aside(self, outgoing: Outgoing, limit: int, written: list[Claim]) -> Outgoing:
         if not self.wanted((outgoing,)):
             return outgoing
@@ -228,7 +281,7 @@ class Claims:
             return replace(outgoing, claim=Claim(0, "", "", len(outgoing.body), 0, ""))
         return replace(outgoing, claim=await self._write(outgoing.body, written))
 
-    async def _write(self, body: bytes, written: list[Claim]) -> Claim:
+    async def _write(self, body: bytes, written: list[Claim], undone: str = "nothing was sent") -> Claim:
         broker, place = self._broker, self.spec.url
         crc, digest = await anyio.to_thread.run_sync(_fingerprints, body)
         name = f"{broker.store_id}-{broker.boot:08x}-{broker.new_id()}"
@@ -240,7 +293,7 @@ class Claims:
             await self._sink(place).write(Object(name, [body]))
         except (SinkUnavailable, OSError) as error:
             raise Unavailable(
-                f"{broker.url}: a body of {len(body)} bytes cannot be kept aside ({error}); nothing was sent"
+                f"{broker.url}: a body of {len(body)} bytes cannot be kept aside ({error}); {undone}"
             ) from error
         except ObjectRefused as error:
             raise RefusedError("ClaimRefused", f"{broker.url}: a body may not be kept aside: {error}") from error
@@ -252,7 +305,7 @@ class Claims:
             raise RefusedError(
                 "disk_full",
                 f"{self._broker.url}: the disk has no room for a body of {size} bytes beside what the store needs; free"
-                " space and send again. Nothing was sent",
+                " space and try again. Nothing was done",
             )
         if not self._aside.is_dir():
             # As private as the store itself. FileSink syncs what it makes, not what it finds.

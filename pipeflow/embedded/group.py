@@ -86,8 +86,8 @@ class Gathering:
         self.declared: list[Declared] = []
         self.damaged: list[int] = []
         """Rows whose checksum did not hold, to be set aside."""
-        self.rewritten: dict[int, bytes] = {}
-        """By row: the body that an operator gave it."""
+        self.rewritten: dict[int, bytes | Claim] = {}
+        """By row: the body that an operator gave it, or where that is kept aside."""
         self.audit: dict[int, Entry] = {}
         """By number, each as it is now."""
         self.sync = False
@@ -142,7 +142,7 @@ class Gathering:
             streams=self.streams,
             declared=self.declared,
             damaged=self.damaged,
-            rewritten=self.rewritten,
+            rewritten={},
             audit=[(n, entry.at, subject_of(entry), _encode(entry)) for n, entry in self.audit.items()],
             clock=clock,
             sync=self.sync,
@@ -154,6 +154,10 @@ class Gathering:
         for head in self.heads:
             frozen.queues.append((head.number, _encode(head.counters)))
             head.touched = False
+        for row, body in self.rewritten.items():
+            if isinstance(body, Claim):
+                frozen.claims[body.number] = body, frozen.claims.get(body.number, (body, 0))[1] + 1
+            frozen.rewritten[row] = body.number if isinstance(body, Claim) else body
         for number, claim in self.claims.items():
             if number not in frozen.claims:
                 frozen.claims[number] = claim, 0

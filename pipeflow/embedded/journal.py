@@ -121,8 +121,8 @@ class FrozenGroup(Struct):
 
     inserts: list[Any]
     """(key, due, group, held until, expires, head, crc, body, shared) of every new row, one after the other."""
-    rewritten: dict[int, bytes]
-    """Key of a row as it is until now -> the body it has from now on, its own."""
+    rewritten: dict[int, bytes | int]
+    """Key of a row as it is until now -> the body it has from now on, its own, or the number of one kept aside."""
     updates: list[tuple[Any, ...]]
     """(key, due, held until, head, crc, old key, group, expires) of every row that is on disk and changed."""
     deletes: list[int]

@@ -7,6 +7,7 @@ the next start goes on. One move at a time takes from a queue of dead letters (S
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from functools import partial
 from math import inf
@@ -20,18 +21,21 @@ from pipeflow.audit import Action, Entry
 from pipeflow.clock import Signal
 from pipeflow.embedded.auditing import selection_of
 from pipeflow.embedded.choosing import Choice, Tally
+from pipeflow.embedded.claims import AGAIN, Keeping
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.inspection import CHUNK, length, matcher
 from pipeflow.embedded.journal import Declared
 from pipeflow.embedded.rewriting import Fitting, Rewritten, digests_of
 from pipeflow.embedded.workbench import check_room
-from pipeflow.errors import NotFound, PipeflowError, RefusedError
+from pipeflow.errors import NotFound, PipeflowError, RefusedError, Unavailable
 from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import KEPT, Move, MoveState
 from pipeflow.state.stored import Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
+
+logger = logging.getLogger("pipeflow")
 
 STEPS_A_SECOND = 10
 """Commits a second that a move with a rate makes of it, where the rate allows so many."""
@@ -94,13 +98,17 @@ class Moving:
             with broker.trail.telling() as told:
                 async with aclosing(broker.choosing.matching(_choice(move), tally)) as chunks:
                     async for letters in chunks:
-                        fit = fitting.fit(letters)
-                        if request.dry_run or not fit:
-                            continue
-                        broker.check_open()
-                        entry = told.entry or self._entered("redrive", move, request.user)
-                        told.entry = self._take_along(move, fit, replace(entry, note=fitting.note))
-                        await broker.committed()
+                        left = letters
+                        while left:
+                            with broker.claims.keeping(request.dry_run) as keeping:
+                                fit, left = await self._fit(fitting, left, keeping)
+                                if request.dry_run or not fit:
+                                    continue
+                                broker.check_open()
+                                entry = told.entry or self._entered("redrive", move, request.user)
+                                told.entry = self._take_along(move, fit, replace(entry, note=fitting.note))
+                            await broker.committed()
+                            left = broker.choosing.still(left)
                 if told.entry is not None:
                     told.entry = replace(told.entry, note=fitting.note)
             if told.entry is not None:
@@ -195,11 +203,10 @@ class Moving:
 
     async def _carry_out(self, id: str) -> None:
         stop = self._stops[id] = Signal()
-        move = self._moves[id]
         try:
             self._entries[id] = await self._entry_of(id)
-            async with self._broker.choosing.turn(move.source):
-                await self._until_done(id, stop)
+            while not await self._carried(id, stop):
+                await self._broker.clock.wait(stop, self._broker.clock.now() + AGAIN)
         except PipeflowError as error:
             if not self._broker.is_open:
                 return  # whoever opens the store next goes on
@@ -212,6 +219,21 @@ class Moving:
             for ended in self._ends.pop(id, []):
                 ended.fire()
         self._broker.written_behind()
+
+    async def _carried(self, id: str, stop: Signal) -> bool:
+        """Whether the move has come to its end; False: a body that it needs cannot be reached now."""
+        move = self._moves[id]
+        if move.state == "cancelling":
+            self._end(id, "cancelled")
+            return True
+        try:
+            async with self._broker.choosing.turn(move.source):
+                await self._until_done(id, stop)
+        except Unavailable as error:
+            self._broker.check_open()
+            logger.warning("move %s of %s goes on in %g s: %s", id, move.queue, AGAIN, error)
+            return False
+        return True
 
     async def _entry_of(self, id: str) -> Entry:
         entry = await self._broker.trail.find(self._moves[id].entry)
@@ -233,16 +255,32 @@ class Moving:
             async for letters in chunks:
                 if self._moves[id].state == "cancelling":
                     break
-                # Those that the edit did not fit before a crash lie there still, and are counted anew.
-                fit = fitting.fit(letters)
-                entry = replace(self._entries[id], note=fitting.note)
-                self._entries[id] = self._take_along(move, fit, entry)
-                self._change(id, moved=self._moves[id].moved + len(fit), unfit=fitting.unfit)
-                await broker.committed()
-                if rate is not None and self._moves[id].state == "running":
-                    due = max(due, clock.now()) + len(fit) / rate
-                    await clock.wait(stop, due)
+                left = letters
+                while left and self._moves[id].state == "running":
+                    with broker.claims.keeping() as keeping:
+                        # Those that the edit did not fit before a crash lie there still, and are counted anew.
+                        fit, left = await self._fit(fitting, left, keeping)
+                        broker.check_open()
+                        entry = replace(self._entries[id], note=fitting.note)
+                        self._entries[id] = self._take_along(move, fit, entry)
+                        self._change(id, moved=self._moves[id].moved + len(fit), unfit=fitting.unfit)
+                    await broker.committed()
+                    if rate is not None and self._moves[id].state == "running":
+                        due = max(due, clock.now()) + len(fit) / rate
+                        await clock.wait(stop, due)
+                    left = broker.choosing.still(left)
         self._end(id, "cancelled" if self._moves[id].state == "cancelling" else "completed")
+
+    async def _fit(
+        self, fitting: Fitting, letters: list[Stored], keeping: Keeping
+    ) -> tuple[list[tuple[Stored, Rewritten | None]], list[Stored]]:
+        """Letters that can be moved now, with what they become, and those whose turn comes after them."""
+        fit, left = await fitting.fit(letters, keeping)
+        if keeping.waited:
+            after = {message.place: rewritten for message, rewritten in fit}
+            still = self._broker.choosing.still([message for message, _ in fit])
+            fit = [(message, after[message.place]) for message in still]
+        return fit, left
 
     def _take_along(self, move: Move, letters: list[tuple[Stored, Rewritten | None]], entry: Entry) -> Entry:
         """Move letters, each as a new message (SQS: Q99), into the open group; their entry in the audit with them."""

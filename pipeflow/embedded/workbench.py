@@ -12,9 +12,10 @@ from pipeflow.audit import Action, Entry
 from pipeflow.embedded.auditing import selection_of
 from pipeflow.embedded.choosing import Choice, Tally
 from pipeflow.embedded.head import Head
-from pipeflow.embedded.rewriting import Rewritten, change_of, digests_of, rewrite, rewritten
+from pipeflow.embedded.rewriting import Rewritten, change_of, digests_of, rewrite, rewritten, seen
 from pipeflow.errors import NotFound, RefusedError
 from pipeflow.letters import Change, Discard, Discarded, Rewrite
+from pipeflow.specs import QueueSpec
 from pipeflow.state.stored import IN_FLIGHT, Stored
 
 if TYPE_CHECKING:
@@ -40,14 +41,26 @@ class Workbench:
             async with aclosing(broker.choosing.matching(choice, Tally())) as chunks:
                 async for letters in chunks:
                     for message in letters:
-                        after = rewritten(request.edit, message, head.spec)
-                        change = change_of(message, after)
-                        _check_expected(request, change)
-                        if not request.dry_run:
-                            self._rewrite(dead, message, after, request)
-                            await broker.committed()
-                        return change
+                        return await self._change(dead, message, head.spec, request)
         raise self._absent(dead, request)
+
+    async def _change(self, dead: Head, message: Stored, spec: QueueSpec, request: Rewrite) -> Change:
+        broker = self._broker
+        _check_expected(request, message)
+        with broker.claims.keeping(request.dry_run) as keeping:
+            after = await rewritten(request.edit, message, spec, keeping)
+            change = change_of(message, after)
+            if request.dry_run:
+                return change
+            if keeping.waited:
+                broker.check_open()
+                still = broker.choosing.still([message])
+                if not still:
+                    raise self._absent(dead, request)
+                message = still[0]
+            self._rewrite(dead, message, after, request)
+        await broker.committed()
+        return change
 
     def _rewrite(self, dead: Head, message: Stored, after: Rewritten, request: Rewrite) -> None:
         """Into the open group: the letter as it is to be, and the entry that says so."""
@@ -62,14 +75,14 @@ class Workbench:
         )
         trail.counted(entry, [message.id], digests_of([(message, after)]))
         lane = self._broker.choosing.lane_of(message)
-        cold = lane.tail.has(message)
-        if not cold and message.body is not None:
-            lane.bytes += after.size - message.size
-        rewrite(message, after, self._broker.gathering)
-        if cold:
+        if lane.tail.has(message):
+            rewrite(message, after, self._broker.gathering)
             lane.tail.changed(message)
-        else:
-            lane.state.changes.changed(message)
+            return
+        lane.bytes -= message.size if message.body is not None else 0
+        rewrite(message, after, self._broker.gathering)
+        lane.bytes += message.size if message.body is not None else 0
+        lane.state.changes.changed(message)
 
     def _absent(self, dead: Head, request: Rewrite) -> NotFound | RefusedError:
         known = (message for lane in dead.lanes for message in lane.state.known.values())
@@ -133,10 +146,13 @@ def check_room(broker: EmbeddedBroker, queue: str) -> None:
         raise RefusedError("disk_full", f"{queue}: the disk of the store is nearly full; free space, then edit again")
 
 
-def _check_expected(request: Rewrite, change: Change) -> None:
-    if request.expects and request.expects != change.before.digest:
+def _check_expected(request: Rewrite, message: Stored) -> None:
+    if not request.expects:
+        return
+    digest = seen(message).digest
+    if request.expects != digest:
         raise RefusedError(
             "Changed",
-            f"{request.queue}: {request.id} was changed meanwhile: its body is {change.before.digest}, the edit was"
+            f"{request.queue}: {request.id} was changed meanwhile: its body is {digest}, the edit was"
             f" made for {request.expects}; look at it again",
         )

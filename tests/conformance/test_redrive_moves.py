@@ -173,7 +173,7 @@ async def test_Q48_who_waits_for_letters_gets_what_a_redrive_to_another_queue_le
 
 async def test_Q96_a_letter_that_an_edit_cannot_read_stays_and_the_others_are_moved(desk: Desk) -> None:
     await desk.queue(dead_letters="dead")
-    unreadable = (b'{"a":1,"name":"Jos\xe9"}', b'{"a":1,"n":1e99999999999999999999}', b"[" * 5000 + b"]" * 5000)
+    unreadable = (b'{"a":1,"name":"Jos\xe9"}', b'{"a":1,"n":1e}', b"[" * 5000 + b"]" * 5000)
     await desk.store.send("q", [Outgoing(body) for body in (*unreadable, b'{"a":1}')])
     await desk.settle(*(Bury(delivery.receipt) for delivery in await desk.take(4)))
     await desk.store.start_move(Redrive("q", rate=10, edit=parse_edit(["body.a=2"])))

@@ -41,14 +41,14 @@ def test_numbers_that_are_not_named_keep_every_digit() -> None:
 @pytest.mark.parametrize(
     ("written", "after"),
     [
-        (b'{ "n": 1, "x": 1e2 }', b'{"n":2,"x":1E+2}'),
-        (b'{"n":1,"x":-0}', b'{"n":2,"x":0}'),
-        (b'{"n":1,"x":0.00000000001}', b'{"n":2,"x":1E-11}'),
-        (b'{"n":1,"x":"\\u00e9"}', '{"n":2,"x":"é"}'.encode()),
+        (b'{ "n": 1, "x" : { "y": 1e2 } }', b'{"n":2,"x":{ "y": 1e2 }}'),
+        (b'{"n":1,"x":-0}', b'{"n":2,"x":-0}'),
+        (b'{"n":1,"x":0.00000000001}', b'{"n":2,"x":0.00000000001}'),
+        (b'{"n":1,"x":"\\u00e9"}', b'{"n":2,"x":"\\u00e9"}'),
         (b'{"n":1,"x":1,"x":3}', b'{"n":2,"x":3}'),
     ],
 )
-def test_what_is_not_named_keeps_its_value_and_not_its_spelling(written: bytes, after: bytes) -> None:
+def test_what_is_not_named_stays_as_it_is_written(written: bytes, after: bytes) -> None:
     assert apply(parse_edit(["body.n=2"]), written, None)[0] == after
     assert msgspec.json.decode(after) == msgspec.json.decode(written) | {"n": 2}
 
@@ -72,7 +72,6 @@ def ordinary_depth() -> Iterator[None]:
         ("body.a=1", b"\xff", "its body is no JSON"),
         ("body.a=1", b"[" * 5000 + b"]" * 5000, "its body is"),
         ("body.a=1", b'{"a":1,"name":"Jos\xe9"}', "its body is no JSON"),
-        ("body.a=1", b'{"a":1,"x":1e99999999999999999999}', "its body is no JSON that can be read"),
         ("body.a=1", b'{"a":1,"x":"\\ud800"}', "its body is no JSON"),
         ("body.a=1", b'{"a":1,"x":' + b"[" * 5000 + b"]" * 5000 + b"}", "its body is"),
     ],
@@ -133,7 +132,7 @@ def test_an_edit_changes_something_and_its_body_is_json_unless_it_says_otherwise
 
 
 def test_a_remembered_part_that_cannot_be_read_refuses_a_letter_and_no_more() -> None:
-    with pytest.raises(RefusedError, match=r"its body cannot be written with body\.a=1e9999") as refused:
+    with pytest.raises(RefusedError, match=r"its body is no JSON that can be read, so body\.a=1e9999") as refused:
         apply(Edit((Part(("body", "a"), b"1e99999999999999999999"),)), b'{"a":1}', None)
     assert refused.value.code == "Unfit"
 

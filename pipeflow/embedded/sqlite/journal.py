@@ -256,10 +256,11 @@ class SqliteJournal:
             self._written += len(body)
         for number, (claim, refs) in group.claims.items():
             execute(statements.HOLD_CLAIM, (number, refs, recovery.encode_claim(claim)))
-        for row, body in group.rewritten.items():
+        for row, new in group.rewritten.items():
             # Under the key that the row has until now; its head follows with the updates and moves.
-            execute(statements.REWRITE_BODY, (body, row))
-            self._written += len(body)
+            own, kept = (None, new) if isinstance(new, int) else (new, None)
+            execute(statements.REWRITE_BODY, (own, kept, row))
+            self._written += len(own or b"")
         self._insert(connection, group.inserts)
         moved = [row for row in group.updates if row[0] != row[5]]
         self._update(connection, [row for row in group.updates if row[0] == row[5]])

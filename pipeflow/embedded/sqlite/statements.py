@@ -57,7 +57,7 @@ MOVE_MESSAGE: Final = """
     WHERE key = ?
 """
 
-REWRITE_BODY: Final = "UPDATE messages SET body = ?, shared = NULL WHERE key = ?"
+REWRITE_BODY: Final = "UPDATE messages SET body = ?, shared = ? WHERE key = ?"
 HOLD_BODY: Final = """
     INSERT INTO bodies (number, refs, body)
     VALUES (?, ?, ?)

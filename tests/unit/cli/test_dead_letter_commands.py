@@ -150,6 +150,32 @@ def test_on_a_terminal_an_editor_opens_and_what_it_saves_counts(
     assert bodies(call)[0] == {"id": "0", "total": 9}
 
 
+async def add_a_large_one(url: str) -> str:
+    """A letter whose body is kept aside; its id."""
+    store = await open_store(url)
+    await store.send("billing", [Outgoing(b'{"id":"large","total":1,"text":"%s"}' % (b"x" * (2 << 20)))])
+    large = next(each for each in await store.receive("billing", Want(10)) if len(each.body) > 2 << 20)
+    await store.settle("billing", [Bury(large.receipt)])
+    await store.close()
+    return large.id
+
+
+def test_a_body_that_is_kept_aside_is_edited_by_its_parts_and_never_by_its_beginning(
+    call: Call, store: str, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = anyio.run(add_a_large_one, store)
+    monkeypatch.setattr("pipeflow.cli.letters._on_terminal", lambda: True)
+    monkeypatch.setattr("click.edit", edited_to('{"id": "large", "total": 9}\n'))
+    refused = call("dlq", "edit", "billing", id)
+    assert refused.exit_code == 2
+    assert "its body is too large for an editor" in refused.stderr
+    changed = answer(call("dlq", "edit", "billing", id, "--set", "body.total=2", "--app", "app:app", "--json"))
+    assert changed["before"]["size"] == changed["after"]["size"] > 2 << 20
+    assert changed["before"]["digest"] != changed["after"]["digest"]
+    call("dlq", "edit", "billing", id, "--set", 'body.text="short"')
+    assert {"id": "large", "total": 2, "text": "short"} in bodies(call)
+
+
 def test_what_somebody_changed_while_the_editor_was_open_is_not_overwritten(
     call: Call, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,7 +176,7 @@ async def test_a_letter_that_is_handled_while_it_is_read_is_not_moved_too(tmp_pa
 async def test_a_move_that_meets_a_surprise_fails_alone_and_the_store_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def surprised(self: Fitting, letters: object) -> None:
+    def surprised(self: Fitting, letters: object, keeping: object) -> None:
         raise ZeroDivisionError("a surprise")
 
     clock, path = VirtualClock(1000.0), tmp_path / "s.db"

@@ -14,7 +14,7 @@ from pipeflow.audit import CUT_OFF, Entry
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.choosing import Choice, Choosing, Tally
 from pipeflow.embedded.opening import Kept
-from pipeflow.errors import Unavailable
+from pipeflow.errors import ConfigurationError, Unavailable
 from pipeflow.letters import Discard, Redrive
 from pipeflow.messages import Bury, Outgoing, Want
 from pipeflow.registry import open_store
@@ -185,7 +185,7 @@ async def test_a_move_that_fails_before_its_first_letter_says_so_in_its_own_entr
     store = await with_letters(tmp_path / "s.db", 5)
 
     def fails(self: Choosing, *arguments: object) -> object:
-        raise Unavailable("a place does not answer")
+        raise ConfigurationError("a place does not answer")
 
     with monkeypatch.context() as broken:
         broken.setattr(Choosing, "matching", fails)
