@@ -25,10 +25,11 @@ from pipeflow.embedded.sqlite.outbox import (
     write_async,
 )
 from pipeflow.errors import ConfigurationError, RefusedError
-from pipeflow.messages import AttributeValue, Outgoing
-from pipeflow.names import IdPool, valid_group
+from pipeflow.messages import AttributeValue, Outgoing, Refused
+from pipeflow.names import IdPool
 from pipeflow.queue import Queue
-from pipeflow.state.wishes import unfulfillable, unusable_key, unwaitable
+from pipeflow.specs import QueueSpec
+from pipeflow.state.wishes import unfit_ids, unfulfillable, unseen, unusable_key, unwaitable
 from pipeflow.topic import Topic, outgoing
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Outbox:
         if not isinstance(topic, Topic):
             raise ConfigurationError(f"outbox {self.path}: {topic!r} is no topic; outbox.send(...) is for queues")
         sent = outgoing(topic.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords)
-        return self._write(connection, "topic", topic.name, topic.spec.fifo, sent)
+        return self._write(connection, topic, sent)
 
     @overload
     def send(
@@ -175,14 +176,7 @@ class Outbox:
         if not isinstance(queue, Queue):
             raise ConfigurationError(f"outbox {self.path}: {queue!r} is no queue; outbox.publish(...) is for topics")
         sent = outgoing(queue.codec.encode(value), group, dedup_id, delay, ttl, priority, attributes, keywords, key=key)
-        unusable = unusable_key(queue.spec, key) if key is not None else None
-        if unusable is not None:
-            raise RefusedError(unusable.code, unusable.reason)
-        if len(sent.body) > queue.spec.max_body:
-            raise RefusedError(
-                "too_large", f"{queue.name}: the body has {len(sent.body)} bytes, the limit is {queue.spec.max_body}"
-            )
-        return self._write(connection, "queue", queue.name, queue.spec.fifo, sent)
+        return self._write(connection, queue, sent)
 
     @overload
     def retry(self, connection: SyncConnection, /) -> int: ...
@@ -214,9 +208,12 @@ class Outbox:
             self._open.remove(runtime)
 
     def _write(
-        self, connection: SyncConnection | AsyncConnection, kind: str, target: str, fifo: bool, sent: Outgoing
+        self, connection: SyncConnection | AsyncConnection, noun: Topic[T] | Queue[T], sent: Outgoing
     ) -> str | Awaitable[str]:
-        _check(target, fifo, sent)
+        refused = _refusal(noun, sent)
+        if refused is not None:
+            raise RefusedError(refused.code, refused.reason)
+        kind, target = "queue" if isinstance(noun, Queue) else "topic", noun.name
         now = self._clock.now()
         # Entropy of its own each time: threads and forked workers write here, and a pool is for one task.
         id = IdPool().new(now)
@@ -251,18 +248,25 @@ class Outbox:
         return f"<outbox {self.path} {self.table}>"
 
 
-def _check(target: str, fifo: bool, sent: Outgoing) -> None:
-    """What would only be set aside later is refused while somebody is there to see it."""
-    unfulfilled = unfulfillable(target, sent, fifo=fifo)
-    if unfulfilled is not None:
-        raise RefusedError(unfulfilled.code, unfulfilled.reason)
+def _refusal(noun: Topic[T] | Queue[T], sent: Outgoing) -> Refused | None:
+    """Why this would only be set aside later: it is refused while somebody is there to see it."""
+    name, fifo = noun.name, noun.spec.fifo
+    refused = unfulfillable(name, sent, fifo=fifo)
     if fifo and sent.group is None:
-        raise RefusedError("missing_group", f"{target}: it is FIFO and needs group=... with every message")
-    for what, value in (("group", sent.group), ("dedup_id", sent.dedup_id)):
-        if value is not None and not valid_group(value):
-            raise RefusedError(
-                f"bad_{what}", f"{target}: {what} {value!r} must be 1 to 128 letters, digits or punctuation, no spaces"
-            )
-    unwaited = unwaitable(target, sent.delay, fifo=fifo) if sent.delay is not None else None
-    if unwaited is not None:
-        raise RefusedError(unwaited.code, unwaited.reason)
+        refused = refused or Refused("missing_group", f"{name}: it is FIFO and needs group=... with every message")
+    refused = refused or unfit_ids(name, sent)
+    if sent.delay is not None:
+        refused = refused or unwaitable(name, sent.delay, fifo=fifo)
+    if isinstance(noun, Queue):
+        refused = refused or _refusal_of_queue(noun.spec, sent)
+    return refused
+
+
+def _refusal_of_queue(spec: QueueSpec, sent: Outgoing) -> Refused | None:
+    if sent.key is not None and (refused := unusable_key(spec, sent.key)) is not None:
+        return refused
+    if sent.ttl is not None and (refused := unseen(spec, sent.ttl, sent.delay)) is not None:
+        return refused
+    if len(sent.body) > spec.max_body:
+        return Refused("too_large", f"{spec.name}: the body has {len(sent.body)} bytes, the limit is {spec.max_body}")
+    return None

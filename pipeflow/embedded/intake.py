@@ -24,12 +24,12 @@ from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.embedded.weighing import unfit, weigh
 from pipeflow.letters import PROVENANCE, Passage, sent_back
 from pipeflow.messages import Claim, Outgoing, Position, Refused, Sent
-from pipeflow.names import IdPool, valid_group
+from pipeflow.names import IdPool
 from pipeflow.protocols import BEHIND
 from pipeflow.specs import QueueSpec
 from pipeflow.state.dedup import dedup_key
 from pipeflow.state.stored import LONGEST_OF_SQS, READY, Stored, kept_from
-from pipeflow.state.wishes import unfulfillable, unseen, unusable_key, unwaitable
+from pipeflow.state.wishes import unfit_ids, unfulfillable, unseen, unusable_key, unwaitable
 
 DEDUP_IN_MEMORY = 200_000
 """Ids of one queue or topic that memory keeps; older ones of the window are asked of the journal."""
@@ -193,7 +193,7 @@ class Intake:
         if spec.fifo and outgoing.group is None:
             return Refused("missing_group", f"{spec.name}: a FIFO queue needs group=... with every message")
         if outgoing.group is not None or outgoing.dedup_id is not None:
-            refused = _bad_ids(spec.name, outgoing)
+            refused = unfit_ids(spec.name, outgoing)
             if refused is not None:
                 return refused
         if outgoing.delay is not None:
@@ -315,15 +315,6 @@ class Intake:
 def _scope(head: Head | TopicHead) -> int:
     # Queues and topics are numbered together.
     return head.number
-
-
-def _bad_ids(name: str, outgoing: Outgoing) -> Refused | None:
-    for what, value in (("group", outgoing.group), ("dedup_id", outgoing.dedup_id)):
-        if value is not None and not valid_group(value):
-            return Refused(
-                f"bad_{what}", f"{name}: {what} {value!r} must be 1 to 128 letters, digits or punctuation, no spaces"
-            )
-    return None
 
 
 def dedup_key_of(spec: QueueSpec, outgoing: Outgoing) -> bytes | None:

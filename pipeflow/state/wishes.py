@@ -1,4 +1,4 @@
-"""What a sender may ask for beyond delivery, and when that cannot be: a delay, a time to live, a priority, a key."""
+"""What a sender may ask for beyond delivery, and when that cannot be: delay, time to live, priority, key, group."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ PRIORITIES: Final = 10
 def in_seconds(value: object) -> TypeGuard[float]:
     """Whether this is a number of seconds; a text or True is none, whatever the annotation said."""
     return isinstance(value, float | int) and value is not True and value is not False
+
+
+def unfit_ids(name: str, message: Outgoing) -> Refused | None:
+    """Why a message cannot be accepted with its group or its deduplication id; None when it can."""
+    for what, value in (("group", message.group), ("dedup_id", message.dedup_id)):
+        if value is not None and not valid_group(value):
+            return Refused(
+                f"bad_{what}", f"{name}: {what} {value!r} must be 1 to 128 letters, digits or punctuation, no spaces"
+            )
+    return None
 
 
 def unwaitable(name: str, delay: float, *, fifo: bool) -> Refused | None:

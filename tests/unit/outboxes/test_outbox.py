@@ -2,74 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 import aiosqlite
 import msgspec
 import pytest
+from outbox_shop import Order, Shop, ids
 
-from pipeflow import App, ConfigurationError, Indeterminate, Outbox, Queue, RefusedError, Topic, Unavailable
-from pipeflow.embedded.opening import Kept
-from pipeflow.errors import ObjectRefused, SinkUnavailable
-from pipeflow.protocols import Object
+from pipeflow import App, ConfigurationError, Outbox, Queue, RefusedError, Topic
 from pipeflow.registry import open_store
-from pipeflow.sinks.file import FileSink
 from pipeflow.testing import Harness, harness
-
-
-class Order(msgspec.Struct, frozen=True):
-    id: int
-
-
-class Shop:
-    """An app with an outbox beside its own database."""
-
-    def __init__(self, place: Path) -> None:
-        self.database = place / "app.db"
-        self.app = App("shop", broker=f"sqlite:///{place}/shop.db")
-        self.orders: Topic[Order] = self.app.topic("orders", Order)
-        self.billing: Queue[Order] = self.app.queue("billing", Order, self.orders)
-        self.ledger: Queue[Order] = self.app.queue("ledger", Order, fifo=True)
-        self.mail: Queue[Order] = self.app.queue("mail", Order, max_body=1_000)
-        self.outbox: Outbox = self.app.outbox(str(self.database))
-        connection = self.connect()
-        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
-        connection.commit()
-        connection.close()
-
-    def connect(self, isolation_level: Literal["DEFERRED"] | None = "DEFERRED") -> sqlite3.Connection:
-        return sqlite3.connect(self.database, isolation_level=isolation_level)
-
-    def place(self, *ids: int, commit: bool = True) -> None:
-        """Orders with their messages, in one transaction."""
-        connection = self.connect()
-        for id in ids:
-            connection.execute("INSERT INTO orders VALUES (?)", (id,))
-            self.outbox.publish(connection, self.orders, Order(id), kind="placed")
-        connection.commit() if commit else connection.rollback()
-        connection.close()
-
-    def rows(self, column: str = "id") -> list[Any]:
-        """What lies in the outbox."""
-        connection = self.connect()
-        found = [row[0] for row in connection.execute(f"SELECT {column} FROM pipeflow_outbox ORDER BY id")]  # noqa: S608
-        connection.close()
-        return found
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
-
-
-def ids(h: Harness, queue: Queue[Order]) -> list[int]:
-    return [order.id for order in h.queued(queue)]
 
 
 async def test_a_commit_publishes_and_a_rollback_does_not(shop: Shop) -> None:
@@ -423,6 +369,7 @@ def test_a_connection_without_a_transaction_is_refused(shop: Shop) -> None:
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(1), priority=10), "priority is 10"),
         (lambda shop, c: shop.outbox.send(c, shop.ledger, Order(1), group="a", key="k"), "FIFO"),
         (lambda shop, c: shop.outbox.send(c, shop.mail, Order(10**1_000)), "the limit is 1000"),
+        (lambda shop, c: shop.outbox.send(c, shop.late, Order(1), ttl=60), "ttl is 60 and the queue's delay 60"),
         (lambda shop, c: shop.outbox.send(c, shop.orders, Order(1)), "is no queue"),
         (lambda shop, c: shop.outbox.publish(c, shop.mail, Order(1)), "is no topic"),
         (lambda shop, c: shop.outbox.publish("app.db", shop.orders, Order(1)), "no connection of sqlite3"),
@@ -446,139 +393,6 @@ def test_two_outboxes_of_one_name_are_refused() -> None:
         app.topology()
     with pytest.raises(ConfigurationError, match="use letters, digits and underscores"):
         app.outbox("app.db", table="a; DROP TABLE b")
-
-
-async def test_a_writer_that_holds_the_database_keeps_rows_from_being_deleted_and_none_from_being_sent(
-    shop: Shop,
-) -> None:
-    connection = shop.connect()
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.close()
-    async with harness(shop.app) as h:
-        shop.place(1)
-        await h.settle()
-        holder = shop.connect(isolation_level=None)
-        holder.execute("BEGIN IMMEDIATE")
-        await h.advance(10)
-        assert len(shop.rows()) == 1
-        holder.execute("COMMIT")
-        shop.place(2)
-        holder.execute("BEGIN IMMEDIATE")
-        await h.settle()
-        assert ids(h, shop.billing) == [1, 2]
-        holder.execute("ROLLBACK")
-        holder.close()
-        await h.advance(3)
-        assert shop.rows() == []
-
-
-async def test_a_database_that_cannot_be_read_is_looked_at_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeflow.embedded.sqlite.outbox.BUSY", 0.05)
-    async with harness(shop.app) as h:
-        shop.place(1)
-        await h.settle()
-        holder = shop.connect(isolation_level=None)
-        holder.execute("BEGIN EXCLUSIVE")
-        await h.advance(12)
-        holder.execute("COMMIT")
-        holder.close()
-        shop.place(2)
-        await h.advance(10)
-        assert ids(h, shop.billing) == [1, 2]
-        assert shop.rows() == []
-
-
-async def test_a_full_disk_holds_rows_up_and_sets_none_aside(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with harness(shop.app) as h:
-        monkeypatch.setattr("pipeflow.embedded.journal.Forget.full", True)
-        shop.place(1, 2)
-        await h.advance(60)
-        assert (ids(h, shop.billing), shop.rows("failure")) == ([], [None, None])
-        monkeypatch.setattr("pipeflow.embedded.journal.Forget.full", False)
-        await h.advance(10)
-        assert ids(h, shop.billing) == [1, 2]
-
-
-async def test_a_large_body_that_cannot_be_kept_aside_now_is_sent_later(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blobs = shop.app.queue("blobs", bytes)
-
-    async def fails(self: FileSink, obj: Object) -> None:
-        raise SinkUnavailable("the disk is away")
-
-    async with harness(shop.app, store=f"sqlite:///{tmp_path}/shop.db") as h:
-        with monkeypatch.context() as broken:
-            broken.setattr(FileSink, "write", fails)
-            connection = shop.connect()
-            shop.outbox.send(connection, blobs, b"x" * (3 << 20))
-            connection.commit()
-            connection.close()
-            await h.advance(20)
-        await h.advance(6)
-        assert (len(await h.runtime.store.peek("blobs")), shop.rows("failure")) in ((1, [None]), (1, []))
-
-
-async def test_a_large_body_that_may_not_be_kept_aside_is_set_aside_alone(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blobs = shop.app.queue("blobs", bytes)
-
-    async def refuses(self: FileSink, obj: Object) -> None:
-        raise ObjectRefused("403")
-
-    def put(*bodies: bytes) -> None:
-        connection = shop.connect()
-        for body in bodies:
-            shop.outbox.send(connection, blobs, body)
-        connection.commit()
-        connection.close()
-
-    async def sizes() -> list[int]:
-        return [seen.size for seen in await h.runtime.store.peek("blobs")]
-
-    async with harness(shop.app, store=f"sqlite:///{tmp_path}/shop.db") as h:
-        with monkeypatch.context() as broken:
-            broken.setattr(FileSink, "write", refuses)
-            put(b"a", b"bb", bytes(3 << 20), b"ccc", bytes(2 << 20), b"dddd")
-            await h.advance(10)
-            assert await sizes() == [1, 2, 3, 4]
-            assert shop.rows("length(body)") == [3 << 20, 2 << 20]
-            assert all("may not be kept aside: 403" in reason for reason in shop.rows("failure"))
-        connection = shop.connect()
-        assert shop.outbox.retry(connection) == 2
-        connection.commit()
-        connection.close()
-        await h.advance(10)
-        assert await sizes() == [1, 2, 3, 4, 3 << 20, 2 << 20]
-
-
-async def test_a_store_that_failed_ends_the_program_and_not_only_the_relay(shop: Shop, tmp_path: Path) -> None:
-    async def run() -> None:
-        async with shop.app.running(broker=f"sqlite:///{tmp_path}/other.db") as runtime:
-            assert isinstance(runtime.store, Kept)
-            shop.place(1)
-            await runtime.relays[0].caught_up()
-            runtime.store.fail(Indeterminate("the disk broke"))
-            shop.place(2)
-            await runtime.stopped()
-
-    async with asyncio.timeout(20):
-        with pytest.raises(Unavailable, match="the store failed"):
-            await run()
-    assert shop.rows("failure") == [None, None]
-
-
-async def test_a_large_body_goes_through_the_outbox(shop: Shop, tmp_path: Path) -> None:
-    blobs = shop.app.queue("blobs", bytes)
-    async with harness(shop.app, store=f"sqlite:///{tmp_path}/shop.db") as h:
-        connection = shop.connect()
-        shop.outbox.send(connection, blobs, b"x" * (3 << 20))
-        connection.commit()
-        connection.close()
-        await h.advance(1)
-        (seen,) = await h.runtime.store.peek("blobs")
-        assert seen.size == 3 << 20
 
 
 def test_an_outbox_takes_every_option_that_topics_and_queues_take() -> None:
