@@ -7,9 +7,10 @@ own on the loopback and its files beside pipeflow's store, and is measured while
 interleaved; ratios are medians of the rounds' own. Every message is told apart, and has to come back once, as it was.
 
     python benchmarks/brokers.py [--rounds N] [--seconds S] [--callers N ...] [--batches N ...] [--only WORD ...]
-                                 [--minutes M] [--write] [--quick]
+                                 [--minutes M] [--continue FILE] [--write] [--quick]
 
-`--write` puts the figures into docs/brokers.md and README.md, and their picture into docs/brokers.svg.
+`--write` puts the figures into docs/brokers.md and README.md, and their picture into docs/brokers.svg. `--continue`
+keeps each round in a file when it ends; with a file that has rounds already, only those that are missing are measured.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ from math import inf
 from pathlib import Path
 
 from _brokers.peer import Wrong
-from _brokers.report import Measured, Rounds, ours, tell, write
+from _brokers.report import ours, tell, write
+from _brokers.results import Cell, Measured, Results
 from _brokers.running import Running
 from _brokers.systems import SYSTEMS, System
 
 HERE = Path(__file__).resolve().parent
 REST = 5.0
 HOPELESS = 20
-"""Times slower than pipeflow in the first round: such a system rests in the others."""
+"""Times slower than pipeflow when it was first measured: such a system rests from then on."""
+FAILURES = 2
+"""Of a system in a cell, after which it is not asked there again."""
 
 
 @contextmanager
@@ -51,37 +55,48 @@ def running(systems: Sequence[System], folder: Path, behind: int) -> Iterator[li
             each.close()
 
 
-def measure(
-    there: Sequence[Running], cells: Sequence[tuple[int, int]], rounds: int, seconds: float, until: float
-) -> Measured:
-    """By cell and system: what each round gave, to begin with the first. No round is begun that would end too late.
+def measure(started: Sequence[Running], cells: Sequence[Cell], results: Results, options: argparse.Namespace) -> None:
+    """The rounds that are missing; none is begun that would end too late.
 
-    What fails is left out from then on, with what it gave before.
+    One that fails begins anew with the next cell, so that it loses no more than the one it failed in.
     """
-    found: Measured = {cell: {each.system: [] for each in there} for cell in cells}
-    for number in range(rounds):
+    absent = {each.system: why for each in started if (why := each.missing) is not None}
+    while len(results.rounds) < options.rounds:
         began = time.monotonic()
+        number = len(results.rounds)
         # Every other round the other way about, so that nobody always follows the same one.
-        order = there if number % 2 == 0 else there[::-1]
-        for cell in cells:
-            for each in order:
-                if each.failure is None and (number == 0 or not hopeless(found[cell], each.system)):
-                    try:
-                        found[cell][each.system].append(each.drive(*cell, seconds))
-                    except Wrong as wrong:
-                        each.failure = str(wrong)
-                        print(f"{each.system.name}: {wrong}", file=sys.stderr)
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        if 2 * time.monotonic() - began > until:
+        order = started if number % 2 == 0 else started[::-1]
+        measured = [
+            one(each, cell, options.seconds)
+            for cell in cells
+            for each in order
+            if each.missing is None and not rests(results, cell, each.system)
+        ]
+        results.add(measured, absent, behind=options.behind, seconds=options.seconds)
+        print(f"round {number + 1} of {options.rounds}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+        if 2 * time.monotonic() - began > options.until:
             break
-    failed = {each.system for each in there if each.failure is not None}
-    return {cell: {s: rounds for s, rounds in by.items() if s not in failed} for cell, by in found.items()}
 
 
-def hopeless(cell: dict[System, Rounds], system: System) -> bool:
-    """Whether it was so slow in the first round that the others would take all the time there is."""
-    mine = ours(cell, system.kind)
-    return mine is not None and cell[system][0]["per_second"] * HOPELESS < mine[0]["per_second"]
+def one(running: Running, cell: Cell, seconds: float) -> Measured:
+    try:
+        return Measured(*cell, running.system.name, figures=running.drive(*cell, seconds))
+    except Wrong as wrong:
+        print(f"{running.system.name}, {cell[0]} callers by {cell[1]}: {wrong}", file=sys.stderr)
+        running.restart()
+        return Measured(*cell, running.system.name, failed=str(wrong))
+
+
+def rests(results: Results, cell: Cell, system: System) -> bool:
+    """Whether it was so slow at first that the others would take all the time there is, or has failed too often."""
+    if len(results.failures(cell, system)) >= FAILURES:
+        return True
+    found = results.of(cell)
+    mine, its = ours(found, system.kind), found.get(system)
+    if not mine or not its:
+        return False
+    first = min(its)
+    return first in mine and its[first]["per_second"] * HOPELESS < mine[first]["per_second"]
 
 
 def main() -> int:
@@ -93,26 +108,31 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=inf, help="begin no round that would end later than this")
     parser.add_argument("--behind", type=int, default=10_000, help="messages; half of it more or less, meanwhile")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="systems whose name has one of these words, any case")
+    parser.add_argument("--continue", dest="file", type=Path, help="a file of rounds, to be made or gone on with")
     parser.add_argument("--write", action="store_true", help="put figures and picture into the documentation")
     parser.add_argument("--quick", action="store_true", help="a second or two of everything: to test the benchmark")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.callers, options.behind = 1, 0.02, [8], 400
-    began = time.monotonic()
+    options.until = time.monotonic() + 60 * options.minutes
+    results = Results(options.file)
+    for each in results.rounds:
+        if (each.behind, each.seconds) != (options.behind, options.seconds):
+            parser.error(
+                f"{options.file} has rounds with --behind {each.behind} --seconds {each.seconds:g}: say the same"
+            )
     words = [word.lower() for word in options.only or [""]]
     systems = [system for system in SYSTEMS if any(word in system.name.lower() for word in words)]
-    with (
-        tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder,
-        running(systems, Path(folder), options.behind) as started,
-    ):
-        there = [each for each in started if each.missing is None]
-        cells = list(product(options.callers, options.batches))
-        found = measure(there, cells, options.rounds, options.seconds, began + 60 * options.minutes)
-    absent = {each.system: why for each in started if (why := each.missing or each.failure) is not None}
-    tell(found, absent)
+    if len(results.rounds) < options.rounds:
+        with (
+            tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as folder,
+            running(systems, Path(folder), options.behind) as started,
+        ):
+            measure(started, list(product(options.callers, options.batches)), results, options)
+    tell(results)
     if options.write:
-        write(found, absent, HERE.parent)
-    return 1 if any(each.failure for each in started) else 0
+        write(results, HERE.parent)
+    return 1 if any(each.failed for round in results.rounds for each in round.measured) else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ WARM = 0.15
 """Seconds before counting starts: the callers are then spread over the groups of commits."""
 LONGER = 3
 """How often the time is prolonged while fewer than two messages of each caller have come through."""
+LONGEST = 20
+"""How often while none has: a rate of nothing says nothing."""
 FILLERS, FILL = 20, 50
 PATIENCE = 60.0
 """Seconds for a system to end."""
@@ -88,10 +90,10 @@ class Callers:
             await asyncio.sleep(WARM)
             sends.clear()
             start, mine, theirs, began = distance.sent + distance.acked, time.process_time(), self._served(), clock()
-            for _ in range(LONGER):
+            for times in range(1, LONGEST + 1):
                 await asyncio.sleep(seconds)
                 done = distance.sent + distance.acked - start
-                if done >= 4 * callers * batch:
+                if done >= 4 * callers * batch or (done and times >= LONGER):
                     break
             took = clock() - began
             mine, theirs = time.process_time() - mine, self._served() - theirs

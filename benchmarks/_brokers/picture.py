@@ -12,7 +12,7 @@ from _rounds import median
 from _brokers.systems import PIPEFLOW, System
 
 if TYPE_CHECKING:
-    from _brokers.report import Measured
+    from _brokers.results import Cell, Rounds
 
 WIDTH, HEIGHT = 960, 430
 LEFT, TOP, PANEL, GAP, TALL = 60, 48, 250, 240, 320
@@ -20,17 +20,18 @@ LINE = 13
 """Pixels that a name needs."""
 
 
-def picture(found: Measured, kinds: Mapping[str, str]) -> str:
+def picture(found: Mapping[Cell, Mapping[System, Rounds]], kinds: Mapping[str, str]) -> str:
     """Single calls only: batches are in the table."""
     singles = {callers: cell for (callers, batch), cell in found.items() if batch == 1}
     rates = {
-        callers: {system: median([each["per_second"] for each in rounds]) for system, rounds in cell.items()}
+        callers: {system: median([each["per_second"] for each in rounds.values()]) for system, rounds in cell.items()}
         for callers, cell in singles.items()
     }
     values = [rate for cell in rates.values() for rate in cell.values() if rate > 0]
     if not values:
         return ""
-    low, high = floor(log10(min(values))), ceil(log10(max(values)))
+    low = floor(log10(min(values)))
+    high = max(low + 1, ceil(log10(max(values))))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
         ' font-family="sans-serif" font-size="11">',
@@ -70,11 +71,14 @@ class _Panel:
         return parts
 
     def lines(self, rates: Mapping[int, Mapping[System, float]], kind: str) -> list[str]:
-        last = rates[self._callers[-1]]
-        systems = sorted((each for each in last if each.kind == kind and last[each] > 0), key=lambda each: -last[each])
+        points_of: dict[System, list[tuple[float, float]]] = {}
+        for callers in self._callers:
+            for system, rate in rates[callers].items():
+                if system.kind == kind and rate > 0:
+                    points_of.setdefault(system, []).append((self._x(callers), self._y(rate)))
         parts, free = [], 0.0
-        for system in systems:
-            points = [(self._x(n), self._y(rates[n][system])) for n in self._callers if rates[n][system] > 0]
+        # From above, by where each line ends.
+        for system, points in sorted(points_of.items(), key=lambda each: each[1][-1][1]):
             thick = 3 if system.name == PIPEFLOW[kind] else 1.5
             drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
             parts.append(f'<polyline points="{drawn}" fill="none" stroke="{system.color}" stroke-width="{thick}"/>')

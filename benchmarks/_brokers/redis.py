@@ -1,8 +1,6 @@
-"""Redis, and what is built on it: streams with a consumer group, SAQ, taskiq's stream broker, dramatiq.
+"""Redis, and what is built on it: SAQ, taskiq's stream broker, dramatiq. Its streams as such: streams.py.
 
-Streams: a connection for each caller, redis-py with hiredis; what is acknowledged is deleted too; a batch is a
-pipeline. SAQ and taskiq have no call for many: a batch is ten calls at once. dramatiq's calls block: they run in
-threads.
+SAQ and taskiq have no call for many: a batch is ten calls at once. dramatiq's calls block: they run in threads.
 """
 
 from __future__ import annotations
@@ -16,9 +14,8 @@ from _brokers.peer import BODY, Absent, Taken
 from _brokers.servers import Server, free_port, program
 from _brokers.shared import Fetched, Threads
 
-STREAM, GROUP = "q", "g"
 POOL = 64
-"""Connections of SAQ and of taskiq, however many callers there are."""
+"""Connections, however many callers there are."""
 THREADS = 8
 """Of dramatiq, whose workers have 8 each as it comes."""
 
@@ -29,78 +26,6 @@ def start(setting: str, folder: Path) -> tuple[Server, str]:
     command = [program("redis-server"), "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
     command += ["--save", "", "--appendonly", "yes", "--appendfsync", setting, "--maxclients", "10000"]
     return Server(command, port, folder), f"redis://127.0.0.1:{port}"
-
-
-class Caller:
-    """One connection to a stream."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self._client = client
-        self._name = name
-
-    def send(self, bodies: Sequence[bytes]) -> Awaitable[object]:
-        if len(bodies) == 1:
-            return self._client.xadd(STREAM, {"b": bodies[0]})
-        pipe = self._client.pipeline(transaction=False)
-        for body in bodies:
-            pipe.xadd(STREAM, {"b": body})
-        return pipe.execute()
-
-    async def take(self, limit: int) -> Sequence[Taken]:
-        found = await self._client.xreadgroup(GROUP, self._name, {STREAM: ">"}, count=limit)
-        return [(fields[b"b"], id) for _, entries in found for id, fields in entries]
-
-    def ack(self, taken: Sequence[Taken]) -> Awaitable[object]:
-        ids = [id for _, id in taken]
-        pipe = self._client.pipeline(transaction=False)
-        pipe.xack(STREAM, GROUP, *ids)
-        pipe.xdel(STREAM, *ids)
-        return pipe.execute()
-
-
-class Streams:
-    body = BODY
-
-    def __init__(self, server: Server, url: str) -> None:
-        from redis.asyncio import Redis
-
-        self._process = server
-        self._open = lambda: Redis.from_url(url, protocol=2, single_connection_client=True)
-        self._main = Redis.from_url(url, protocol=2)
-        self._callers: list[Any] = []
-        self.server = server.pid
-
-    async def declare(self) -> None:
-        await self._main.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-
-    async def sender(self) -> Caller:
-        client = await self._open().initialize()
-        self._callers.append(client)
-        return Caller(client, f"c{len(self._callers)}")
-
-    taker = sender
-
-    def end(self) -> None:
-        return
-
-    async def left(self) -> int:
-        return int(await self._main.xlen(STREAM))
-
-    async def close(self) -> None:
-        for client in [*self._callers, self._main]:
-            await client.aclose()
-        self._process.stop()
-
-
-async def open_streams(setting: str, folder: Path) -> Streams:
-    try:
-        import redis  # noqa: F401
-    except ImportError:
-        raise Absent("the package redis is not installed") from None
-    server, url = start(setting, folder)
-    streams = Streams(server, url)
-    await streams.declare()
-    return streams
 
 
 class Saq:
@@ -149,7 +74,7 @@ async def open_saq(setting: str, folder: Path) -> Saq:
     except ImportError:
         raise Absent("the package saq is not installed") from None
     server, url = start(setting, folder)
-    pool = BlockingConnectionPool.from_url(url, max_connections=POOL, timeout=None, protocol=2)
+    pool = BlockingConnectionPool.from_url(url, max_connections=POOL, timeout=None, socket_timeout=None, protocol=2)
     queue: Any = RedisQueue(Redis(connection_pool=pool), max_concurrent_ops=POOL)
     return Saq(server, queue, Status.COMPLETE)
 
@@ -213,7 +138,9 @@ async def open_taskiq(setting: str, folder: Path) -> Taskiq:
     except ImportError:
         raise Absent("the packages taskiq and taskiq-redis are not installed") from None
     server, url = start(setting, folder)
-    broker = RedisStreamBroker(url, consumer_id="0", max_connection_pool_size=POOL, protocol=2, timeout=None)
+    broker = RedisStreamBroker(
+        url, consumer_id="0", max_connection_pool_size=POOL, protocol=2, timeout=None, socket_timeout=None
+    )
     await broker.startup()
     return Taskiq(server, broker)
 

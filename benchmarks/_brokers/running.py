@@ -24,14 +24,17 @@ class Running:
 
     def __init__(self, system: System, folder: Path, behind: int) -> None:
         self.system = system
-        self.failure: str | None = None
-        """What went wrong while it was measured."""
+        self._folder = folder
+        self._behind = behind
+        self._process = self._start(folder)
+
+    def _start(self, folder: Path) -> subprocess.Popen[str]:
         folder.mkdir()
         # Servers that run as a user of their own have to get at their files.
         folder.parent.chmod(0o755)
         paths = [str(BENCHMARKS.parent), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "_brokers", system.name, str(folder), str(behind)],
+        return subprocess.Popen(
+            [sys.executable, "-m", "_brokers", self.system.name, str(folder), str(self._behind)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -45,9 +48,17 @@ class Running:
         try:
             answer = self._answer(FILLS)
         except Wrong as wrong:
-            self.failure = str(wrong)
-            return self.failure
+            return str(wrong)
         return str(answer["absent"]) if "absent" in answer else None
+
+    def restart(self) -> None:
+        """After a failure: empty, and with its messages behind it again."""
+        self.close()
+        self._folder = self._folder.with_name(f"{self._folder.name}-again")
+        self._process = self._start(self._folder)
+        del self.missing
+        if self.missing is not None:
+            print(f"{self.system.name}: did not start again, {self.missing}", file=sys.stderr)
 
     def drive(self, callers: int, batch: int, seconds: float) -> dict[str, float]:
         assert self._process.stdin is not None

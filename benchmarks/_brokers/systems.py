@@ -22,6 +22,8 @@ class System(NamedTuple):
     syncs: str
     """When, in the words of the page."""
     color: str
+    built: bool = False
+    """More than its client: what a program has to build before it. The target is about the others."""
 
     def open(self, folder: Path) -> Awaitable[Peer]:
         module, function = self.opener.split(":")
@@ -34,7 +36,10 @@ PIPEFLOW = {FULL: "pipeflow full", BACKGROUND: "pipeflow normal"}
 SYSTEMS = (
     System(PIPEFLOW[FULL], FULL, "embedded:open_peer", "full", "each group of commits", "#d62728"),
     System("PostgreSQL", FULL, "postgres:open_peer", "on", "each commit, claims aside", "#1f4e9c"),
-    System("Redis streams, always", FULL, "redis:open_streams", "always", "each turn of its loop", "#e08214"),
+    System("Redis streams, always", FULL, "streams:open_pooled", "always", "each turn of its loop", "#e08214"),
+    System(
+        "Redis streams joined, always", FULL, "streams:open_joined", "always", "each turn of its loop", "#b35806", True
+    ),
     System("beanstalkd, always", FULL, "beanstalk:open_peer", "always", "each put and delete", "#2ca02c"),
     System("NATS JetStream, always", FULL, "jetstream:open_peer", "always", "each write", "#17becf"),
     System("SAQ, Redis always", FULL, "redis:open_saq", "always", "as Redis does", "#9467bd"),
@@ -44,7 +49,10 @@ SYSTEMS = (
     System("persist-queue, SQLite", FULL, "libraries:open_persist_queue", "", "each call", "#bcbd22"),
     System(PIPEFLOW[BACKGROUND], BACKGROUND, "embedded:open_peer", "normal", "within 100 ms", "#d62728"),
     System("PostgreSQL, asynchronous", BACKGROUND, "postgres:open_peer", "off", "within 600 ms", "#1f4e9c"),
-    System("Redis streams, everysec", BACKGROUND, "redis:open_streams", "everysec", "every second", "#e08214"),
+    System("Redis streams, everysec", BACKGROUND, "streams:open_pooled", "everysec", "every second", "#e08214"),
+    System(
+        "Redis streams joined, everysec", BACKGROUND, "streams:open_joined", "everysec", "every second", "#b35806", True
+    ),
     System("beanstalkd, 50 ms", BACKGROUND, "beanstalk:open_peer", "50 ms", "every 50 ms", "#2ca02c"),
     System("NATS JetStream", BACKGROUND, "jetstream:open_peer", "as it comes", "every two minutes", "#17becf"),
     System("SAQ, Redis everysec", BACKGROUND, "redis:open_saq", "everysec", "every second", "#9467bd"),
