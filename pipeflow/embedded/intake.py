@@ -70,6 +70,10 @@ class Intake:
     def send_all(self, head: Head, batch: Sequence[Outgoing], now: float) -> list[Sent | Refused]:
         """Take a batch into one queue, in order; nothing behind the refusal of what carries a position."""
         results: list[Sent | Refused] = []
+        if len(batch) > 1 and any(outgoing.key is not None for outgoing in batch):
+            # What one of them replaces must not leave memory while another is sent before it.
+            for lane in head.lanes:
+                self._use(lane.keys)
         for outgoing in batch:
             results.append(self.send(head, outgoing, now))
             if outgoing.checkpoint is not None and isinstance(results[-1], Refused):

@@ -136,6 +136,16 @@ async def test_two_sends_of_one_key_that_look_at_once_leave_one_message(
     assert (await drain(store, "work"))[6:] == [b"b"]
 
 
+async def test_a_batch_replaces_what_leaves_memory_while_its_first_messages_are_sent(store: Kept) -> None:
+    await send(store, "old", "k", 100.0)
+    await store.send("work", messages("1", "2", delay=10.0))
+    assert not store.nouns.head("work").tail.delayed
+    sent = await store.send("work", [*messages("3", delay=10.0), *messages("new", key="k", delay=100.0)])
+    assert isinstance(sent[-1], Sent)
+    assert sent[-1].replaced
+    assert [each.body for each in await store.peek("work") if each.key == "k"] == [b"new"]
+
+
 async def test_a_message_that_comes_due_while_its_key_is_looked_up_is_not_taken_back(
     store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
