@@ -2,21 +2,20 @@
 
 An archive is a queue that nobody receives from: each publish lies in it as in any other queue, its body shared with the
 deliveries, on disk only. A chunk of a replay is one commit with the position it came to, so that a crash anywhere
-leaves each message sent or not sent, and never both. What is too old is deleted in chunks, oldest first.
+leaves each message sent or not sent, and never both. What is too old ends as in any other queue.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from math import inf
 from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
-from pipeflow.archives import CHUNK, IDS_SHOWN, ArchiveReport, ArchiveRequest
-from pipeflow.clock import Clock, Signal
+from pipeflow.archives import IDS_SHOWN, ArchiveReport, ArchiveRequest
+from pipeflow.clock import Clock
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.fanout import FanOut
 from pipeflow.embedded.head import Head
@@ -24,7 +23,6 @@ from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns
-from pipeflow.embedded.tending import Tending
 from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.errors import NotFound, ObjectDamaged, ObjectMissing, RefusedError
 from pipeflow.filters import compile_filter
@@ -49,7 +47,6 @@ class Archiving(Protocol):
     inlet: Intake
     fan_out: FanOut
     log: Log
-    tending: Tending
     claims: Claims
 
     @property
@@ -81,37 +78,6 @@ class Archives:
 
     def __init__(self, broker: Archiving) -> None:
         self._broker = broker
-        self.changed = Signal()
-        """There may be an archive that there was not."""
-
-    # -- keeping -------------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Delete what is too old, now and then, for as long as the store is open."""
-        await self._broker.tending.guarded(self._keep())
-
-    async def _keep(self) -> None:
-        while True:
-            heads = [head for head in self._broker.nouns.heads() if head.spec.archives]
-            for head in heads:
-                await self.trim(head)
-            # Late by a hundredth of what is kept; a look costs one read.
-            pause = min((min(max(head.spec.retention / 100, 60.0), 3600.0) for head in heads), default=inf)
-            await self._broker.clock.wait(self.changed, self._broker.clock.now() + pause)
-
-    async def trim(self, head: Head) -> None:
-        """Delete what is too old of one archive, in chunks of one commit each."""
-        while True:
-            before = self._broker.clock.now() - head.spec.retention
-            chunk, _ = await self._read(head, 0, CHUNK)
-            old = [message for message in chunk if message.kept_from <= before]
-            for message in old:
-                head.expire(message)
-            if not old:
-                return
-            await self._broker.committed()
-            if len(old) < len(chunk):
-                return
 
     async def beginnings(self) -> dict[str, float]:
         """By topic, when the oldest of what its archive holds was published (SNS: T6)."""

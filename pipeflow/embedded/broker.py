@@ -156,7 +156,6 @@ class EmbeddedBroker:
                 self._start(tasks, self._keep_claims)
             self._start(tasks, self.tending.keep_time)
             self._start(tasks, self.moving.run)
-            self._start(tasks, self.archives.run)
             door = await self.serve(tasks)
             ready()
             await self._until_closed()
@@ -278,7 +277,6 @@ class EmbeddedBroker:
         for head, request in self.nouns.subscriptions.requests_to_confirm(now):
             self.inlet.send(head, request, now)
             declared.append(head)
-        self.archives.changed.fire()
         self.after_intake(dict.fromkeys(lane for head in declared for lane in head.lanes))
         await self.committed()
 

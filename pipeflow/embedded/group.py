@@ -149,7 +149,7 @@ class Gathering:
         )
         for head in self.heads:
             if head.dirty:
-                self._freeze_rows(head, frozen)
+                self._freeze_rows(head, frozen, clock)
                 head.dirty = {}
         for head in self.heads:
             frozen.queues.append((head.number, _encode(head.counters)))
@@ -167,12 +167,14 @@ class Gathering:
         self.__init__(self.owners, self.freed, self.number + 1, self.written)  # type: ignore[misc]
         return frozen, waiters
 
-    def _freeze_rows(self, head: Head, frozen: FrozenGroup) -> None:
+    def _freeze_rows(self, head: Head, frozen: FrozenGroup, now: float) -> None:
         base = head.number << PLACE_BITS
         fifo = head.spec.fifo
         told_apart = fifo or head.state.fair is not None
         counters = head.counters
         inserts = frozen.inserts
+        # All that earlier groups wrote is older than what is new in this one.
+        line = 0.0
         for message in head.dirty.values():
             delayed = message.state == DELAYED
             key = base | message.place
@@ -184,7 +186,10 @@ class Gathering:
             if message.row:
                 row = encode_row(message, crc_of(message))
                 group = head.tenant_of(message)
-                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row, group, expires))
+                # One under another key is out of line, and a FIFO queue's new delay may have moved its retention.
+                moved = key != message.row or (delayed and fifo and not message.receives)
+                kept = message.kept_from if moved else None
+                frozen.updates.append((key, due, held, row, row_crc(key, row), message.row, group, expires, kept))
                 self.uncount(message.row)
             else:
                 body = message.body
@@ -197,16 +202,19 @@ class Gathering:
                 message.body_crc = body_crc
                 row = encode_row(message, body_crc)
                 group = head.tenant_of(message) if told_apart or delayed else None
+                kept = message.kept_from
+                if not key & DELAYED_BIT and line <= kept <= now:
+                    line, kept = kept, None
                 if claim is not None:
                     frozen.claims[claim.number] = claim, frozen.claims.get(claim.number, (claim, 0))[1] + 1
-                    inserts += (key, due, group, held, expires, row, row_crc(key, row), None, claim.number)
+                    inserts += (key, due, group, held, expires, kept, row, row_crc(key, row), None, claim.number)
                 elif message.shared:
                     assert body is not None
                     held_by = frozen.bodies.get(message.shared)
                     frozen.bodies[message.shared] = (body, held_by[1] + 1 if held_by is not None else 1)
-                    inserts += (key, due, group, held, expires, row, row_crc(key, row), None, message.shared)
+                    inserts += (key, due, group, held, expires, kept, row, row_crc(key, row), None, message.shared)
                 else:
-                    inserts += (key, due, group, held, expires, row, row_crc(key, row), body, None)
+                    inserts += (key, due, group, held, expires, kept, row, row_crc(key, row), body, None)
             if key & DELAYED_BIT:
                 counters.delayed_rows += 1
             else:

@@ -215,22 +215,11 @@ class Head:
     def next_due(self) -> float:
         """When time next changes something here, or may change something on disk."""
         due, tail = self.state.next_due(), self.tail
-        if tail.expires_at < due:
-            due = tail.expires_at
+        if tail.ending.at < due:
+            due = tail.ending.at
         if self.pace is not None:
             due = min(due, self.pace.again)
         return min(due, tail.horizon[0]) if tail.delayed else due
-
-    def expire(self, message: Stored) -> None:
-        """Delete a message of an archive: it is too old. Read from the disk where there is one."""
-        self.counters.expired += 1
-        if message.place in self.state.known:
-            self.state.move_out(message)
-            self.discard(message)
-            return
-        self.tail.take(message)
-        self.discard(message)
-        self.touch()
 
     def respec(self, spec: QueueSpec) -> None:
         """Go on with other options, in every priority; messages keep what they were sent with."""
@@ -243,6 +232,7 @@ class Head:
             lane.pace = self.pace
             lane.spec = spec
             lane.state.respec(spec)
+            lane.tail.ending.respec()
 
     def hold(self, message: Stored) -> None:
         """Take back a message that an outside consumer has held since before the restart."""

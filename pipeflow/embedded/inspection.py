@@ -211,8 +211,7 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
     counts = [_counts(lane) for lane in head.lanes]
     total = counts[0] if len(counts) == 1 else Counts(*map(sum, zip(*map(astuple, counts), strict=True)))
     dead = head.dead
-    ready = (next((each.sent_at for each in lane.state.order.all() if each.state == READY), inf) for lane in head.lanes)
-    oldest = min(ready)
+    oldest = min(_oldest(lane, now) for lane in head.lanes)
     return QueueStats(
         name=head.spec.name,
         fifo=head.spec.fifo,
@@ -238,6 +237,13 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
         modified_at=head.counters.modified_at,
         tags=head.spec.tags,
     )
+
+
+def _oldest(lane: Head, now: float) -> float:
+    """When the first ready message was sent that has not ended; inf when there is none."""
+    ended = now - lane.spec.retention
+    ready = (each for each in lane.state.order.all() if each.state == READY)
+    return next((each.sent_at for each in ready if each.kept_from > ended and each.expires_at > now), inf)
 
 
 class Counts(Struct):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -120,11 +120,18 @@ class FrozenGroup(Struct):
     """A group as it is committed: rows encoded, nothing in it changes any more."""
 
     inserts: list[Any]
-    """(key, due, group, held until, expires, head, crc, body, shared) of every new row, one after the other."""
+    """(key, due, group, held until, expires, kept, head, crc, body, shared) of every new row, one after the other.
+
+    `kept` marks a row that is out of line with the moment that retention counts from: of all others that goes up with
+    their places.
+    """
     rewritten: dict[int, bytes | int]
     """Key of a row as it is until now -> the body it has from now on, its own, or the number of one kept aside."""
     updates: list[tuple[Any, ...]]
-    """(key, due, held until, head, crc, old key, group, expires) of every row that is on disk and changed."""
+    """(key, due, held until, head, crc, old key, group, expires, kept) of every row that is on disk and changed.
+
+    `kept` None: the last three are as they were.
+    """
     deletes: list[int]
     bodies: dict[int, tuple[bytes, int]]
     """Shared body -> (bytes, how many rows of this group hold it)."""
@@ -234,6 +241,22 @@ class Loaded(Struct):
     """Keys of rows whose CRC did not hold: never delivered. The caller has them set aside, and counts them."""
 
 
+Way: TypeAlias = Literal["expires", "kept", "place"]
+"""In which order messages are looked through for what has ended: by time to live, by retention where that does not
+count in the order of places, or by places."""
+
+
+class Heads(Struct):
+    """Messages without their bodies, as they were met on a way."""
+
+    messages: list[Stored]
+    """Damaged ones are not among them: whoever reads them whole has them set aside."""
+    last: tuple[float, int] = (0.0, 0)
+    """(moment, row) of the last row met, damaged or not; by places (0, place)."""
+    rows: int = 0
+    """How many were met."""
+
+
 class Journal(Protocol):
     """Remembers what the state machines changed."""
 
@@ -285,8 +308,8 @@ class Journal(Protocol):
         """Messages of one FIFO group behind a place, in order."""
         ...
 
-    async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
-        """Messages with a time to live behind (its end, row), in that order, without their bodies; damaged ones not."""
+    async def load_ending(self, queue: int, way: Way, after: tuple[float, int], limit: int) -> Heads:
+        """What lies on a way behind (moment, row); on that of places ready messages only, without the marked ones."""
         ...
 
     async def load_keyed(self, queue: int, names: Sequence[str]) -> Loaded:
@@ -396,8 +419,8 @@ class Forget:
     async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
         return Loaded([])
 
-    async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
-        return []
+    async def load_ending(self, queue: int, way: Way, after: tuple[float, int], limit: int) -> Heads:
+        return Heads([])
 
     async def load_keyed(self, queue: int, names: Sequence[str]) -> Loaded:
         return Loaded([])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from pipeflow.clock import Signal
+from pipeflow.embedded.ending import Ending
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded
 from pipeflow.state.fair import Fair
@@ -24,10 +25,6 @@ from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redel
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
 
-EXPIRED = 1_000
-"""Messages whose time to live has ended that are deleted at a time."""
-PAUSE = 0.05
-"""Seconds between two looks for such messages."""
 GROUP_HEAD = 64
 """Messages of one FIFO group that are loaded at a time."""
 UNGROUPED = " "
@@ -46,7 +43,7 @@ class Tail:
         "group_cursor",
         "ahead",
         "horizon",
-        "expires_at",
+        "ending",
         "fed",
         "late",
         "left",
@@ -60,7 +57,6 @@ class Tail:
         "_gathering",
         "_journal",
         "_groups",
-        "_expired",
         "_watching",
     )
 
@@ -78,8 +74,7 @@ class Tail:
         self.ahead: dict[str, dict[int, None]] = {}
         """By tenant: places behind the cursor that are in memory already, in order."""
         self.horizon: tuple[float, int] = (0.0, 0) if self.delayed else (inf, 0)
-        self.expires_at = 0.0 if counters.expiring and self.count else inf
-        """Before this no time to live of a message here ends."""
+        self.ending = Ending(head, journal, bool(self.count))
         self.fed: list[Signal] = []
         """Who waits for a load to end."""
         self.late: list[Stored] | None = None
@@ -98,8 +93,6 @@ class Tail:
         self._gathering = gathering
         self._journal = journal
         self._groups = groups
-        self._expired = (0.0, 0)
-        """(end, row) of the last time to live that was looked at."""
         self._watching = 0
 
     # -- in ------------------------------------------------------------------------------------------------------
@@ -123,7 +116,7 @@ class Tail:
         message.until = due
         self.delayed += 1
         self._head.changed(message)
-        self._wakes(message.expires_at)
+        self.ending.comes(message)
         if self.late is not None:
             self.late.append(message)
         if message.key is not None:
@@ -148,7 +141,7 @@ class Tail:
                 self.not_ahead(message)
             self.delayed += 1
             self.retrying += message.receives > 0
-            self._wakes(message.expires_at)
+            self.ending.comes(message)
         state.compact_waiting()
 
     def queue_up(self, message: Stored) -> None:
@@ -173,7 +166,7 @@ class Tail:
 
     def _lies_here(self, message: Stored) -> None:
         """A ready message waits on disk: where queues have tenants, they are told apart there too (SQS: Q83)."""
-        self._wakes(message.expires_at)
+        self.ending.comes(message)
         if self._groups is not None:
             return
         if message.group is not None and self._state.fair is None:
@@ -215,7 +208,7 @@ class Tail:
 
     def due(self, now: float) -> bool:
         """Whether time has come for something on disk."""
-        return self.expires_at <= now or self.delayed_due(now)
+        return self.ending.at <= now or self.delayed_due(now)
 
     def begin_load(self) -> None:
         """A load is about to wait for the open group: from now on it is noted what its read may not see right."""
@@ -382,8 +375,7 @@ class Tail:
         message.queue = self._number
         if message.body is not None:
             self._head.bytes += message.size
-        if message.state == DELAYED and self._head.spec.fifo and not message.receives:
-            redelay(message, self._head.spec.delay)
+        self.redelay(message)
         if message.kept_from <= expired_before:
             self._counters.expired += 1
             self._head.gone(message)
@@ -425,29 +417,22 @@ class Tail:
                 self._settle_in(self.edited.get(message.place, message), now, expired_before)
         self.retrying = max(0, min(self.retrying, self.delayed))
 
-    async def expire(self, now: float) -> None:
-        """Delete some of what has outlived its time to live here. What is in memory too goes by itself."""
-        self.expires_at = inf
-        found = await self._journal.load_expiring(self._number, self._expired, EXPIRED)
-        for message in found:
-            if message.expires_at > now:
-                # Soon after the last: a trickle that ends at many moments would read the disk at each.
-                self._wakes(max(message.expires_at, now + PAUSE))
-                return
-            self._expired = (message.expires_at, message.row)
-            if not self.has_left(message.place) and self.has(message):
-                self._counters.expired += 1
-                self.take(message)
-                if message.shared:
-                    # Perhaps it is kept aside: only its row was read.
-                    self._gathering.freed.fire()
-                self._head.discard(message)
-        if found:
-            self._wakes(now)
+    def redelay(self, message: Stored) -> None:
+        """A message of a FIFO queue that was read from the disk waits as long as the queue says now (SQS: Q17)."""
+        if message.state == DELAYED and self._head.spec.fifo and not message.receives:
+            redelay(message, self._head.spec.delay)
 
-    def _wakes(self, at: float) -> None:
-        if at < self.expires_at:
-            self.expires_at = at
+    def end(self, message: Stored) -> None:
+        """Delete a message that was read from the disk and has ended, unless it is in memory or left meanwhile."""
+        if self.has_left(message.place) or not self.has(message):
+            return
+        message = self.edited.get(message.place, message)
+        self._counters.expired += 1
+        self.take(message)
+        if message.shared:
+            # Perhaps it is kept aside: only its row was read.
+            self._gathering.freed.fire()
+        self._head.discard(message)
 
     async def load_group_upto(self, group: str, place: int, now: float) -> None:
         """Bring one FIFO group into memory from its first message to `place`."""
@@ -513,5 +498,5 @@ class Tail:
         self.ahead.clear()
         self.cursor = self._head.places.last_place
         self.horizon = (inf, 0)
-        self.expires_at = inf
+        self.ending.clear()
         return count

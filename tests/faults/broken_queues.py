@@ -129,7 +129,7 @@ NOISE = (
     Mutant("landing_is_free", FAIR, "tenant.in_flight -= 1", "pass", TENANTS),
 )  # fmt: skip
 
-TAKING, TAIL = "pipeflow/embedded/taking.py", "pipeflow/embedded/tail.py"
+TAKING, ENDING = "pipeflow/embedded/taking.py", "pipeflow/embedded/ending.py"
 RANKED = ("tests/conformance/test_priorities.py", "tests/unit/embedded/test_priorities_on_disk.py")
 LIVED = ("tests/conformance/test_time_to_live.py", "tests/unit/embedded/test_expiry.py")
 
@@ -146,9 +146,33 @@ WISHES = (
     Mutant("time_to_live_never_ends", QUEUE, "            if message.state != GONE:\n                self._expire(message)",
            "            pass", LIVED),
     Mutant("time_to_live_forgotten_on_disk", "pipeflow/embedded/intake.py", "head.counters.expiring = True", "pass", LIVED),
-    Mutant("time_to_live_forgotten_at_restart", TAIL, "0.0 if counters.expiring and self.count else inf", "inf", LIVED),
+    Mutant("time_to_live_forgotten_at_restart", ENDING, "now_or_never if head.counters.expiring else inf", "inf", LIVED),
     Mutant("dead_letter_keeps_its_time_to_live", "pipeflow/embedded/intake.py",
            "        message.expires_at = inf\n        self._move_in", "        self._move_in", LIVED),
 )  # fmt: skip
 
-MUTANTS = (*DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE, *WISHES)
+KEPT = ("tests/unit/embedded/test_retention_on_disk.py",)
+
+COLD = (
+    Mutant("retention_on_disk_never_ends", ENDING, "            placed.at = ends\n", "            pass\n", KEPT),
+    Mutant("retention_out_of_line_never_ends", ENDING, "            marked.at = ends\n", "            pass\n", KEPT),
+    Mutant("retention_on_disk_forgotten_at_restart", ENDING, '_Course("place", now_or_never)', '_Course("place", inf)', KEPT),
+    Mutant("retention_on_disk_ends_late", ENDING, "if ends > now:", "if ends >= now:", KEPT),
+    Mutant("new_retention_is_not_for_what_is_on_disk", ENDING,
+           "            self.at = self._marked.at = self._placed.at = 0.0\n", "            pass\n", KEPT),
+    Mutant("first_look_is_the_last", ENDING, "                course.at = now\n", "                pass\n", KEPT),
+    Mutant("look_goes_on_where_the_last_one_ended", ENDING, "            course.after = BEGIN\n", "            pass\n", KEPT),
+    Mutant("look_does_not_begin_again", ENDING, "            course.at = min(course.at, now + PAUSE)\n", "            pass\n", KEPT),
+    Mutant("delay_on_disk_is_as_it_was", ENDING, "            tail.redelay(message)\n", "            pass\n", KEPT),
+    Mutant("what_comes_during_a_look_is_forgotten", ENDING, "course.due, course.at = True, inf", "course.due = True",
+           ("tests/unit/embedded/test_retention_on_disk.py", "tests/unit/embedded/test_expiry.py")),
+    Mutant("look_brings_all_into_memory", "pipeflow/embedded/tending.py", " and (fed or head.tail.hungry)", "", KEPT),
+    Mutant("row_out_of_line_not_marked", "pipeflow/embedded/group.py", "line <= kept <= now", "kept <= now", KEPT),
+    Mutant("row_of_a_long_delay_not_marked", "pipeflow/embedded/group.py", "line <= kept <= now", "line <= kept", KEPT),
+    Mutant("moved_row_not_marked", "pipeflow/embedded/group.py", "moved = key != message.row or (", "moved = (", KEPT),
+    Mutant("marked_row_met_in_line_too", "pipeflow/embedded/sqlite/recovery.py", "if by_place and kept is not None:", "if False:", KEPT),
+    Mutant("older_rows_not_marked", "pipeflow/embedded/sqlite/recovery.py", "marks.append((kept, after))", "pass", KEPT),
+    Mutant("age_of_what_has_ended", "pipeflow/embedded/inspection.py", "each.kept_from > ended and ", "", KEPT),
+)  # fmt: skip
+
+MUTANTS = (*COLD, *DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE, *WISHES)

@@ -20,14 +20,23 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from pipeflow.clock import Clock
-from pipeflow.embedded.journal import DELAYED_BIT, NO_STARTS, PLACE_BITS, FrozenGroup, Known, Loaded, Recovered
+from pipeflow.embedded.journal import (
+    DELAYED_BIT,
+    NO_STARTS,
+    PLACE_BITS,
+    FrozenGroup,
+    Heads,
+    Known,
+    Loaded,
+    Recovered,
+    Way,
+)
 from pipeflow.embedded.keys import BEHIND_KEYS
 from pipeflow.embedded.sqlite import audit, recovery, statements, streams, wal
 from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
-from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
 
@@ -39,7 +48,7 @@ one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benc
 _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
 _PAGE = 4096
-_BODY_COLUMN = 7
+_BODY_COLUMN = 8
 PRUNE_INTERVAL = 30.0
 SPACE_CHECK_BYTES = 8 << 20
 BALLAST = 8 << 20
@@ -262,10 +271,10 @@ class SqliteJournal:
             execute(statements.REWRITE_BODY, (own, kept, row))
             self._written += len(own or b"")
         self._insert(connection, group.inserts)
-        moved = [row for row in group.updates if row[0] != row[5]]
-        self._update(connection, [row for row in group.updates if row[0] == row[5]])
+        moved = [row for row in group.updates if row[8] is not None]
+        self._update(connection, [row for row in group.updates if row[8] is None])
         if moved:
-            executemany(statements.MOVE_MESSAGE, [(*row[:5], row[6], row[7], row[5]) for row in moved])
+            executemany(statements.MOVE_MESSAGE, [(*row[:5], *row[6:], row[5]) for row in moved])
         self._delete(connection, group.deletes)
         if group.releases:
             executemany(statements.RELEASE_BODY, [(count, number) for number, count in group.releases.items()])
@@ -402,11 +411,11 @@ class SqliteJournal:
 
         return await self._read(read)
 
-    async def load_expiring(self, queue: int, after: tuple[float, int], limit: int) -> Sequence[Stored]:
-        def read(connection: sqlite3.Connection) -> list[Stored]:
-            return recovery.read_heads(connection.execute(statements.LOAD_EXPIRING, (queue, *after, limit)).fetchall())
-
-        return await self._read(read)
+    async def load_ending(self, queue: int, way: Way, after: tuple[float, int], limit: int) -> Heads:
+        base = queue << PLACE_BITS
+        values = (base | after[1], base | DELAYED_BIT, limit) if way == "place" else (queue, *after, limit)
+        statement = statements.LOAD_ENDING[way]
+        return await self._read(lambda connection: recovery.read_heads(connection.execute(statement, values), way))
 
     async def load_keyed(self, queue: int, names: Sequence[str]) -> Loaded:
         def read(connection: sqlite3.Connection) -> Loaded:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +18,11 @@ from msgspec import Struct
 
 from pipeflow.embedded.group import row_crc
 from pipeflow.embedded.journal import (
+    DELAYED_BIT,
     PLACE_BITS,
     PLACE_MASK,
     Counters,
+    Heads,
     Known,
     Recovered,
     RecoveredLane,
@@ -28,6 +30,7 @@ from pipeflow.embedded.journal import (
     RecoveredTopic,
     Row,
     TopicCounters,
+    Way,
 )
 from pipeflow.embedded.sqlite import audit, schema, statements, streams
 from pipeflow.errors import StoreCorrupt
@@ -39,6 +42,8 @@ from pipeflow.state.stored import Stored
 
 T = TypeVar("T")
 KNOWN_KEPT = 200_000
+MARKED_AT_A_TIME = 10_000
+"""Rows of an older format that are looked at together: some MB of them."""
 
 _row = msgspec.msgpack.Decoder(Row)
 _claim = msgspec.msgpack.Decoder(Claim)
@@ -80,10 +85,12 @@ def _stamps(version: int) -> tuple[str, ...]:
     return (f"PRAGMA application_id = {schema.APPLICATION_ID}", f"PRAGMA user_version = {version}")
 
 
-def _steps(connection: sqlite3.Connection, steps: tuple[str, ...]) -> None:
+def _steps(connection: sqlite3.Connection, steps: tuple[str, ...], marks: bool = False) -> None:
     def take() -> None:
         for step in steps:
             connection.execute(step)
+        if marks:
+            _mark_out_of_line(connection)
 
     transact(connection, take)
 
@@ -116,7 +123,37 @@ def _migrate(connection: sqlite3.Connection, path: Path, version: int) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy2(path, path.with_name(f"{path.name}.v{version}.backup"))
     for step in range(version, schema.VERSION):
-        _steps(connection, (*schema.MIGRATIONS[step], *_stamps(step + 1)))
+        _steps(connection, (*schema.MIGRATIONS[step], *_stamps(step + 1)), marks=step + 1 == schema.MARKED_SINCE)
+
+
+class _Kept(Struct, array_like=True):
+    """The beginning of a row."""
+
+    id: str
+    sent_at: float
+    kept_from: float
+
+
+_kept = msgspec.msgpack.Decoder(_Kept)
+
+
+def _mark_out_of_line(connection: sqlite3.Connection) -> None:
+    """Mark the rows whose retention does not count in the order of their places, as groups do when they write them."""
+    clock = float((connection.execute(statements.CLOCK).fetchone() or (0.0,))[0])
+    queue, line, after = -1, 0.0, -1
+    while rows := connection.execute(statements.SCAN, (after, MARKED_AT_A_TIME)).fetchall():
+        marks: list[tuple[float, int]] = []
+        for after, head, crc in rows:
+            if after >> PLACE_BITS != queue:
+                queue, line = after >> PLACE_BITS, 0.0
+            if row_crc(after, head) != crc:
+                continue
+            kept = _kept.decode(head).kept_from
+            if after & DELAYED_BIT or not line <= kept <= clock:
+                marks.append((kept, after))
+            else:
+                line = kept
+        connection.executemany(statements.MARK, marks)
 
 
 def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
@@ -230,14 +267,19 @@ def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list
     return messages, damaged
 
 
-def read_heads(rows: list[Any]) -> list[Stored]:
-    """The messages of these rows without their bodies; damaged ones are left to whoever reads them whole."""
-    messages: list[Stored] = []
-    for key, head, crc, shared in rows:
+def read_heads(rows: Iterable[Any], way: Way) -> Heads:
+    """The messages of these rows without their bodies; of places, those without a moment of their own."""
+    found = Heads([])
+    by_place = way == "place"
+    for key, head, crc, shared, kept, moment in rows:
+        found.rows += 1
+        found.last = (moment, key & PLACE_MASK if by_place else key)
+        if by_place and kept is not None:
+            continue
         row = _decoded(key, head, crc)
         if row is not None:
-            messages.append(_stored(key, row, None, shared))
-    return messages
+            found.messages.append(_stored(key, row, None, shared))
+    return found
 
 
 def _decoded(key: int, head: bytes, crc: int) -> Row | None:

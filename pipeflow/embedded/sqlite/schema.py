@@ -11,7 +11,9 @@ from typing import Final
 from pipeflow.embedded.sqlite import audit, catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 6
+VERSION: Final = 7
+MARKED_SINCE: Final = 7
+"""The version from which rows that are out of line are marked: older ones are when they are brought to it."""
 
 CLAIMS: Final = (
     # A shared body that is kept aside has its pointer in place of its bytes.
@@ -32,6 +34,8 @@ CLAIMS: Final = (
 )
 
 EXPIRES_INDEX: Final = "CREATE INDEX messages_expires ON messages (key >> 43, expires, key) WHERE expires IS NOT NULL"
+
+KEPT_INDEX: Final = "CREATE INDEX messages_kept ON messages (key >> 43, kept, key) WHERE kept IS NOT NULL"
 
 TABLES: Final = (
     """
@@ -67,6 +71,7 @@ TABLES: Final = (
     # A message's key is its queue's number and its place: one B-tree holds every queue in order, so that a tail is
     # read, appended to and cut off without a second index.
     # `grp` is the name a message is found by: its group's, or that of the key of one that is delayed.
+    # `kept` is set where the moment that retention counts from does not go up with the place.
     """
     CREATE TABLE messages (
         key INTEGER PRIMARY KEY,
@@ -74,6 +79,7 @@ TABLES: Final = (
         grp TEXT,
         held REAL,
         expires REAL,
+        kept REAL,
         head BLOB NOT NULL,
         crc INTEGER NOT NULL,
         body BLOB,
@@ -84,6 +90,7 @@ TABLES: Final = (
     "CREATE INDEX messages_group ON messages (key >> 43, grp, key) WHERE grp IS NOT NULL",
     "CREATE INDEX messages_held ON messages (key) WHERE held IS NOT NULL",
     EXPIRES_INDEX,
+    KEPT_INDEX,
     # Damaged rows as they were found, for whoever repairs them; nothing ever deletes them.
     """
     CREATE TABLE quarantine (
@@ -131,5 +138,7 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     4: audit.TABLES,
     # Delayed messages may have the name of their key in `grp`: an older pipeflow would take it for a group's.
     5: (),
+    # `recovery` marks the rows that are out of line.
+    6: ("ALTER TABLE messages ADD COLUMN kept REAL", KEPT_INDEX),
 }
 """From version n to n + 1: statements of one transaction."""

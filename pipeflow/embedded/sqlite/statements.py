@@ -16,11 +16,11 @@ ROLLBACK: Final = "ROLLBACK"
 CHUNKS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 """Row counts of multi-row statements: few different texts, so that each stays prepared."""
 
-INSERT_COLUMNS: Final = 9
+INSERT_COLUMNS: Final = 10
 UPDATE_COLUMNS: Final = 5
 
 
-_INSERT: Final = "INSERT INTO messages (key, due, grp, held, expires, head, crc, body, shared) VALUES "
+_INSERT: Final = "INSERT INTO messages (key, due, grp, held, expires, kept, head, crc, body, shared) VALUES "
 _UPDATE: Final = (
     "UPDATE messages SET due = v.column2, held = v.column3, head = v.column4, crc = v.column5 FROM (VALUES ",
     ") AS v WHERE messages.key = v.column1",
@@ -53,7 +53,7 @@ def _rows(columns: int, rows: int) -> str:
 
 MOVE_MESSAGE: Final = """
     UPDATE messages
-    SET key = ?, due = ?, held = ?, head = ?, crc = ?, grp = ?, expires = ?
+    SET key = ?, due = ?, held = ?, head = ?, crc = ?, grp = ?, expires = ?, kept = ?
     WHERE key = ?
 """
 
@@ -129,11 +129,24 @@ NEXT_GROUP: Final = """
     LIMIT 1
 """
 LOAD_EXPIRING: Final = """
-    SELECT key, head, crc, shared FROM messages
+    SELECT key, head, crc, shared, kept, expires FROM messages
     WHERE expires IS NOT NULL AND key >> 43 = ? AND (expires, key) > (?, ?)
     ORDER BY expires, key
     LIMIT ?
 """
+LOAD_KEPT: Final = """
+    SELECT key, head, crc, shared, kept, kept FROM messages
+    WHERE kept IS NOT NULL AND key >> 43 = ? AND (kept, key) > (?, ?)
+    ORDER BY kept, key
+    LIMIT ?
+"""
+LOAD_PLACED: Final = """
+    SELECT key, head, crc, shared, kept, 0.0 FROM messages
+    WHERE key > ? AND key < ?
+    ORDER BY key
+    LIMIT ?
+"""
+LOAD_ENDING: Final = {"expires": LOAD_EXPIRING, "kept": LOAD_KEPT, "place": LOAD_PLACED}
 LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
 BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"
 SHARED_BODY: Final = "SELECT body, claim FROM bodies WHERE number = ?"
@@ -153,6 +166,10 @@ SWEEP_SHARED: Final = """
     ORDER BY key
     LIMIT ?
 """
+
+CLOCK: Final = "SELECT value FROM facts WHERE name = 'clock'"
+SCAN: Final = "SELECT key, head, crc FROM messages WHERE key > ? ORDER BY key LIMIT ?"
+MARK: Final = "UPDATE messages SET kept = ? WHERE key = ?"
 
 ALL_FACTS: Final = "SELECT name, value FROM facts"
 ALL_NOUNS: Final = "SELECT kind, name, number, spec, crc FROM nouns ORDER BY number, name"

@@ -9,6 +9,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from older_store import BEFORE_7
 
 from pipeflow import App, Batch, Context
 from pipeflow.clock import VirtualClock
@@ -538,6 +539,7 @@ async def test_a_store_of_the_format_before_claims_takes_them_after_its_migratio
     await store.send("q", [Outgoing(b"old")])
     await store.close()
     writer = sqlite3.connect(path)
+    writer.executescript(BEFORE_7)
     writer.executescript(
         "DROP TABLE audit; DROP INDEX messages_expires; ALTER TABLE messages DROP COLUMN expires;"
         "DROP TRIGGER bodies_doomed; DROP INDEX bodies_claim; DROP TABLE doomed;"

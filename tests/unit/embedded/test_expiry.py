@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeflow.clock import VirtualClock
-from pipeflow.embedded import tail as tail_module
+from pipeflow.embedded import ending
 from pipeflow.embedded.opening import Kept
 from pipeflow.messages import Ack, Outgoing, Want
 from pipeflow.registry import open_store
@@ -82,7 +82,8 @@ async def test_the_rows_and_bodies_of_what_ended_leave_the_disk(tmp_path: Path, 
 async def test_more_than_one_look_takes_at_a_time_end_too(
     tmp_path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tail_module, "EXPIRED", 4)
+    monkeypatch.setattr(ending, "ENDED", 4)
+    monkeypatch.setattr(ending, "LEAST", 2)
     store = await opened(tmp_path / "store.db", clock)
     await store.send("q", [Outgoing(b"short", ttl=30) for _ in range(33)])
     await store.send("q", [Outgoing(b"kept")])
@@ -136,13 +137,15 @@ async def test_a_purge_takes_what_is_about_to_end(tmp_path: Path, clock: Virtual
     await store.close()
 
 
-async def test_a_queue_that_never_saw_a_time_to_live_is_not_looked_through(tmp_path: Path, clock: VirtualClock) -> None:
+async def test_a_queue_that_never_saw_a_time_to_live_is_looked_at_when_retention_ends(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
     path = tmp_path / "store.db"
     store = await opened(path, clock)
     await store.send("q", [Outgoing(b"m") for _ in range(20)])
     await store.close()
     store = await opened(path, clock)
-    assert store.nouns.head("q").tail.expires_at == float("inf")
+    assert store.nouns.head("q").tail.ending.at == 1000.0 + 1e6
     await store.close()
 
 

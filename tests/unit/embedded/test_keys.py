@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from gated_store import TOPOLOGY, Gate, counted, drain, killed, messages, opened, rows_of, turns
+from older_store import BEFORE_7
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.opening import Kept
@@ -105,7 +106,7 @@ async def test_a_store_of_the_format_before_takes_keys(path: Path, clock: Virtua
     await fill(store)
     await store.close()
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 5")
+        connection.executescript(BEFORE_7 + "PRAGMA user_version = 5")
     connection.close()
     store = await opened(path, clock)
     await send(store, "old", "k", 200.0)

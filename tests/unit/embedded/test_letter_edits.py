@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from older_store import BEFORE_7
 
 from pipeflow.audit import KEPT_SECONDS, Entry
 from pipeflow.clock import VirtualClock
@@ -301,8 +302,7 @@ async def test_a_store_from_before_the_audit_gets_one(tmp_path: Path) -> None:
     await store.close()
     step = next(version for version, steps in schema.MIGRATIONS.items() if steps == audit.TABLES)
     writer = sqlite3.connect(tmp_path / "s.db")
-    writer.execute("DROP TABLE audit")
-    writer.execute(f"PRAGMA user_version = {step}")
+    writer.executescript(f"{BEFORE_7} DROP TABLE audit; PRAGMA user_version = {step}")
     writer.close()
     store = await opened(tmp_path / "s.db")
     assert await store.audit() == []

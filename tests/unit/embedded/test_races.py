@@ -46,18 +46,19 @@ async def store(path: Path, clock: VirtualClock) -> AsyncIterator[Kept]:
 async def test_Q107_what_ends_in_memory_while_the_disk_is_looked_through_is_counted_once(
     store: Kept, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await store.send("groups", messages("a", group="g", ttl=30.0))
+    await store.send("groups", messages(*"abcd", group="g", ttl=30.0))
     head, end = store.nouns.head("groups"), clock.now() + 30
-    gate = Gate(store, "load_expiring", monkeypatch)
+    gate = Gate(store, "load_ending", monkeypatch)
     gate.close()
     head.tail.begin_load()
-    looking = asyncio.create_task(head.tail.expire(end))
+    assert head.tail.ending.begin(end)
+    looking = asyncio.create_task(head.tail.ending.look(end))
     await turns(store)
     head.tick(end)
     gate.open()
     await looking
     head.tail.end_load()
-    assert (head.counters.expired, head.tail.ready) == (1, 0)
+    assert (head.counters.expired, head.tail.ready) == (4, 0)
 
 
 # -- waking and loading -----------------------------------------------------------------------------------------------
