@@ -40,8 +40,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "store.db"
 
 
-async def opened(path: Path, clock: VirtualClock, *queues: QueueSpec) -> Kept:
-    store = await open_store(f"sqlite:///{path}?hot_messages=3", clock=clock)
+async def opened(path: Path, clock: VirtualClock, *queues: QueueSpec, hot: int = 3) -> Kept:
+    store = await open_store(f"sqlite:///{path}?hot_messages={hot}", clock=clock)
     assert isinstance(store, Kept)
     await store.declare(Topology(queues=queues or (LINE, GROUPS)))
     await clock.settle()
@@ -99,15 +99,15 @@ async def test_Q102_what_ended_while_the_store_was_closed_is_counted_when_it_ope
 ) -> None:
     """Some of it by loads, which meet more than one look takes."""
     store = await opened(path, clock)
-    await send(store, queue, 40)
+    await send(store, queue, 80)
     await clock.advance(50)
     await send(store, queue, 10)
     await store.close()
     await clock.advance(60)
-    store = await opened(path, clock)
-    assert await counts(store, queue) == (10, 0, 40)
+    store = await opened(path, clock, hot=100)
+    assert await counts(store, queue) == (10, 0, 80)
     await clock.advance(40)
-    assert await counts(store, queue) == (0, 0, 50)
+    assert await counts(store, queue) == (0, 0, 90)
     await store.close()
 
 
