@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 logger = logging.getLogger("pipeflow")
+
+Names: TypeAlias = list[str]
 
 MULTIPART_FROM = 16 << 20
 """Objects larger than this go in parts."""
@@ -163,14 +165,16 @@ class ObjectStoreSink:
 
     async def list(self, prefix: str = "") -> list[str]:
         """Names that begin with `prefix`, sorted. Reads the listing of the folder that `prefix` lies in."""
+        return sorted([name async for page in self.pages(prefix) for name in page])
+
+    async def pages(self, prefix: str = "", size: int = 1000) -> AsyncGenerator[Names, None]:
+        """The same, so many at a time."""
         folder = prefix.rpartition("/")[0]
-        names = []
         try:
-            async for some in self._store.list(folder or None, chunk_size=1000):
-                names += [found["path"] for found in some if found["path"].startswith(prefix)]
+            async for some in self._store.list(folder or None, chunk_size=size):
+                yield [found["path"] for found in some if found["path"].startswith(prefix)]
         except _FAILED as error:
             raise self._translated(error, prefix) from error
-        return sorted(names)
 
     async def sweep(self, mine: Callable[[str], bool], rewritten: bool) -> int:
         """Abort uploads that a killed process left. Tells by SinkUnavailable that there is no such bucket."""

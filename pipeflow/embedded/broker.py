@@ -35,6 +35,7 @@ from pipeflow.embedded.journal import Journal, Recovered
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.moving import Moving
 from pipeflow.embedded.nouns import Nouns
+from pipeflow.embedded.orphans import Orphans
 from pipeflow.embedded.recall import Recall
 from pipeflow.embedded.searching import search
 from pipeflow.embedded.settling import settle_all
@@ -151,9 +152,9 @@ class EmbeddedBroker:
     async def _tend(self, ready: Callable[[], None]) -> None:
         async with anyio.create_task_group() as tasks:
             if not self.journal.instant:
-                await self.claims.begin()
                 self._start(tasks, self.tending.load_tails)
                 self._start(tasks, self._keep_claims)
+                self._start(tasks, self._sweep_claims)
             self._start(tasks, self.tending.keep_time)
             self._start(tasks, self.moving.run)
             door = await self.serve(tasks)
@@ -237,6 +238,9 @@ class EmbeddedBroker:
 
     async def _keep_claims(self) -> None:
         await self.tending.guarded(self.claims.run())
+
+    async def _sweep_claims(self) -> None:
+        await self.tending.guarded(Orphans(self, self.claims.sink).sweep(self.claims.places))
 
     async def _idle(self) -> None:
         await self.tending.guarded(self.journal.idle())

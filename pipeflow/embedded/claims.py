@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from sys import maxsize
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 from zlib import crc32
 
 import anyio
@@ -41,7 +41,7 @@ from pipeflow.errors import (
     Unavailable,
 )
 from pipeflow.messages import Ack, Claim, Outgoing, Receipt, Refused, Release, Settled, Settlement, Stale
-from pipeflow.protocols import Object, ReadableSink, SweepingSink
+from pipeflow.protocols import Object, ReadableSink
 from pipeflow.registry import open_sink
 from pipeflow.sinks.file import FileSink
 from pipeflow.specs import LARGEST_BODY, ClaimSpec
@@ -154,7 +154,7 @@ class Claims:
     def check(self, spec: ClaimSpec | None) -> None:
         """ConfigurationError: bodies cannot lie there."""
         if spec is not None and self._aside is not None:
-            self._sink(spec.url)
+            self.sink(spec.url)
 
     def declare(self, spec: ClaimSpec | None) -> None:
         """Keep bodies there from now on; what lies elsewhere stays there."""
@@ -164,7 +164,8 @@ class Claims:
         self._inline = spec.inline_bytes
         self._broker.gathering.declared.append(Declared("claims", "", 0, msgspec.msgpack.encode(spec)))
 
-    def _sink(self, place: str) -> ReadableSink:
+    def sink(self, place: str) -> ReadableSink:
+        """Where bodies of this place lie. ConfigurationError: nothing can lie there."""
         sink = self._sinks.get(place)
         if sink is None:
             assert self._aside is not None
@@ -284,13 +285,15 @@ class Claims:
     async def _write(self, body: bytes, written: list[Claim], undone: str = "nothing was sent") -> Claim:
         broker, place = self._broker, self.spec.url
         crc, digest = await anyio.to_thread.run_sync(_fingerprints, body)
-        name = f"{broker.store_id}-{broker.boot:08x}-{broker.new_id()}"
-        claim = Claim(self._number(), place, name, len(body), crc, digest)
+        number = self._number()
+        # By the number it is found out, without a list of all, whether a row refers to it.
+        name = f"{broker.store_id}-{broker.boot:08x}-n{number:x}-{broker.new_id()}"
+        claim = Claim(number, place, name, len(body), crc, digest)
         written.append(claim)
         try:
             if not place:
                 await anyio.to_thread.run_sync(self._make_room, len(body))
-            await self._sink(place).write(Object(name, [body]))
+            await self.sink(place).write(Object(name, [body]))
         except (SinkUnavailable, OSError) as error:
             raise Unavailable(
                 f"{broker.url}: a body of {len(body)} bytes cannot be kept aside ({error}); {undone}"
@@ -320,7 +323,7 @@ class Claims:
 
     async def read(self, claim: Claim) -> bytes:
         """The bytes as they were sent. ObjectMissing, ObjectDamaged, SinkUnavailable."""
-        body = await self._sink(claim.place).read(claim.name)
+        body = await self.sink(claim.place).read(claim.name)
         if len(body) != claim.size or await anyio.to_thread.run_sync(crc32, body) != claim.crc:
             raise ObjectDamaged(f"{claim.place or self._aside}: {claim.name} is not what was written there")
         return body
@@ -378,24 +381,18 @@ class Claims:
 
     # -- away ----------------------------------------------------------------------------------------------------
 
-    async def begin(self) -> None:
-        """Delete the files that an earlier boot wrote and no row refers to: its sends were never answered."""
-        if self._aside is not None and self._aside.is_dir():
-            try:
-                await self._sweep("")
-            except UNREACHABLE as error:
-                logger.warning("%s: what a crash left beside the store is still there: %s", self._broker.url, error)
+    @property
+    def places(self) -> list[str]:
+        """Where bodies may lie: beside the store, if any ever did, and where an app said."""
+        beside = [""] if self._aside is not None and self._aside.is_dir() else []
+        return beside + ([self.spec.url] if self.spec.url else [])
 
     async def run(self) -> None:
         """Delete bodies whose last reference went, for as long as the store is open."""
         broker = self._broker
-        swept = not self.spec.url
         while True:
             until = inf
             try:
-                if not swept:
-                    await self._sweep(self.spec.url)
-                    swept = True
                 await self._tidy()
             except UNREACHABLE as error:
                 logger.warning(
@@ -436,7 +433,7 @@ class Claims:
 
         async def delete(number: int, claim: Claim) -> None:
             try:
-                await self._sink(claim.place).delete(claim.name)
+                await self.sink(claim.place).delete(claim.name)
             except UNREACHABLE as error:
                 failed.append(error)
                 left.add(number)
@@ -454,30 +451,6 @@ class Claims:
                 (self._aside / name).unlink(missing_ok=True)
             except OSError as error:
                 raise SinkUnavailable(f"{self._aside / name}: {error.strerror}") from error
-
-    async def _sweep(self, place: str) -> None:
-        sink, journal = self._sink(place), self._broker.journal
-        old = [name for name in await sink.list(f"{self._broker.store_id}-") if self._is_old(name)]
-        if isinstance(sink, SweepingSink):
-            await sink.sweep(self._is_old, False)
-        if not old:
-            return
-        claims = [*await journal.claims(), *(claim for _, claim in await journal.doomed(0, maxsize, maxsize))]
-        if None in claims:
-            logger.error("%s: a pointer in the store is damaged, so no body is taken for an orphan", self._broker.url)
-            return
-        needed = {claim.name for claim in cast(list[Claim], claims) if claim.place == place}
-        for name in old:
-            if name not in needed:
-                await sink.delete(name)
-
-    def _is_old(self, name: str) -> bool:
-        """Whether an earlier boot of this store wrote it; other stores may use the same place."""
-        store, _, rest = name.partition("-")
-        try:
-            return store == self._broker.store_id and int(rest[:8], 16) < self._broker.boot
-        except ValueError:
-            return False
 
 
 def _is_large(outgoing: Outgoing, inline: int) -> bool:

@@ -336,10 +336,6 @@ class Journal(Protocol):
         """Whether the store can go on when so many bytes are written beside it. Asks the disk: not on the loop."""
         ...
 
-    async def claims(self) -> list[Claim | None]:
-        """Every body that is kept aside and that some row refers to; None where the pointer is damaged."""
-        ...
-
     async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
         """(number of the entry, body kept aside) of which the last reference is gone, of these entries, in order."""
         ...
@@ -439,9 +435,6 @@ class Forget:
 
     def has_room(self, size: int) -> bool:
         return True
-
-    async def claims(self) -> list[Claim | None]:
-        return []
 
     async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
         return []

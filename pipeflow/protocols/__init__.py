@@ -11,7 +11,7 @@ from pipeflow.protocols.admins import Admin, Store
 from pipeflow.protocols.brokers import BEHIND, Broker, Features
 from pipeflow.protocols.handling import Handle, Middleware
 from pipeflow.protocols.logs import Catalogue, Compact, Lane, RecordLog, Waiting
-from pipeflow.protocols.sinks import Object, ReadableSink, RecordBatch, RecordSink, Sink, SweepingSink
+from pipeflow.protocols.sinks import Object, PagingSink, ReadableSink, RecordBatch, RecordSink, Sink, SweepingSink
 from pipeflow.stats import Parked, QueueStats, StoreStats, StreamStats, TopicStats
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Lane",
     "Middleware",
     "Object",
+    "PagingSink",
     "Parked",
     "Peeked",
     "QueueStats",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -91,6 +91,18 @@ class ReadableSink(Sink, Protocol):
         """Names of whole objects that begin with `prefix` (any text, not only a folder), sorted.
 
         What a write has not finished, and what no write could have named, is left out.
+        """
+        ...
+
+
+@runtime_checkable
+class PagingSink(ReadableSink, Protocol):
+    """A readable sink that need not hold all names at once to list them."""
+
+    def pages(self, prefix: str = "", size: int = 1000) -> AsyncGenerator[list[str], None]:
+        """The names of `list`, up to `size` at a time, in any order; deleting those that were told is allowed.
+
+        What comes or goes meanwhile may be told or not. SinkUnavailable: try again later, from the beginning.
         """
         ...
 

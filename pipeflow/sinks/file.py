@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from threading import Lock
+from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -19,6 +21,8 @@ import anyio.to_thread
 from pipeflow.errors import ConfigurationError, ObjectMissing, ObjectRefused, SinkUnavailable
 from pipeflow.names import check_name
 from pipeflow.protocols import Object
+
+Names: TypeAlias = list[str]
 
 TEMPORARY = ".tmp-"
 _TRIAL = f"{TEMPORARY}trial"
@@ -70,11 +74,26 @@ class FileSink:
     async def list(self, prefix: str = "") -> list[str]:
         """Names of files that begin with `prefix`, sorted; temporary files and links are none."""
         try:
-            return await anyio.to_thread.run_sync(_names_below, self.root, prefix, abandon_on_cancel=True)
+            return sorted(
+                await anyio.to_thread.run_sync(lambda: [*_names_below(self.root, prefix)], abandon_on_cancel=True)
+            )
         except FileNotFoundError:
             return []  # nothing was ever written
         except OSError as error:
             raise self._translated(error, prefix) from error
+
+    async def pages(self, prefix: str = "", size: int = 1000) -> AsyncGenerator[Names, None]:
+        """The same, so many at a time, in no order."""
+        names = _names_below(self.root, prefix)
+        try:
+            while page := await anyio.to_thread.run_sync(lambda: [*islice(names, size)]):
+                yield page
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._translated(error, prefix) from error
+        finally:
+            names.close()
 
     def prepare(self) -> None:
         """Make the root and try to write there; ConfigurationError with the path and the remedy when that fails."""
@@ -212,20 +231,20 @@ class FileSink:
 
 def _sweep(root: str, mine: Callable[[str], bool]) -> int:
     swept = 0
-    for _, _, files, folder in os.fwalk(root, follow_symlinks=False):
-        for name in files:
-            if name.startswith(TEMPORARY) and mine(name.removeprefix(TEMPORARY)):
-                _remove_quietly(folder, name)
-                swept += 1
+    if not os.path.isdir(root):
+        return swept
+    for _, found, folder in _files(root):
+        if found.name.startswith(TEMPORARY) and mine(found.name.removeprefix(TEMPORARY)):
+            _remove_quietly(folder, found.name)
+            swept += 1
     return swept
 
 
 def _leftovers(root: str, mine: Callable[[str], bool]) -> list[str]:
     return sorted(
-        os.path.relpath(os.path.join(path, name), root)
-        for path, _, files, _ in os.fwalk(root, follow_symlinks=False)
-        for name in files
-        if name.startswith(TEMPORARY) and mine(name.removeprefix(TEMPORARY))
+        below + found.name
+        for below, found, _ in (_files(root) if os.path.isdir(root) else ())
+        if found.name.startswith(TEMPORARY) and mine(found.name.removeprefix(TEMPORARY))
     )
 
 
@@ -249,25 +268,33 @@ def _descend(root: str, segments: Sequence[str]) -> Iterator[int]:
         os.close(here)
 
 
-def _names_below(root: str, prefix: str) -> list[str]:
-    names = []
-    for path, folders, files, folder in os.fwalk(root, follow_symlinks=False, onerror=_unless_gone):
-        below = "" if path == root else os.path.relpath(path, root) + "/"
-        folders[:] = [name for name in folders if _may_hold(f"{below}{name}/", prefix)]
-        found = (below + name for name in files if not name.startswith(TEMPORARY) and _is_file(folder, name))
-        names += [name for name in found if name.startswith(prefix) and _is_writable(name)]
-    return sorted(names)
+def _names_below(root: str, prefix: str) -> Generator[str, None, None]:
+    for below, found, _ in _files(root, prefix):
+        name = below + found.name
+        if name.startswith(prefix) and not found.name.startswith(TEMPORARY) and _is_writable(name):
+            yield name
+
+
+def _files(root: str, prefix: str = "") -> Generator[tuple[str, os.DirEntry[str], int], None, None]:
+    """(folder below the root, file, descriptor of the folder), as they come: a folder may hold millions."""
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with _descend(root, below.split("/")[:-1]) as folder, os.scandir(folder) as entries:
+                for found in entries:
+                    if found.is_file(follow_symlinks=False):
+                        yield below, found, folder
+                    elif found.is_dir(follow_symlinks=False) and _may_hold(f"{below}{found.name}/", prefix):
+                        waiting.append(f"{below}{found.name}/")
+        except FileNotFoundError:
+            if not below:
+                raise
+            # Deleted while we looked elsewhere.
 
 
 def _may_hold(folder: str, prefix: str) -> bool:
     return folder.startswith(prefix) or prefix.startswith(folder)
-
-
-def _is_file(folder: int, name: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False  # deleted while we looked
 
 
 def _is_writable(name: str) -> bool:
@@ -276,11 +303,6 @@ def _is_writable(name: str) -> bool:
     except (ObjectRefused, UnicodeEncodeError):
         return False
     return True
-
-
-def _unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
 
 
 def _enter(folder: int, segment: str) -> int:

@@ -44,7 +44,7 @@ from pipeflow.messages import Ack, Bury, Failure, Outgoing, Sent, Want
 from pipeflow.moves import Move
 from pipeflow.protocols import Peeked, Store
 from pipeflow.registry import open_store
-from pipeflow.specs import QueueSpec, Subscription, TopicSpec, Topology
+from pipeflow.specs import ClaimSpec, QueueSpec, Subscription, TopicSpec, Topology
 from queue_kills import complaints
 
 QUEUES = ("work", "line")
@@ -58,6 +58,8 @@ TOPOLOGY = Topology(
         QueueSpec("copies"),
     ),
     subscriptions=(Subscription("t", "queue", "work"), Subscription("t", "queue", "copies")),
+    # Of the longest a third, so that edits also read and write bodies in files.
+    claims=ClaimSpec(inline_bytes=600),
 )
 
 
@@ -352,6 +354,9 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
         crashed += complaints(process, expected=-signal.SIGKILL)
         for suffix in ("", "-wal"):
             shutil.copy(f"{database}{suffix}", f"{copy}{suffix}")
+        shutil.rmtree(f"{copy}-claims", ignore_errors=True)
+        if Path(f"{database}-claims").exists():
+            shutil.copytree(f"{database}-claims", f"{copy}-claims")
         Moving.run = standing_still  # type: ignore[method-assign, assignment]
         try:
             found = anyio.run(look, f"sqlite:///{copy}{options}")
@@ -373,6 +378,7 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
         "redriven": found.redriven,
         "discarded": found.discarded,
         "entries": dict(entries),
+        "files": sum(path.is_file() for path in Path(f"{database}-claims").rglob("*")),
         "unfinished": sum(not entry.finished for entry in found.entries),
         **{rule: wrong[rule] for rule in ("lost", "twice", "strayed", "torn", "untold")},
         "examples": examples[:10],

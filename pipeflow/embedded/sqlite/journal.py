@@ -474,12 +474,6 @@ class SqliteJournal:
         space = os.statvfs(self.path.parent)
         return space.f_bavail * space.f_frsize - size >= max(self._min_free, LEAST_FREE)
 
-    async def claims(self) -> list[Claim | None]:
-        def read(connection: sqlite3.Connection) -> list[Claim | None]:
-            return [recovery.decode_claim(claim) for (claim,) in connection.execute(statements.CLAIMS)]
-
-        return await self._read(read)
-
     async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
         def read(connection: sqlite3.Connection) -> list[tuple[int, Claim | None]]:
             rows = connection.execute(statements.DOOMED, (after, upto, limit)).fetchall()

@@ -182,7 +182,7 @@ async def test_a_sender_that_is_cancelled_leaves_nothing_that_a_restart_does_not
         await store.close()
     store = await opened(path)
     waiting = (await store.stats()).queues[0].ready
-    assert len(files(path)) == waiting
+    await until_gone(beside(path), left=waiting)
     assert await taken(store, limit=20) == [LARGE] * waiting
     await store.close()
 
@@ -200,6 +200,7 @@ async def test_what_a_killed_process_wrote_and_never_committed_is_taken_away_at_
         left.write_bytes(b"left")
     await store.close()
     store = await opened(path)
+    await until_gone(beside(path), left=3)
     assert set(files(path)) == {kept, ours, others}
     assert await taken(store) == [LARGE]
     await store.close()

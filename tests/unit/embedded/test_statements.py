@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeflow.embedded.sqlite import audit, catalogue, schema, statements, streams
+from pipeflow.embedded.sqlite import audit, catalogue, pointers, schema, statements, streams
 
 WHOLE = {
     "ALL_FACTS": "a handful of rows, once at the start",
@@ -23,13 +23,13 @@ WHOLE = {
     "SELECT_SEGMENTS": "one row an undelivered segment, in index order, once at the start",
     "SELECT_COUNTERS": "one row a stream, once at the start",
     "SELECT_TROUBLES": "one row an undelivered segment that failed, in index order, once at the start",
-    "CLAIMS": "walks the partial index of bodies kept aside, after an unclean stop left some",
+    "CLAIMS": "walks the partial index of bodies kept aside, for doctors",
     "LOAD_HELD": "walks the partial index of held messages only, once at the start",
 }
 
 
 def every() -> Iterator[tuple[str, str]]:
-    for module in (statements, streams, catalogue, audit):
+    for module in (statements, streams, catalogue, audit, pointers):
         for name, text in vars(module).items():
             if isinstance(text, str) and name.isupper() and not name.startswith("_"):
                 first = text.split()[0] if text.split() else ""
