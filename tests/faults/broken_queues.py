@@ -159,7 +159,7 @@ COLD = (
     Mutant("retention_on_disk_forgotten_at_restart", ENDING, '_Course("place", now_or_never)', '_Course("place", inf)', KEPT),
     Mutant("retention_on_disk_ends_late", ENDING, "if ends > now:", "if ends >= now:", KEPT),
     Mutant("new_retention_is_not_for_what_is_on_disk", ENDING,
-           "            self.at = self._marked.at = self._placed.at = 0.0\n", "            pass\n", KEPT),
+           "            self._marked.at = self._placed.at = 0.0\n", "            pass\n", KEPT),
     Mutant("first_look_is_the_last", ENDING, "                course.at = now\n", "                pass\n", KEPT),
     Mutant("look_goes_on_where_the_last_one_ended", ENDING, "            course.after = BEGIN\n", "            pass\n", KEPT),
     Mutant("look_does_not_begin_again", ENDING, "            course.at = min(course.at, now + PAUSE)\n", "            pass\n", KEPT),
