@@ -21,6 +21,7 @@ from pipeflow.embedded.head import HOT_MESSAGES
 from pipeflow.embedded.journal import Forget, Journal
 from pipeflow.embedded.remote import connect
 from pipeflow.embedded.socket import OwnerSocket
+from pipeflow.embedded.sqlite.ahead import LOG_BYTES
 from pipeflow.embedded.sqlite.journal import MIN_FREE, SqliteJournal
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.errors import ConfigurationError, StoreOwned
@@ -37,7 +38,7 @@ PATIENCE = 10.0
 PAUSE = 0.02
 """Seconds between two looks: commands hold a store for a few hundredths."""
 
-OPTIONS = {"accept_loss", "durability", "hot_messages", "min_free"}
+OPTIONS = {"accept_loss", "durability", "hot_messages", "log_bytes", "min_free"}
 
 
 class Kept(EmbeddedBroker):
@@ -158,6 +159,7 @@ async def _own(
         durability=options.get("durability", "full"),
         min_free=int(options.get("min_free", MIN_FREE)),
         accept_loss=options.get("accept_loss") == "1",
+        log_bytes=int(options.get("log_bytes", LOG_BYTES)),
     )
     broker = Kept(journal, clock, url=url, seed=seed, hot_messages=int(options.get("hot_messages", HOT_MESSAGES)))
     broker.place = place
@@ -182,7 +184,7 @@ def _parse(url: str) -> tuple[str, dict[str, str]]:
         raise ConfigurationError(f"broker {url!r}: unknown option {unknown[0]}; known are {', '.join(sorted(OPTIONS))}")
     if options.get("durability", "full") not in ("full", "normal"):
         raise ConfigurationError(f"broker {url!r}: durability is {options['durability']!r}; use full or normal")
-    for name in ("accept_loss", "hot_messages", "min_free"):
+    for name in ("accept_loss", "hot_messages", "log_bytes", "min_free"):
         if name in options and not options[name].isdigit():
             raise ConfigurationError(f"broker {url!r}: {name} is {options[name]!r}; use a whole number")
     return unquote(place[1:]), options

@@ -130,7 +130,7 @@ def topology() -> Topology:
 def missing(database: Path) -> list[str]:
     """Bodies that rows refer to and that do not lie there as they were written; the store is looked at in a copy."""
     with tempfile.TemporaryDirectory() as scratch:
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-log"):
             if database.with_name(database.name + suffix).exists():
                 shutil.copy2(database.with_name(database.name + suffix), Path(scratch, f"copy.db{suffix}"))
         copy = Path(scratch, "copy.db")
@@ -163,7 +163,7 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[str, object]:
     """Run the cycles and the drain; the figures, all violations counted."""
     database = directory / "claims.db"
-    url = f"sqlite:///{database}?durability={durability}"
+    url = f"sqlite:///{database}?durability={durability}&log_bytes=65536"
     oracle, dice, crashed, gone, unreferenced = Oracle(), random.Random(seed), [], [], 0
     for cycle in range(cycles):
         process = start(url, str(cycle), str(seed))

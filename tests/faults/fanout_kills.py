@@ -159,7 +159,7 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[str, object]:
     """Run the cycles and the drain; the figures, all violations counted."""
     database = directory / "kills.db"
-    url = f"sqlite:///{database}?durability={durability}"
+    url = f"sqlite:///{database}?durability={durability}&log_bytes=65536"
     oracle, dice, crashed = Oracle(), random.Random(seed), list[str]()
     for cycle in range(cycles):
         process = start(url, str(cycle), str(seed))

@@ -340,7 +340,7 @@ def live(process: subprocess.Popen[bytes], told: Told, seconds: float) -> None:
 
 def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[str, object]:
     """Run the cycles; the figures, all violations counted."""
-    options = f"?durability={durability}&hot_messages=20"
+    options = f"?durability={durability}&hot_messages=20&log_bytes=65536"
     database, copy = directory / "letters.db", directory / "copy.db"
     told, dice, crashed, wrong = Told(), random.Random(seed), list[str](), Counter[str]()
     found, examples, run = Found([], [], [], [], 0, 0, 0), list[str](), Moving.run
@@ -352,7 +352,7 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
         )
         live(process, told, dice.uniform(0.05, 0.6))
         crashed += complaints(process, expected=-signal.SIGKILL)
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-log"):
             shutil.copy(f"{database}{suffix}", f"{copy}{suffix}")
         shutil.rmtree(f"{copy}-claims", ignore_errors=True)
         if Path(f"{database}-claims").exists():

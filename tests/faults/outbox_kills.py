@@ -41,7 +41,7 @@ class Program:
 
     def __init__(self, directory: Path, durability: str) -> None:
         self.database = directory / "app.db"
-        self.app = App("shop", broker=f"sqlite:///{directory}/shop.db?durability={durability}")
+        self.app = App("shop", broker=f"sqlite:///{directory}/shop.db?durability={durability}&log_bytes=65536")
         self.orders = self.app.topic("orders", str)
         self.billing = self.app.queue("billing", str, self.orders, max_receives=None)
         self.outbox = self.app.outbox(str(self.database))

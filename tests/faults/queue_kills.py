@@ -275,7 +275,7 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[str, object]:
     """Run the cycles and the drain; the figures, all violations counted."""
-    url = f"sqlite:///{directory}/kills.db?durability={durability}"
+    url = f"sqlite:///{directory}/kills.db?durability={durability}&log_bytes=65536"
     oracle, dice, recoveries, crashed = Oracle(), random.Random(seed), [], []
     for cycle in range(cycles):
         began = time.monotonic()

@@ -115,7 +115,7 @@ def _crashes(seed: int) -> dict[str, int]:
     many, fair.MANY = fair.MANY, 3  # type: ignore[misc]  # noisy tenants are met on a short walk
     try:
         with tempfile.TemporaryDirectory() as folder:
-            walk = asyncio.run(walked(Path(folder), seed, "?hot_messages=3", CRASH_STEPS))
+            walk = asyncio.run(walked(Path(folder), seed, "?hot_messages=3&log_bytes=8192", CRASH_STEPS))
     finally:
         fair.MANY = many  # type: ignore[misc]
     return {"lives": walk.lives}

@@ -106,7 +106,7 @@ class Walk:
         """Go on with what the files hold now; the calls that had no answer yet never get one."""
         self.lives += 1
         copy = self.folder / f"life-{self.lives}.db"
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-log"):
             shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
         for task in work:
             task.cancel()
@@ -525,8 +525,13 @@ async def walked(folder: Path, seed: int, options: str, steps: int) -> Walk:
     return walk
 
 
+OPTIONS = {"hot": "", "folded": "?log_bytes=8192", "cold": "?hot_messages=3&log_bytes=8192"}
+
+
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("options", ["", "?hot_messages=3"], ids=["hot", "cold"])
+@pytest.mark.parametrize(
+    "options", ["", "?log_bytes=8192", "?hot_messages=3&log_bytes=8192"], ids=["hot", "folded", "cold"]
+)
 async def test_p8_p13_nothing_acknowledged_is_lost_or_comes_back_whenever_the_process_dies(
     tmp_path: Path, options: str, seed: int
 ) -> None:
@@ -537,6 +542,8 @@ async def test_p8_p13_nothing_acknowledged_is_lost_or_comes_back_whenever_the_pr
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(100, 140))
-@pytest.mark.parametrize("options", ["", "?hot_messages=3"], ids=["hot", "cold"])
+@pytest.mark.parametrize(
+    "options", ["", "?log_bytes=8192", "?hot_messages=3&log_bytes=8192"], ids=["hot", "folded", "cold"]
+)
 async def test_p8_p13_the_long_walks(tmp_path: Path, options: str, seed: int) -> None:
     await walked(tmp_path, seed, options, 1000)

@@ -24,7 +24,7 @@ RETENTION = 120.0
 RETENTIONS = (40.0, RETENTION, RETENTION, 300.0)
 MAX_RECEIVES = 4
 CAP = 12
-OPTIONS = {"sqlite": "durability=normal", "cold": "durability=normal&hot_messages=3"}
+OPTIONS = {"sqlite": "durability=normal", "cold": "durability=normal&hot_messages=3&log_bytes=8192"}
 
 
 class Walk:

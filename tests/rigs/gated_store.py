@@ -74,7 +74,7 @@ async def opened(path: Path, clock: VirtualClock, options: str = SMALL) -> Kept:
 def killed(path: Path, name: str) -> Path:
     """The files of an open store, as a kill would leave them."""
     copy = path.with_name(name)
-    for suffix in ("", "-wal"):
+    for suffix in ("", "-wal", "-log"):
         shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
     return copy
 

@@ -34,7 +34,7 @@ QUEUES = (
     QueueSpec("line", fifo=True, dead_letters="line-dlq", **RECEIVED),
     QueueSpec("lanes", fifo=True, dead_letters="lanes-dlq", dedup_scope="group", delay=3.0, **RECEIVED),
 )
-OPTIONS = {"sqlite": "durability=normal", "cold": "durability=normal&hot_messages=3"}
+OPTIONS = {"sqlite": "durability=normal", "cold": "durability=normal&hot_messages=3&log_bytes=8192"}
 
 
 class Walk:
@@ -93,7 +93,7 @@ class Walk:
         else:
             before = self.path
             self.lives += 1
-            for suffix in ("", "-wal"):
+            for suffix in ("", "-wal", "-log"):
                 shutil.copy(f"{before}{suffix}", f"{self.path}{suffix}")
             await self.store.close()
         self.held.clear()

@@ -21,12 +21,16 @@ class Connection(aiosqlite.Connection):
 
     async def run(self, function: Callable[[sqlite3.Connection], T], /) -> T:
         """What the function returns. Once handed over it runs to its end, also when the caller is cancelled."""
+        return await self.start(function)
+
+    def start(self, function: Callable[[sqlite3.Connection], T], /) -> asyncio.Future[T]:
+        """Have it run there after all that was handed over before."""
         if not self._running or self._connection is None:
             raise ValueError("no active connection")
         connection = self._connection
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((future, lambda: function(connection)))
-        return await future
+        return future
 
 
 def connect(path: Path) -> Connection:

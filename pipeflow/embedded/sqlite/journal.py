@@ -1,15 +1,17 @@
-"""The journal on one SQLite file: a group is one hop to the connection's thread, one transaction, one fsync.
+"""The journal on one SQLite file: a group is one hop to the connection's thread, one write to a log, one fsync.
 
-`durability=full` syncs the WAL with every commit. `normal` lets commits return before, and syncs at least every 100 ms,
-so that a power cut loses a suffix of at most that and never a hole. A commit that fails poisons the journal: nothing is
-acknowledged after it, and no fsync is tried again and called a success.
+Messages are committed in an append-only log, and the tables are its checkpoint (`sqlite.ahead`); whatever else changes
+is committed in the tables, in one transaction with all that the log told before. `durability=full` syncs with every
+commit. `normal` lets commits return before, and syncs at least every 100 ms, so that a power cut loses a suffix of at
+most that and never a hole. A commit that fails poisons the journal: nothing is acknowledged after it, and no fsync is
+tried again and called a success.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,6 @@ from contextlib import closing
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
-from zlib import crc32
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.journal import (
@@ -32,9 +33,12 @@ from pipeflow.embedded.journal import (
     Way,
 )
 from pipeflow.embedded.keys import BEHIND_KEYS
-from pipeflow.embedded.sqlite import audit, recovery, statements, streams, wal
+from pipeflow.embedded.sqlite import recovery, statements, wal
+from pipeflow.embedded.sqlite.ahead import LOG_BYTES, Ahead
+from pipeflow.embedded.sqlite.commitlog import NoRoom
 from pipeflow.embedded.sqlite.connection import Connection, connect
-from pipeflow.embedded.sqlite.ownership import Lock, check_place, make_file
+from pipeflow.embedded.sqlite.ownership import Lock, check_place, keep_damaged, make_file
+from pipeflow.embedded.sqlite.writing import Tables, delete
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
 
@@ -48,8 +52,6 @@ one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benc
 _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
 _PAGE = 4096
-_BODY_COLUMN = 8
-PRUNE_INTERVAL = 30.0
 SPACE_CHECK_BYTES = 8 << 20
 BALLAST = 8 << 20
 """Bytes kept in a file beside the store, given up when the disk is full: a full queue can still be drained."""
@@ -73,6 +75,7 @@ class SqliteJournal:
         durability: str = "full",
         min_free: int = MIN_FREE,
         accept_loss: bool = False,
+        log_bytes: int = LOG_BYTES,
     ) -> None:
         self.path = path
         self.durability = durability
@@ -86,13 +89,13 @@ class SqliteJournal:
         self._ballast = path.with_name(path.name + ".ballast")
         self._connection: Connection | None = None
         self._failed: PipeflowError | None = None
-        self._scratch = bytearray()
+        self._ahead = Ahead(path, log_bytes)
+        self._tables = Tables()
+        self._folding: asyncio.Future[None] | None = None
         self._wal = -1
         self._wal_index = -1
         self.idle_at = inf
         """When commits of `normal` that lie in the log unsynced must be synced."""
-        self._pruned_at = 0.0
-        self._written = 0
         self._look_at = 0
         """Bytes written since the last look at the disk's free space at which the next is due."""
 
@@ -108,7 +111,7 @@ class SqliteJournal:
                 self._look_at_wal()
             self._connection = connect(self.path)
             await self._connection
-            recovered = await self._run(lambda connection: self._open(connection, created))
+            recovered = await self._run(lambda connection: self._open(connection, created, synced=last != "normal"))
         except BaseException:
             await self._disconnect()
             self._lock.release()
@@ -121,10 +124,8 @@ class SqliteJournal:
         if found is None:
             return
         frame, commits = found
-        for suffix in ("", "-wal"):
-            aside = self._beside(f"{suffix}.damaged")
-            if not aside.exists():
-                shutil.copy2(self._beside(suffix), aside)
+        for suffix in ("", "-wal", "-log"):
+            keep_damaged(self._beside(suffix))
         if not self._accept_loss:
             raise StoreCorrupt(
                 f"{self.path}-wal: frame {frame} is damaged and {commits} later commits lie behind it; copies were put"
@@ -134,9 +135,9 @@ class SqliteJournal:
     def _beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
 
-    def _open(self, connection: sqlite3.Connection, created: bool) -> Recovered:
+    def _open(self, connection: sqlite3.Connection, created: bool, *, synced: bool) -> Recovered:
         try:
-            recovered = self._with_ballast(lambda: self._prepared(connection, created))
+            recovered = self._with_ballast(lambda: self._prepared(connection, created, synced))
         except sqlite3.DatabaseError as error:
             raise _translated(self.path, error) from error
         self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
@@ -146,30 +147,37 @@ class SqliteJournal:
         self._look_at_space(connection)
         return recovered
 
-    def _prepared(self, connection: sqlite3.Connection, created: bool) -> Recovered:
+    def _prepared(self, connection: sqlite3.Connection, created: bool, synced: bool) -> Recovered:
         recovery.prepare(connection, self.path, created)
-        return recovery.recover(connection, self.path)
+        left = self._ahead.left(connection, synced=synced, accept_loss=self._accept_loss)
+        if left is not None:
+            recovery.transact(connection, lambda: self._put(connection, [left.rest()], self._ahead.number))
+        return recovery.recover(connection, self.path, self._ahead.begin())
 
     async def close(self, clean: bool) -> None:
         if self._connection is None:
             return
         try:
             if clean and self._failed is None:
+                await self.write_behind()
                 await self._run(self._close_clean)
         finally:
             await self._disconnect()
             self._lock.release()
 
     def _close_clean(self, connection: sqlite3.Connection) -> None:
+        self._settle(connection)
         connection.execute("PRAGMA synchronous = FULL")
         facts = [("clean", 1), ("clock", self._clock.now())]
         self._transact(connection, lambda: connection.executemany(statements.PUT_FACT, facts))
+        self._ahead.close(remove=True)
         self._with_ballast(lambda: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone())
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+        self._ahead.close(remove=False)
         # Closing any descriptor of the WAL index drops SQLite's own locks on it: only after SQLite is done.
         for fd in (self._wal, self._wal_index):
             if fd >= 0:
@@ -182,8 +190,14 @@ class SqliteJournal:
         return await self._connection.run(function)
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """What the function returns, when the tables hold everything."""
+
+        def read(connection: sqlite3.Connection) -> T:
+            self._settle(connection)
+            return function(connection)
+
         try:
-            return await self._run(function)
+            return await self._run(read)
         except sqlite3.DatabaseError as error:
             raise _translated(self.path, error) from error
 
@@ -194,7 +208,10 @@ class SqliteJournal:
             raise self._failed
         now = self._clock.now()
         try:
+            await self.write_behind()
             await self._run(lambda connection: self._commit(connection, group, now))
+            if self._ahead.due and self._connection is not None:
+                self._folding = self._connection.start(self._fold)
         except (sqlite3.Error, OSError) as error:
             self._failed = Unavailable(
                 f"{self.path}: a commit failed ({error}); the store is closed, start again to recover what was"
@@ -205,21 +222,79 @@ class SqliteJournal:
                 " space, start again, and send again with the same dedup id"
             ) from error
 
+    async def write_behind(self) -> None:
+        """Return when what goes into the tables beside the commits is there, or raise why it is not."""
+        folding, self._folding = self._folding, None
+        if folding is not None:
+            await folding
+
     def _commit(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
-        execute = connection.execute
-        sync = self.durability == "normal" and (group.sync or now >= self.idle_at)
+        sync = self.durability == "full" or group.sync or now >= self.idle_at
+        size = self._log(connection, group, sync)
+        if size:
+            self._tables.written += size
+        else:
+            self._put_synced(connection, [*self._ahead.all(), group], self._ahead.number + 1, sync)
+            self._ahead.settled(self._ahead.number + 1)
+            self._checkpoint_when_long(connection)
         if sync:
-            execute("PRAGMA synchronous = FULL")
-        self._transact(connection, lambda: self._write(connection, group, now))
-        if sync:
-            execute("PRAGMA synchronous = NORMAL")
-        if sync or self.durability == "full":
             self.idle_at = inf
         elif self.idle_at == inf:
             self.idle_at = now + SYNC_INTERVAL
-        self._checkpoint_when_long(connection)
-        if self._written >= self._look_at or self.full:
+        if self._tables.written >= self._look_at or self.full:
             self._look_at_space(connection)
+
+    def _log(self, connection: sqlite3.Connection, group: FrozenGroup, sync: bool) -> int:
+        try:
+            return self._ahead.append(group, sync=sync, turn=lambda: self._complete(connection))
+        except NoRoom:
+            # The tables may have room where the log has none: what was deleted leaves its room in them.
+            self.full = True
+            return 0
+
+    def _put(self, connection: sqlite3.Connection, groups: Sequence[FrozenGroup], number: int) -> None:
+        now = self._clock.now()
+        for group in groups:
+            self._tables.write(connection, group, now)
+        connection.execute(statements.PUT_FACT, ("folded", number))
+
+    def _put_synced(
+        self, connection: sqlite3.Connection, groups: Sequence[FrozenGroup], number: int, sync: bool
+    ) -> None:
+        """Put groups into the tables, after which they hold every group up to this number."""
+        change = sync and self.durability == "normal"
+        if change:
+            connection.execute("PRAGMA synchronous = FULL")
+        self._transact(connection, lambda: self._put(connection, groups, number))
+        if change:
+            connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _settle(self, connection: sqlite3.Connection) -> None:
+        """Have the tables hold everything."""
+        ahead = self._ahead
+        if ahead.empty:
+            return
+        # What one half still has to insert, the other may have deleted: not before that is on the disk.
+        ahead.sync()
+        self._put_synced(connection, ahead.all(), ahead.number, sync=False)
+        ahead.settled(ahead.number)
+        self._checkpoint_when_long(connection)
+
+    def _fold(self, connection: sqlite3.Connection) -> None:
+        """Put some rows of the older half into the tables; it counts as there when all of it is."""
+        rows = self._ahead.some()
+        self._transact(connection, lambda: self._tables.write(connection, rows, self._clock.now()))
+        self._checkpoint_when_long(connection)
+
+    def _complete(self, connection: sqlite3.Connection) -> None:
+        """Have the tables hold all of the older half, durably: the log goes on where it lies."""
+        rest = self._ahead.older()
+        if rest is None:
+            os.fdatasync(self._wal)
+            return
+        self._ahead.sync()
+        self._put_synced(connection, [rest], self._ahead.folded, sync=True)
+        self._checkpoint_when_long(connection)
 
     def _transact(self, connection: sqlite3.Connection, work: Callable[[], T]) -> T:
         """One transaction. On a full disk it is tried once more in the ballast's room: rolled back, it left nothing."""
@@ -245,85 +320,8 @@ class SqliteJournal:
                 raise
             self.full = True
 
-    def _write(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
-        execute, executemany = connection.execute, connection.executemany
-        for noun in group.declared:
-            if noun.spec is None:
-                execute(statements.DROP_NOUN, (noun.kind, noun.name))
-                if noun.kind == "gone":
-                    # Its number may be another queue's from now on.
-                    execute(statements.DROP_QUEUE_COUNTERS, (noun.number,))
-                    execute(statements.DROP_KNOWN, (noun.number,))
-            else:
-                execute(statements.PUT_NOUN, (noun.kind, noun.name, noun.number, noun.spec, crc32(noun.spec)))
-        if group.damaged:
-            # Before anything is changed or deleted: as it was found.
-            executemany(statements.SET_ASIDE, [(key,) for key in group.damaged])
-            self._delete(connection, group.damaged)
-        for number, (body, refs) in group.bodies.items():
-            execute(statements.HOLD_BODY, (number, refs, body))
-            self._written += len(body)
-        for number, (claim, refs) in group.claims.items():
-            execute(statements.HOLD_CLAIM, (number, refs, recovery.encode_claim(claim)))
-        for row, new in group.rewritten.items():
-            # Under the key that the row has until now; its head follows with the updates and moves.
-            own, kept = (None, new) if isinstance(new, int) else (new, None)
-            execute(statements.REWRITE_BODY, (own, kept, row))
-            self._written += len(own or b"")
-        self._insert(connection, group.inserts)
-        moved = [row for row in group.updates if row[8] is not None]
-        self._update(connection, [row for row in group.updates if row[8] is None])
-        if moved:
-            executemany(statements.MOVE_MESSAGE, [(*row[:5], *row[6:], row[5]) for row in moved])
-        self._delete(connection, group.deletes)
-        if group.releases:
-            executemany(statements.RELEASE_BODY, [(count, number) for number, count in group.releases.items()])
-            executemany(statements.DELETE_BODY, [(number,) for number in group.releases])
-        if group.queues:
-            executemany(statements.PUT_QUEUE_COUNTERS, [(n, blob, crc32(blob)) for n, blob in group.queues])
-        if group.topics:
-            executemany(statements.PUT_TOPIC_COUNTERS, [(n, blob, crc32(blob)) for n, blob in group.topics])
-        if group.known:
-            executemany(statements.PUT_KNOWN, [(k.scope, k.key, k.at, k.id, k.sequence) for k in group.known])
-        if group.sources:
-            executemany(statements.PUT_SOURCE, [(name, at, crc32(at)) for name, at in group.sources.items()])
-        if group.streams:
-            streams.write(connection, group.streams, self._scratch)
-        if group.audit:
-            audit.write(connection, group.audit, group.clock)
-        if now - self._pruned_at >= PRUNE_INTERVAL:
-            self._pruned_at = now
-            execute(statements.PRUNE_KNOWN, (now - 330.0,))
-        execute(statements.PUT_FACT, ("clock", group.clock))
-
-    def _insert(self, connection: sqlite3.Connection, values: list[Any]) -> None:
-        columns = statements.INSERT_COLUMNS
-        start, left = 0, len(values) // columns
-        for rows in statements.CHUNKS:
-            while left >= rows:
-                end = start + rows * columns
-                connection.execute(statements.insert_messages(rows), values[start:end])
-                start, left = end, left - rows
-        bodies = values[_BODY_COLUMN::columns]
-        self._written += len(bodies) * 512 + sum(len(body) for body in bodies if body is not None)
-
-    def _update(self, connection: sqlite3.Connection, updates: list[tuple[Any, ...]]) -> None:
-        start, left = 0, len(updates)
-        for rows in statements.CHUNKS:
-            while left >= rows:
-                values = [value for row in updates[start : start + rows] for value in row[:5]]
-                connection.execute(statements.update_messages(rows), values)
-                start, left = start + rows, left - rows
-
-    def _delete(self, connection: sqlite3.Connection, keys: list[int]) -> None:
-        start, left = 0, len(keys)
-        for rows in statements.CHUNKS:
-            while left >= rows:
-                connection.execute(statements.delete_messages(rows), keys[start : start + rows])
-                start, left = start + rows, left - rows
-
     def _look_at_space(self, connection: sqlite3.Connection) -> None:
-        self._written = 0
+        self._tables.written = 0
         space = os.statvfs(self.path.parent)
         free = space.f_bavail * space.f_frsize
         # The file never shrinks: what was deleted leaves its room in it, for what comes next.
@@ -360,8 +358,10 @@ class SqliteJournal:
             await self._run(self._sync)
 
     def _sync(self, connection: sqlite3.Connection) -> None:
-        # Commits of `normal` lie in the WAL already; what is missing is only its fsync.
+        # Commits of `normal` lie in the files already; what is missing is only their fsync, the tables' first: what the
+        # log told before may be theirs alone.
         os.fdatasync(self._wal)
+        self._ahead.sync()
         self.idle_at = inf
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -456,7 +456,7 @@ class SqliteJournal:
             swept = 0
             for region in (base, base | DELAYED_BIT):
                 rows = connection.execute(statements.SWEEP_SHARED, (region, region | upto, limit)).fetchall()
-                self._delete(connection, [key for key, _ in rows])
+                delete(connection, [key for key, _ in rows])
                 shared = [(1, number) for _, number in rows if number is not None]
                 connection.executemany(statements.RELEASE_BODY, shared)
                 connection.executemany(statements.DELETE_BODY, [(number,) for _, number in shared])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 from pipeflow.errors import ConfigurationError, StoreOwned, Unavailable
@@ -103,6 +104,13 @@ def make_file(path: Path) -> bool:
     finally:
         os.close(directory)
     return True
+
+
+def keep_damaged(path: Path) -> None:
+    """Copy a file to where nobody writes to it; the first copy stays."""
+    aside = path.with_name(path.name + ".damaged")
+    if path.exists() and not aside.exists():
+        shutil.copy2(path, aside)
 
 
 def unusable(path: Path, error: OSError) -> Unavailable | ConfigurationError:

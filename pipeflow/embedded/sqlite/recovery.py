@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,8 +156,11 @@ def _mark_out_of_line(connection: sqlite3.Connection) -> None:
         connection.executemany(statements.MARK, marks)
 
 
-def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
-    """Everything but the messages, which are loaded when somebody asks for them; begins a new boot."""
+def recover(connection: sqlite3.Connection, path: Path, begun: Sequence[tuple[str, Any]]) -> Recovered:
+    """Everything but the messages, which are loaded when somebody asks for them; begins a new boot.
+
+    `begun`: more facts of the new boot.
+    """
     execute = connection.execute
     facts: dict[str, Any] = dict(execute(statements.ALL_FACTS).fetchall())
     clean = bool(facts.get("clean", 1))
@@ -166,7 +169,7 @@ def recover(connection: sqlite3.Connection, path: Path) -> Recovered:
     boot = int(facts.get("boot", 0)) + 1
     store_id = str(facts.get("store_id") or new_secret(6).hex())
     key = facts.get("receipt_key") or new_secret()
-    put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key)]
+    put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key), *begun]
     transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
     nouns = _nouns(connection, path)

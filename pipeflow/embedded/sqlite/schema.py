@@ -11,7 +11,7 @@ from typing import Final
 from pipeflow.embedded.sqlite import audit, catalogue, streams
 
 APPLICATION_ID: Final = 0x70666C77  # "pflw"
-VERSION: Final = 7
+VERSION: Final = 8
 MARKED_SINCE: Final = 7
 """The version from which rows that are out of line are marked: older ones are when they are brought to it."""
 
@@ -140,5 +140,7 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     5: (),
     # `recovery` marks the rows that are out of line.
     6: ("ALTER TABLE messages ADD COLUMN kept REAL", KEPT_INDEX),
+    # Groups may lie in the commit log only: an older pipeflow would not look there.
+    7: (),
 }
 """From version n to n + 1: statements of one transaction."""

@@ -20,7 +20,8 @@ INSERT_COLUMNS: Final = 10
 UPDATE_COLUMNS: Final = 5
 
 
-_INSERT: Final = "INSERT INTO messages (key, due, grp, held, expires, kept, head, crc, body, shared) VALUES "
+# Rows of the commit log may be there already, after a crash: the same ones.
+_INSERT: Final = "INSERT OR REPLACE INTO messages (key, due, grp, held, expires, kept, head, crc, body, shared) VALUES "
 _UPDATE: Final = (
     "UPDATE messages SET due = v.column2, held = v.column3, head = v.column4, crc = v.column5 FROM (VALUES ",
     ") AS v WHERE messages.key = v.column1",
@@ -172,6 +173,7 @@ SCAN: Final = "SELECT key, head, crc FROM messages WHERE key > ? ORDER BY key LI
 MARK: Final = "UPDATE messages SET kept = ? WHERE key = ?"
 
 ALL_FACTS: Final = "SELECT name, value FROM facts"
+LOG_FACTS: Final = "SELECT name, value FROM facts WHERE name IN ('clean', 'folded', 'log_half', 'log_salt')"
 ALL_NOUNS: Final = "SELECT kind, name, number, spec, crc FROM nouns ORDER BY number, name"
 ALL_QUEUE_COUNTERS: Final = "SELECT number, counters, crc FROM queue_counters"
 ALL_TOPIC_COUNTERS: Final = "SELECT number, counters, crc FROM topic_counters"

@@ -46,7 +46,7 @@ async def with_letters(
 async def killed(store: Kept, path: Path, clock: VirtualClock, options: str = "") -> tuple[Kept, Path]:
     """The same store opened from what a kill leaves now."""
     copy = path.with_name(f"x{path.name}")
-    for suffix in ("", "-wal"):
+    for suffix in ("", "-wal", "-log"):
         shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
     await store.close()
     return await opened(copy, clock, options), copy

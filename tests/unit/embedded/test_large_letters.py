@@ -82,7 +82,7 @@ async def until_left(path: Path, *left: bytes) -> None:
 def left_by_a_kill(path: Path, name: str) -> Path:
     """A copy of what a kill at this moment would leave."""
     copy = path.with_name(name)
-    for suffix in ("", "-wal"):
+    for suffix in ("", "-wal", "-log"):
         shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
     shutil.copytree(f"{path}-claims", f"{copy}-claims", dirs_exist_ok=True)
     return copy

@@ -59,7 +59,7 @@ async def letters(store: Kept, queue: str = "work") -> list[Peeked]:
 def left_by_a_kill(path: Path) -> Path:
     """A copy of what a kill at this moment would leave."""
     copy = path.with_name(f"x{path.name}")
-    for suffix in ("", "-wal"):
+    for suffix in ("", "-wal", "-log"):
         shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
     return copy
 

@@ -29,7 +29,7 @@ async def opened(path: Path) -> Kept:
 async def killed(store: Kept, path: Path) -> tuple[Kept, Path]:
     """The same store opened from what a kill leaves now."""
     copy = path.with_name(f"x{path.name}")
-    for suffix in ("", "-wal"):
+    for suffix in ("", "-wal", "-log"):
         shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
     await store.close()
     return await opened(copy), copy

@@ -71,7 +71,7 @@ async def test_nothing_runs_beside_what_was_in_flight_at_two_kills(tmp_path: Pat
         assert len(held) == crash
         async with app.running(store=stores[-1], handlers=False, clock=clock):
             await app.queues[1].send(Order(f"innocent {crash}"))  # commits what was written behind
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-log"):
             shutil.copy(tmp_path / f"{crash - 1}.db{suffix}", tmp_path / f"{crash}.db{suffix}")
         stores.append(await opened(tmp_path / f"{crash}.db", app, clock))
     async with app.running(store=stores[-1], clock=clock, seed=1, grace=0.0):
@@ -104,7 +104,7 @@ async def test_a_batch_that_was_in_flight_at_two_kills_lingers_for_nobody(tmp_pa
         assert len(await stores[-1].receive("work", Want(limit=10))) == 8
         async with app.running(store=stores[-1], handlers=False, clock=clock):
             await work.send(Order("commits what was written behind"), delay=500.0)
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-log"):
             shutil.copy(tmp_path / f"{crash - 1}.db{suffix}", tmp_path / f"{crash}.db{suffix}")
         stores.append(await opened(tmp_path / f"{crash}.db", app, clock))
     async with app.running(store=stores[-1], clock=clock, seed=1, grace=0.0):

@@ -1,0 +1,191 @@
+"""What the tables do not hold yet: the groups of one half of the commit log, merged into what they come to.
+
+A message that came and went never reaches the tables. Everything is absolute, so that taking the same groups in again
+after a crash comes to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from pipeflow.embedded.journal import FrozenGroup, Known
+from pipeflow.embedded.sqlite.statements import INSERT_COLUMNS
+
+_GROUP, _EXPIRES, _KEPT, _BODY, _SHARED = 2, 4, 5, 8, 9
+"""Where these columns are in a row."""
+
+
+class Logged(msgspec.Struct, array_like=True, gc=False):
+    """A group as it lies in the log. Every field as FrozenGroup has it."""
+
+    inserts: list[Any]
+    updates: list[tuple[int, float | None, float | None, bytes, int, int, str | None, float | None, float | None]]
+    deletes: list[int]
+    bodies: dict[int, tuple[bytes, int]]
+    releases: dict[int, int]
+    queues: list[tuple[int, bytes]]
+    topics: list[tuple[int, bytes]]
+    known: list[Known]
+    sources: dict[str, bytes]
+    clock: float
+
+
+encode_into = msgspec.msgpack.Encoder().encode_into
+decode = msgspec.msgpack.Decoder(Logged).decode
+
+
+def logged(group: FrozenGroup) -> Logged | None:
+    """What the log has to remember of a group; None when it holds what only the tables take."""
+    if group.streams or group.declared or group.damaged or group.claims or group.rewritten or group.audit:
+        return None
+    return Logged(
+        group.inserts,
+        group.updates,
+        group.deletes,
+        group.bodies,
+        group.releases,
+        group.queues,
+        group.topics,
+        group.known,
+        group.sources,
+        group.clock,
+    )
+
+
+class Pending:
+    """Merged groups: rows to insert, to change and to delete, and what else has its newest value here."""
+
+    __slots__ = (
+        "rows",
+        "changes",
+        "gone",
+        "bodies",
+        "releases",
+        "queues",
+        "topics",
+        "known",
+        "sources",
+        "clock",
+        "last",
+    )
+
+    def __init__(self) -> None:
+        self.rows: dict[int, list[Any]] = {}
+        """By key: every column of a row that the tables do not have."""
+        self.changes: dict[int, tuple[Any, ...]] = {}
+        """By key: an update of a row that the tables have, maybe under another key, which is in it."""
+        self.gone: set[int] = set()
+        """Keys of rows that the tables have."""
+        self.bodies: dict[int, tuple[bytes, int]] = {}
+        self.releases: dict[int, int] = {}
+        self.queues: dict[int, bytes] = {}
+        self.topics: dict[int, bytes] = {}
+        self.known: list[Known] = []
+        self.sources: dict[str, bytes] = {}
+        self.clock = 0.0
+        self.last = 0
+        """Number of the last group in here; 0: there is none."""
+
+    def take(self, group: Logged, number: int, older: Pending | None, *, again: bool = False) -> None:
+        """Merge the next group in. What `older` still has to insert and this group deletes is forgotten there.
+
+        `again`: the tables may have got rows of these groups before a crash, so what goes is to be looked for there.
+        """
+        rows, inserts = self.rows, group.inserts
+        for start in range(0, len(inserts), INSERT_COLUMNS):
+            rows[inserts[start]] = inserts[start : start + INSERT_COLUMNS]
+        for update in group.updates:
+            self._change(update, again)
+        if group.deletes:
+            self._delete(group.deletes, older, again)
+        for body, (content, refs) in group.bodies.items():
+            held = self.bodies.get(body)
+            self.bodies[body] = content, refs + (held[1] if held is not None else 0)
+        for body, refs in group.releases.items():
+            self.releases[body] = self.releases.get(body, 0) + refs
+        self.queues.update(group.queues)
+        self.topics.update(group.topics)
+        self.known += group.known
+        self.sources.update(group.sources)
+        self.clock = group.clock
+        self.last = number
+
+    def _change(self, update: Sequence[Any], again: bool) -> None:
+        key, due, held, head, crc, old, group, expires, kept = update
+        row = self.rows.pop(old, None)
+        if row is not None:
+            if kept is None:
+                group, expires, kept = row[_GROUP], row[_EXPIRES], row[_KEPT]
+            self.rows[key] = [key, due, group, held, expires, kept, head, crc, row[_BODY], row[_SHARED]]
+            if again and key != old:
+                self.gone.discard(key)
+                self.gone.add(old)
+            return
+        change = self.changes.pop(old, None)
+        if change is not None:
+            old = change[5]
+            if kept is None:
+                group, expires, kept = change[6:]
+        self.changes[key] = key, due, held, head, crc, old, group, expires, kept
+
+    def _delete(self, keys: list[int], older: Pending | None, again: bool) -> None:
+        rows, changes, gone = self.rows, self.changes, self.gone
+        before = older.rows if older is not None else {}
+        for key in keys:
+            if rows.pop(key, None) is not None:
+                if again:
+                    gone.add(key)
+                continue
+            if changes and key in changes:
+                if again:
+                    gone.add(key)
+                key = changes.pop(key)[5]
+            if before.pop(key, None) is None:
+                gone.add(key)
+
+    def some(self, count: int) -> FrozenGroup:
+        """Up to `count` rows to insert, taken out."""
+        rows = self.rows
+        inserts: list[Any] = []
+        for _ in range(min(count, len(rows))):
+            inserts += rows.pop(next(iter(rows)))
+        return _frozen(inserts, self.clock)
+
+    def rest(self) -> FrozenGroup:
+        """Everything in here, as one group."""
+        inserts = [value for row in self.rows.values() for value in row]
+        group = _frozen(inserts, self.clock)
+        group.updates = [*self.changes.values()]
+        group.deletes = [*self.gone]
+        group.bodies = self.bodies
+        group.releases = self.releases
+        group.queues = [*self.queues.items()]
+        group.topics = [*self.topics.items()]
+        group.known = self.known
+        group.sources = self.sources
+        return group
+
+
+def _frozen(inserts: list[Any], clock: float) -> FrozenGroup:
+    return FrozenGroup(
+        inserts=inserts,
+        updates=[],
+        deletes=[],
+        bodies={},
+        claims={},
+        releases={},
+        queues=[],
+        topics=[],
+        known=[],
+        sources={},
+        streams=[],
+        declared=[],
+        damaged=[],
+        rewritten={},
+        audit=[],
+        clock=clock,
+        sync=False,
+    )

@@ -1,0 +1,237 @@
+"""The commit log comes to what the tables would be without it: the same groups, in two stores, killed anywhere.
+
+The log's halves are so small that each holds a few groups, so that every step of putting them into the tables is met
+by kills: before it, after some rows of it, after all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from pipeflow.clock import VirtualClock
+from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, Counters, Declared, FrozenGroup, Known, TopicCounters
+from pipeflow.embedded.sqlite import ahead as ahead_module
+from pipeflow.embedded.sqlite.journal import SqliteJournal
+from pipeflow.errors import Indeterminate
+from pipeflow.specs import TopicSpec
+
+encode = msgspec.msgpack.encode
+
+SMALL = 2 * 4096
+TABLES = {
+    "messages": "key, due, grp, held, expires, kept, head, crc, body, shared",
+    "bodies": "number, refs, body",
+    "queue_counters": "number, counters",
+    "topic_counters": "number, counters",
+    "known": "scope, digest, at, id, sequence",
+    "sources": "name, position",
+    "nouns": "kind, name, number, spec",
+}
+State = dict[str, list[Any]]
+
+
+class Groups:
+    """Groups that could be: a message is inserted once, changes, moves between the regions, and goes."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.at = 0
+        self.bodies = 0
+        self.alive: dict[int, int | None] = {}
+        """By key: its shared body."""
+
+    def next(self) -> FrozenGroup:
+        random = self.random
+        self.at += 1
+        group = FrozenGroup(
+            inserts=[], updates=[], deletes=[], bodies={}, claims={}, releases={}, topics=[], known=[], sources={},
+            queues=[(1, encode(Counters(sent=self.at)))], streams=[], declared=[], damaged=[], rewritten={}, audit=[],
+            clock=float(self.at), sync=False,
+        )  # fmt: skip
+        untouched = list(self.alive)
+        random.shuffle(untouched)
+        for n in range(random.choice((0, 1, 3, 12))):
+            self.insert(group, self.at * 100 + n)
+        for _ in range(random.choice((0, 1, 5))):
+            if untouched:
+                self.change(group, untouched.pop())
+        oldest_first = random.random() < 0.7
+        for _ in range(random.choice((0, 1, 4, 12))):
+            if untouched:
+                key = min(untouched) if oldest_first else untouched[-1]
+                untouched.remove(key)
+                shared = self.alive.pop(key)
+                group.deletes.append(key)
+                if shared is not None:
+                    group.releases[shared] = group.releases.get(shared, 0) + 1
+        if random.random() < 0.2:
+            group.topics.append((2, encode(TopicCounters(published=self.at))))
+            group.known.append(Known(1, b"id %d" % random.randrange(9), 1000.0 + self.at, "m", self.at))
+            group.sources[f"source {random.randrange(3)}"] = b"%d" % self.at
+        if random.random() < 0.05:
+            name = f"t{random.randrange(3)}"
+            group.declared.append(Declared("topic", name, self.at, encode(TopicSpec(name))))
+        return group
+
+    def insert(self, group: FrozenGroup, place: int) -> None:
+        shared = None
+        if self.random.random() < 0.2:
+            self.bodies += self.random.random() < 0.5 or not self.bodies
+            shared = self.bodies
+            group.bodies[shared] = b"shared", group.bodies.get(shared, (b"", 0))[1] + 1
+        key = 1 << PLACE_BITS | place
+        body = bytes(self.random.randrange(300)) if shared is None else None
+        kept = self.random.choice((None, float(self.at)))
+        group.inserts += (key, None, "g", None, 9.0, kept, b"head %d" % self.at, self.at, body, shared)
+        self.alive[key] = shared
+
+    def change(self, group: FrozenGroup, old: int) -> None:
+        key = old ^ DELAYED_BIT if self.random.random() < 0.5 else old
+        due = self.at + 5.0 if key & DELAYED_BIT else None
+        others = ("h", float(self.at), 1.0) if key != old or self.random.random() < 0.2 else ("?", 0.0, None)
+        group.updates.append((key, due, None, b"changed %d" % self.at, self.at, old, *others))
+        self.alive[key] = self.alive.pop(old)
+
+
+_opened: list[SqliteJournal] = []
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_open() -> AsyncIterator[None]:
+    yield
+    while _opened:
+        await _opened.pop().close(clean=False)
+
+
+async def opened(path: Path, log_bytes: int, durability: str = "full") -> SqliteJournal:
+    journal = SqliteJournal(path, VirtualClock(1000.0), durability=durability, log_bytes=log_bytes, min_free=0)
+    _opened.append(journal)
+    await journal.recover()
+    return journal
+
+
+async def state_of(journal: SqliteJournal) -> State:
+    def read(connection: sqlite3.Connection) -> State:
+        return {
+            table: connection.execute(f"SELECT {columns} FROM {table} ORDER BY 1, 2").fetchall()  # noqa: S608  # above
+            for table, columns in TABLES.items()
+        }
+
+    return await journal.read(read)
+
+
+def killed(path: Path, name: str) -> Path:
+    copy = path.with_name(name)
+    for suffix in ("", "-wal", "-log"):
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    return copy
+
+
+async def revived(path: Path, copy: str) -> State:
+    """What a kill right now leaves, opened twice: the second time it is killed again, right after it opened."""
+    first = killed(path, f"{copy}.db")
+    journal = await opened(first, SMALL)
+    second = killed(first, f"{copy}-again.db")
+    state = await state_of(journal)
+    await journal.close(clean=False)
+    journal = await opened(second, SMALL)
+    assert await state_of(journal) == state
+    await journal.close(clean=True)
+    for left in path.parent.glob(f"{copy}*"):
+        left.unlink()
+    return state
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+@pytest.mark.parametrize("seed", range(6))
+async def test_kills_between_groups_leave_what_the_tables_would_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, durability: str
+) -> None:
+    monkeypatch.setattr(ahead_module, "_SLICE", 1)
+    random = Random(seed)
+    groups = Groups(random)
+    plain = await opened(tmp_path / "plain.db", 0, durability)
+    logged = await opened(tmp_path / "logged.db", SMALL, durability)
+    for _ in range(150):
+        group = groups.next()
+        await plain.commit(group)
+        await logged.commit(group)
+        what = random.random()
+        if what < 0.1:
+            assert await state_of(logged) == await state_of(plain)
+        elif what < 0.3:
+            await logged.write_behind()
+            assert await revived(tmp_path / "logged.db", "killed") == await state_of(plain)
+        elif what < 0.35:
+            await logged.close(clean=random.random() < 0.5)
+            logged = await opened(tmp_path / "logged.db", SMALL, durability)
+    await plain.close(clean=True)
+    await logged.close(clean=True)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_a_write_that_is_cut_off_anywhere_leaves_a_whole_number_of_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(ahead_module, "_SLICE", 1)
+    random = Random(seed)
+    groups = Groups(random)
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", SMALL)
+    writes_left = random.randrange(5, 80)
+    write = os.pwrite
+
+    def torn(fd: int, data: memoryview, at: int) -> int:
+        nonlocal writes_left
+        writes_left -= 1
+        if writes_left:
+            return write(fd, data[: random.randrange(1, len(data) + 1)], at)
+        write(fd, data[: random.randrange(len(data))], at)
+        raise OSError(errno.EIO, "the disk is gone")
+
+    before = await state_of(plain)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", torn)
+        while True:
+            group = groups.next()
+            before = await state_of(plain)
+            await plain.commit(group)
+            try:
+                await logged.commit(group)
+            except Indeterminate:
+                break
+    after = await state_of(plain)
+    state = await revived(tmp_path / "logged.db", "killed")
+    assert state in (before, after)
+    await plain.close(clean=True)
+    await logged.close(clean=False)
+
+
+async def test_a_full_disk_commits_in_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = Groups(Random(1))
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", SMALL)
+
+    def full(fd: int, data: memoryview, at: int) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    for turn in range(30):
+        group = groups.next()
+        await plain.commit(group)
+        with monkeypatch.context() as patched:
+            if turn % 3 == 1:
+                patched.setattr(os, "pwrite", full)
+            await logged.commit(group)
+        assert await revived(tmp_path / "logged.db", "killed") == await state_of(plain)
+    await plain.close(clean=True)
+    await logged.close(clean=True)
