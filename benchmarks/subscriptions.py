@@ -2,10 +2,11 @@
 
 "tenants": one topic and a queue for each tenant, each with a filter such as {"tenant": ["t7"]} on attributes; "bodies":
 the same on the body; "topics": a tenth as many queues, each subscribed to ten topics; "ranges": numbers between n and
-n + 1; "bounds": numbers above n; "wildcards": "t7-*-x". One caller publishes 1 KiB and awaits its commit at full
-durability; every other publish matches nobody. Each store lives in a process of its own, the sizes interleaved. Beside
-the publish it is said what the subscriptions cost: to declare them (queues and topics included), to open the store
-again, in memory, and to declare one more.
+n + 1; "bounds": numbers above n; "wildcards": "t7-*-x"; "anything": a third each of networks, of keys of their own that
+have to be there, and of `anything-but` beside a key that no message has. One caller publishes 1 KiB and awaits its
+commit at full durability; every other publish matches nobody. Each store lives in a process of its own, the sizes
+interleaved. Beside the publish it is said what the subscriptions cost: to declare them (queues and topics included), to
+open the store again, in memory, and to declare one more.
 
     python benchmarks/subscriptions.py [--rounds N] [--sizes N ...] [--forms F ...] [--stores S ...] [--quick]
 """
@@ -21,12 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from _queueing import url
 from _rounds import alone, median, quantile, table
 
-from pipeflow.filters import num, where, where_body, wildcard
+from pipeflow.filters import anything_but, cidr, exists, num, where, where_body, wildcard
 from pipeflow.messages import Outgoing
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
@@ -44,7 +46,18 @@ POLICIES: dict[str, Callable[[int], FilterPolicy]] = {
     "ranges": lambda n: where(total=num(">=", n, "<", n + 1)),
     "bounds": lambda n: where(total=num(">", n)),
     "wildcards": lambda n: where(tenant=wildcard(f"t{n}-*-x")),
+    "anything": lambda n: ANYTHING[n % 3](n),
 }
+ANYTHING: tuple[Callable[[int], FilterPolicy], ...] = (
+    lambda n: where(kind=anything_but(f"k{n}"), vip=exists()),
+    lambda n: where(source=cidr(f"{address(n)}/28")),
+    lambda n: where(kind=exists(), **{f"only-{n}": exists()}),
+)
+
+
+def address(n: int) -> IPv4Address:
+    """Of a network of sixteen addresses."""
+    return IPv4Address("10.0.0.0") + 16 * n
 
 
 def topology(form: str, numbers: range) -> Topology:
@@ -65,6 +78,8 @@ def message(form: str, tenant: int) -> Outgoing:
     name = f"t{tenant}-y-x" if form == "wildcards" else f"t{tenant}"
     if form == "bodies":
         return Outgoing(json.dumps({"tenant": name, "text": PADDING}).encode())
+    if form == "anything":
+        return Outgoing(PADDING.encode(), {"kind": "placed", "source": str(address(tenant)), f"only-{tenant}": True})
     # Above how many bounds a number is, so many queues it goes to: here none or one.
     total = min(tenant, 0) + 0.5 if form == "bounds" else tenant
     return Outgoing(PADDING.encode(), {"tenant": name, "total": total, "kind": "placed"})

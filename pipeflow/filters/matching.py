@@ -210,7 +210,7 @@ def _body(split: _Split) -> Callable[[Subject], bool]:
         if subject.dotted():
             tree = _spelled_out(shape, tree)
         for path in absent:
-            if _is_there(tree, path):
+            if is_there(tree, path):
                 return False
         return holds(tree)
 
@@ -278,7 +278,7 @@ def elements(values: list[Json]) -> Iterator[Json]:
             open_arrays.pop()
 
 
-def _is_there(tree: dict[str, Json], path: Path) -> bool:
+def is_there(tree: dict[str, Json], path: Path) -> bool:
     """Whether some value that is no object lies at `path`; an empty array is nothing (SNS: T45)."""
     found: list[Json] = [tree]
     for name in path:

@@ -5,7 +5,8 @@ A need says less than its policy: a message without it cannot match, one that ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from math import inf
 from struct import pack, unpack
 from typing import Literal, TypeAlias, assert_never
@@ -25,7 +26,9 @@ from pipeflow.filters.rules import (
     Wildcard,
 )
 
-Kind: TypeAlias = Literal["value", "literal", "start", "end", "folded", "cell", "above", "below", "something"]
+Kind: TypeAlias = Literal[
+    "value", "literal", "start", "end", "folded", "cell", "IPv4", "IPv6", "above", "below", "something"
+]
 Key: TypeAlias = tuple[Kind, Scalar | tuple[int, int]]
 """What a value is filed and looked up by. Literals have a kind of their own, because 1 equals true in Python."""
 Need: TypeAlias = tuple[Path, tuple[Key, ...]]
@@ -78,9 +81,27 @@ def _operator_keys(operator: Operator) -> Sequence[Key]:
             return [("above", low)]
         case Numeric(low, high) if high is not None:
             return [("below", high)]
-        case Numeric() | Cidr() | AnythingBut():
+        case Cidr(network):
+            kind, length = _kind(network.version), network.prefixlen
+            return [(kind, (length, int(network.network_address) >> network.max_prefixlen - length))]
+        case Numeric() | AnythingBut():
             return [SOMETHING]
     assert_never(operator)
+
+
+def _kind(version: int) -> Literal["IPv4", "IPv6"]:
+    return "IPv4" if version == 4 else "IPv6"
+
+
+def networks_of(text: str, lengths: Mapping[str, Iterable[int]]) -> Iterator[Key]:
+    """The networks of these lengths, by kind, that an address lies in; none of a text that is no address."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return
+    kind = _kind(address.version)
+    for length in lengths.get(kind, ()):
+        yield kind, (length, int(address) >> address.max_prefixlen - length)
 
 
 def _cells(low: float, high: float) -> list[Key]:

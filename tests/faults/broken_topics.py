@@ -59,6 +59,8 @@ FILTERS = (
     Mutant("cell_smaller_than_its_range", NEEDS, "        level += 1\n", "        break\n", ("tests/unit/filters/test_filter_needs.py",)),
     Mutant("bound_looked_up_too_low", SIEVE, "bisect_right(above, value)", "max(0, bisect_left(above, value) - 1)", FILTERED),
     Mutant("key_with_dots_not_looked_up", SIEVE, 'if place is None and "." in name:', "if False:", FILTERED),
+    Mutant("path_spelled_with_dots_taken_for_absent", SIEVE, "subject.dotted() or is_there(tree, path)", "is_there(tree, path)", FILTERED),
+    Mutant("address_looked_up_in_another_network", NEEDS, "int(address) >> address.max_prefixlen - length)", "int(address) >> address.max_prefixlen - length + 1)", (*FILTERED, "tests/unit/filters/test_filter_needs.py")),
     Mutant("policy_that_nobody_has_is_asked", SIEVE, "self._always.pop(entry, None)", "pass", FILTERED),
     Mutant("unfiltered_queues_forgotten_beside_filters", TOPIC, "            passing += self._open\n", "            pass\n", ("tests/unit/state/test_topic_state.py",)),
     Mutant("way_not_laid_anew", WAYS, "0, None)\n        self._connect(subscription)\n", "0, None)\n", LAID),

@@ -92,3 +92,4 @@ def test_a_sieve_that_everybody_left_keeps_nothing() -> None:
     for root in (made._attributes, made._bodies):
         assert not root.below
         assert not root.drawers
+        assert not root.together

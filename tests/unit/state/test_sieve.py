@@ -45,12 +45,20 @@ def asked(made: Sieve[int], attributes: dict[str, Any] | None = None, body: byte
         lambda n: {"tenant": [{"wildcard": f"t{n}-*-x"}]},
         lambda n: {"tenant": [{"equals-ignore-case": f"T{n}"}]},
         lambda n: {f"tenant-{n}": [{"exists": True}]},
+        lambda n: {"from": [{"cidr": f"10.{n >> 8}.{n & 255}.0/{24 + n % 9}"}]},
+        lambda n: {"from": [{"cidr": f"2001:db8:{n + 1:x}::/48"}]},
+        lambda n: {"kind": [{"anything-but": [f"k{n}"]}], "vip": [{"exists": True}]},
+        lambda n: {"kind": [{"exists": True}], f"vip-{n}": [{"anything-but": {"prefix": "a"}}]},
+        lambda n: {
+            "kind": [{"exists": True}],
+            "$or": [{"vip": [{"anything-but": [n]}]}, {f"is-{n}": [{"exists": True}]}],
+        },
         lambda n: {"kind": ["placed"], "tenant": [f"t{n}"], "total": [{"numeric": [">", 0]}]},
         lambda n: {"kind": ["placed"], "$or": [{"tenant": [f"t{n}"]}, {"user": [f"u{n}"]}]},
     ],
 )
 def test_T47_of_policies_that_cannot_match_none_is_asked(tree: Any) -> None:
-    message = {"tenant": "other", "kind": "placed", "total": 5}
+    message = {"tenant": "other", "kind": "placed", "total": 5, "from": "192.168.0.1"}
     attributes = sieve(*(policy(tree(n)) for n in range(OTHERS)))
     assert asked(attributes, message) <= 1  # the first may be filed by what it shares with all others
     bodies = sieve(*(policy(tree(n), "body") for n in range(OTHERS)))
@@ -68,6 +76,33 @@ def test_of_policies_that_share_all_values_but_one_the_one_that_matches_is_asked
     subject = Subject(b"", {"kind": "placed", "tenant": "t50"})
     assert made.passing(subject) == [50]
     assert asked(made, {"kind": "placed", "tenant": "t50"}) <= 2
+
+
+@pytest.mark.parametrize("scope", ["attributes", "body"])
+def test_T47_policies_that_need_anything_at_two_keys_are_asked_when_both_are_there(scope: FilterScope) -> None:
+    made = sieve(*(policy({"kind": [{"anything-but": [n]}], "vip": [{"exists": True}]}, scope) for n in range(100)))
+    for message, count in (({"kind": 5}, 0), ({"vip": True}, 0), ({"vip": True, "kind": 5}, 100), ({}, 0)):
+        body = json.dumps(message).encode()
+        assert asked(made, message, body) == count
+        assert len(made.passing(Subject(body, message))) == max(0, count - 1)
+
+
+def test_T44_policies_that_need_anything_at_two_paths_are_asked_however_those_are_spelled() -> None:
+    tree = {"a": {"b": [{"anything-but": ["x"]}]}, "c": {"d": [{"exists": True}]}}
+    made = sieve(policy(tree, "body"), *(policy({"z": [n]}, "body") for n in range(100)))
+    for body in ({"a": {"b": 1}, "c": {"d": 1}}, {"a.b": 1, "c": {"d": 1}}, {"a": [{"b": 1}], "c.d": [1]}):
+        assert made.passing(Subject(json.dumps(body).encode(), None)) == [0], body
+    for body in ({"a": {"b": 1}, "c": {"e": 1}}, {"a": {"b": 1}, "c": {"d": []}}, {"c": {"d": 1}}):
+        assert asked(made, body=json.dumps(body).encode()) == 0
+
+
+def test_one_who_leaves_policies_that_need_two_keys_is_not_asked_and_the_others_are() -> None:
+    made = sieve(*(policy({"z": [n]}) for n in range(100)))
+    first, second = (policy({"kind": [{"anything-but": [n]}], "vip": [{"exists": True}]}) for n in range(2))
+    leaving = made.add(first, 100)
+    made.add(second, 101)
+    made.discard(leaving, 100)
+    assert made.passing(Subject(b"", {"kind": 5, "vip": 1})) == [101]
 
 
 def test_equal_policies_are_asked_once_for_all_who_have_them() -> None:
