@@ -9,11 +9,12 @@ from typing import Final, Protocol
 import msgspec
 
 from pipeflow.errors import InvalidFilter
-from pipeflow.filters.matching import check_filter
+from pipeflow.filters.matching import READ_WHOLE, check_filter
 from pipeflow.filters.rules import Json
 from pipeflow.messages import AttributeValue, Failure
 from pipeflow.specs import FilterPolicy
 
+_passed_over = msgspec.json.Decoder(msgspec.Raw).decode
 _TERM: Final = re.compile(r"(?P<field>[^\s<>=!]+)\s*(?P<op>==|!=|<=|>=|=|<|>)\s*(?P<value>.*)\Z", re.DOTALL)
 _AND: Final = re.compile(r"\s*(?:,|\s+and\s)\s*", re.IGNORECASE)
 _QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -101,6 +102,12 @@ def view(message: Viewable, now: float | None = None) -> bytes:
 
 def _readable(body: bytes) -> object:
     try:
+        if len(body) > READ_WHOLE:
+            body.decode()
+            # Looked through and not read; within brackets too, as it is going to lie deeper than it does here.
+            _passed_over(body)
+            _passed_over(b"[[%b]]" % body)
+            return msgspec.Raw(body)
         value: object = msgspec.json.decode(body)
         # A tree that decodes may still be too deep to be encoded again inside another.
         msgspec.json.encode([[value]])

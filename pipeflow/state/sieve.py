@@ -264,12 +264,13 @@ class _Place(Generic[T]):
 
     def look_up_object(self, found: dict[str, Json], into: _Found[T]) -> None:
         below = self.below
-        for name, value in found.items():
+        for name in found:
             place = below.get(name)
             if place is None and "." in name:
                 place = self._spelled(name)
             if place is None:
                 continue
+            value = found[name]
             if isinstance(value, dict):
                 place.look_up_object(value, into)
             elif isinstance(value, list):

@@ -9,14 +9,22 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_filters import Maker, choices, is_attribute, naive, no_leaf_above_another
 
-from pipeflow.filters import compile_filter
+from pipeflow.filters import compile_filter, matching
 from pipeflow.specs import FilterPolicy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "faults"))
+
+
+@pytest.fixture(params=["whole", "in parts"], autouse=True)
+def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small bodies are read as large ones are, too."""
+    if request.param == "in parts":
+        monkeypatch.setattr(matching, "READ_WHOLE", 0)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

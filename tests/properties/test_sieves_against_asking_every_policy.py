@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_filters import Maker, choices, is_attribute, naive, no_leaf_above_another
 
-from pipeflow.filters import Subject, compile_filter
+from pipeflow.filters import Subject, compile_filter, matching
 from pipeflow.specs import FilterPolicy
 from pipeflow.state import sieve
 from pipeflow.state.sieve import Entry, Sieve
@@ -64,9 +64,12 @@ class Reading:
                     assert said[owner] is naive(tree, body)
 
 
-@pytest.fixture(autouse=True)
-def _always_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["whole", "in parts"], autouse=True)
+def _always_looked_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small bodies are read as large ones are, too."""
     monkeypatch.setattr(sieve, "FEW", 0)
+    if request.param == "in parts":
+        monkeypatch.setattr(matching, "READ_WHOLE", 0)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
