@@ -18,6 +18,7 @@ from pipeflow.cli.bodies import Body, attributes, batches, bodies, files_size
 from pipeflow.cli.opening import ask, known, store_options, store_url
 from pipeflow.cli.output import count, json_option, say, show_one
 from pipeflow.cli.units import duration
+from pipeflow.engine.lacking import lacking
 from pipeflow.errors import CodecError
 from pipeflow.messages import Outgoing, Position, Refused, Sent
 from pipeflow.protocols import Store
@@ -82,6 +83,9 @@ class Delivering:
     async def into(self, store: Store) -> Tally:
         """Hand over what is left."""
         await known(store, self._kind, self._name)
+        lacks = lacking(store)
+        if lacks is not None:
+            lacks.check(f"{self._kind} {self._name}", (self._like,))
         # Whoever writes to stdin may take hours; meanwhile this loop serves the store to others, and hears Ctrl-C.
         while (batch := await anyio.to_thread.run_sync(self._next, abandon_on_cancel=True)) is not None:
             messages = [msgspec.structs.replace(self._like, body=body.content) for body in batch]

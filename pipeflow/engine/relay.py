@@ -20,6 +20,7 @@ from anyio import CancelScope
 from msgspec.structs import replace
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.engine.lacking import lacking
 from pipeflow.engine.supervise import Supervisor
 from pipeflow.errors import Indeterminate, NotFound, RefusedError, Unavailable
 from pipeflow.events import Observers, Published, Queued, Refusal
@@ -58,6 +59,7 @@ class OutboxRelay:
         self.name = name
         self._table = table
         self._store = store
+        self._lacking = lacking(store)
         self._clock = clock
         self._observers = observers
         self._supervisor = supervisor
@@ -121,7 +123,7 @@ class OutboxRelay:
                 again = bool(rows)
                 if rows:
                     self._asking = asking + self._asking
-                    await self._relay(rows)
+                    await self._relay([self._fit(row) for row in rows] if self._lacking is not None else rows)
                     self._pause = SOON
                 await self._tidy()
                 if rows:
@@ -171,6 +173,12 @@ class OutboxRelay:
             if sent < len(batch):
                 await self._refused(batch[sent], answers[sent])
                 return
+
+    def _fit(self, row: OutboxRow) -> OutboxRow:
+        """The row; unreadable, and so to be set aside, where it asks for what the store cannot do."""
+        assert self._lacking is not None
+        reason = self._lacking.reason(f"{row.kind} {row.target}", row.message)
+        return row if reason is None or row.unreadable else replace(row, unreadable=reason)
 
     def _together(self, row: OutboxRow) -> tuple[str, str, str, int]:
         """What rows that go in one call have in common."""

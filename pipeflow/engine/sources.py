@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from pipeflow.clock import Clock, Signal
+from pipeflow.engine.lacking import lacking
 from pipeflow.engine.outcome import told_to_stop
 from pipeflow.engine.plan import SourceItem, SourcePlan, Unfit
 from pipeflow.engine.scopes import task_scope
@@ -49,6 +50,7 @@ class SourceRunner:
         self.refused: RefusedError | None = None
         """Why it was stopped for good, with the position in its text."""
         self._store = store
+        self._lacking = lacking(store)
         self._clock = clock
         self._chance = chance
         self._observers = observers
@@ -131,6 +133,8 @@ class SourceRunner:
     async def _send(self, items: deque[SourceItem]) -> list[Sent | Position | Refused]:
         messages = [item.message for item in items]
         if self.plan.kind == "topic":
+            if self._lacking is not None:
+                self._lacking.check(f"{self.plan.place}: topic {self.plan.target}", messages)
             return list(await self._store.publish(self.plan.target, messages))
         return list(await self._store.append(self.plan.target, messages))
 

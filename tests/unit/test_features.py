@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from pipeflow import App, At, Context
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.broker import EmbeddedBroker
+from pipeflow.embedded.sqlite.outbox_file import OutboxFile
 from pipeflow.engine.lacking import Lacking
 from pipeflow.errors import FeatureMissing
 from pipeflow.protocols import Features, Store
@@ -179,3 +181,32 @@ async def test_what_a_handler_sends_is_looked_at_too(lacking: bool) -> None:
         await h.settle()
         assert h.queued(copies) == ([] if lacking else ["one"])
         assert h.dead(work) == (["one"] if lacking else [])
+
+
+async def test_a_source_whose_messages_the_store_cannot_take_ends_the_app_by_name() -> None:
+    app = App("shop")
+    orders = app.topic("orders", str)
+
+    @app.source(orders)
+    async def feed(position: int | None) -> AsyncIterator[At[int, str]]:
+        yield At(1, "one", dedup_id="1")
+
+    async with store_without("dedup") as store:
+        with pytest.raises(FeatureMissing, match=r"feed .*: topic orders: dedup_id="):
+            async with app.running(store=store) as runtime:
+                await runtime.stopped()
+
+
+async def test_an_outbox_sets_aside_what_the_store_cannot_take_and_goes_on(tmp_path: Path) -> None:
+    app = App("shop")
+    work = app.queue("work", str)
+    outbox = app.outbox(str(tmp_path / "app.db"))
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        outbox.send(connection, work, "high", priority=9)
+        outbox.send(connection, work, "plain")
+        connection.commit()
+    async with store_without("priorities") as store, app.running(store=store) as runtime:
+        await runtime.until_idle()
+        assert [each.body for each in await store.peek("work")] == [b'"plain"']
+    (aside,) = OutboxFile(tmp_path / "app.db", "pipeflow_outbox").aside()
+    assert "queue work: priority=9 cannot be done" in aside.failure

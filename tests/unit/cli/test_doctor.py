@@ -163,6 +163,9 @@ def test_what_the_store_cannot_do_is_said_by_doctor_and_keeps_the_app_from_runni
     assert shown.exit_code == 1
     assert checks(shown)["features"]["status"] == "bad"
     assert "queue ledger (app.py:3): fifo=True" in checks(shown)["features"]["detail"]
+    sent = call("send", "lenient", "x", "--group", "g")
+    assert sent.exit_code == 4
+    assert "queue lenient: group= cannot be done by the store" in sent.stderr
     started = call("run", "app:app")
     assert started.exit_code == 4
     assert "queue ledger (app.py:3): fifo=True" in started.stderr
