@@ -267,7 +267,7 @@ def _body(split: _Split) -> Callable[[Subject], bool]:
         if subject.dotted(shape):
             tree = _spelled_out(shape, tree)
         for path in absent:
-            if is_there(tree, path):
+            if _is_there(tree, path):
                 return False
         return holds(tree)
 
@@ -335,12 +335,20 @@ def elements(values: list[Json]) -> Iterator[Json]:
             open_arrays.pop()
 
 
-def is_there(tree: dict[str, Json], path: Path) -> bool:
+def _is_there(tree: dict[str, Json], path: Path) -> bool:
     """Whether some value that is no object lies at `path`; an empty array is nothing (SNS: T45)."""
     found: list[Json] = [tree]
     for name in path:
         found = [each[name] for each in elements(found) if isinstance(each, dict) and name in each]
     return any(not isinstance(each, dict) for each in elements(found))
+
+
+def may_lie_at(path: Path, subject: Subject) -> bool:
+    """Whether the body has, or may have in another spelling, some value that is no object at `path`."""
+    tree = subject.tree()
+    shape = _Node()
+    shape.add(path, _NOTHING)
+    return tree is not None and (subject.dotted(shape) or _is_there(tree, path))
 
 
 def _spelled_out(node: _Node, found: dict[str, Json]) -> dict[str, Json]:

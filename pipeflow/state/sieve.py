@@ -17,7 +17,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from pipeflow.filters import Subject, compile_filter
 from pipeflow.filters.grammar import parse_policy
-from pipeflow.filters.matching import elements, is_there
+from pipeflow.filters.matching import elements, may_lie_at
 from pipeflow.filters.needs import SOMETHING, Key, Need, cell, needs_of, networks_of
 from pipeflow.filters.rules import Alternative, Json, Path
 from pipeflow.specs import FilterPolicy
@@ -107,8 +107,7 @@ class Sieve(Generic[T]):
             if tree is not None:
                 self._bodies.look_up_object(tree, found)
                 if found.hits:
-                    # A key with dots in it spells a path in a way that looking for it does not see.
-                    found.add_together(lambda path: subject.dotted() or is_there(tree, path))
+                    found.add_together(lambda path: may_lie_at(path, subject))
         return found.entries
 
     def _root(self, entry: Entry[T]) -> _Place[T]:

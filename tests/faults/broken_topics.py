@@ -10,6 +10,7 @@ TOPIC, INTAKE, FAN_OUT = "pipeflow/state/topic.py", "pipeflow/embedded/intake.py
 ARCHIVE, TAIL = "pipeflow/embedded/archive.py", "pipeflow/embedded/tail.py"
 MOVING, CHOOSING = "pipeflow/embedded/moving.py", "pipeflow/embedded/choosing.py"
 NEEDS, SIEVE, WAYS = "pipeflow/filters/needs.py", "pipeflow/state/sieve.py", "pipeflow/embedded/subscriptions.py"
+MATCHING = "pipeflow/filters/matching.py"
 CONFIRMING, PACE = "pipeflow/embedded/confirmations.py", "pipeflow/state/pace.py"
 HEAD, HANDOUT, BROKER = "pipeflow/embedded/head.py", "pipeflow/embedded/handout.py", "pipeflow/embedded/broker.py"
 
@@ -59,7 +60,7 @@ FILTERS = (
     Mutant("cell_smaller_than_its_range", NEEDS, "        level += 1\n", "        break\n", ("tests/unit/filters/test_filter_needs.py",)),
     Mutant("bound_looked_up_too_low", SIEVE, "bisect_right(above, value)", "max(0, bisect_left(above, value) - 1)", FILTERED),
     Mutant("key_with_dots_not_looked_up", SIEVE, 'if place is None and "." in name:', "if False:", FILTERED),
-    Mutant("path_spelled_with_dots_taken_for_absent", SIEVE, "subject.dotted() or is_there(tree, path)", "is_there(tree, path)", FILTERED),
+    Mutant("path_spelled_with_dots_taken_for_absent", MATCHING, "(subject.dotted(shape) or _is_there(tree, path))", "_is_there(tree, path)", FILTERED),
     Mutant("address_looked_up_in_another_network", NEEDS, "int(address) >> address.max_prefixlen - length)", "int(address) >> address.max_prefixlen - length + 1)", (*FILTERED, "tests/unit/filters/test_filter_needs.py")),
     Mutant("policy_that_nobody_has_is_asked", SIEVE, "self._always.pop(entry, None)", "pass", FILTERED),
     Mutant("unfiltered_queues_forgotten_beside_filters", TOPIC, "            passing += self._open\n", "            pass\n", ("tests/unit/state/test_topic_state.py",)),

@@ -9,6 +9,7 @@ import pytest
 
 from pipeflow.errors import InvalidFilter
 from pipeflow.filters import Subject
+from pipeflow.filters.matching import READ_WHOLE
 from pipeflow.specs import FilterPolicy, FilterScope
 from pipeflow.state.sieve import Sieve
 
@@ -90,10 +91,11 @@ def test_T47_policies_that_need_anything_at_two_keys_are_asked_when_both_are_the
 def test_T44_policies_that_need_anything_at_two_paths_are_asked_however_those_are_spelled() -> None:
     tree = {"a": {"b": [{"anything-but": ["x"]}]}, "c": {"d": [{"exists": True}]}}
     made = sieve(policy(tree, "body"), *(policy({"z": [n]}, "body") for n in range(100)))
-    for body in ({"a": {"b": 1}, "c": {"d": 1}}, {"a.b": 1, "c": {"d": 1}}, {"a": [{"b": 1}], "c.d": [1]}):
-        assert made.passing(Subject(json.dumps(body).encode(), None)) == [0], body
-    for body in ({"a": {"b": 1}, "c": {"e": 1}}, {"a": {"b": 1}, "c": {"d": []}}, {"c": {"d": 1}}):
-        assert asked(made, body=json.dumps(body).encode()) == 0
+    for more in ({}, {"more": "x" * READ_WHOLE}):
+        for body in ({"a": {"b": 1}, "c": {"d": 1}}, {"a.b": 1, "c": {"d": 1}}, {"a": [{"b": 1}], "c.d": [1]}):
+            assert made.passing(Subject(json.dumps(more | body).encode(), None)) == [0], body
+        for body in ({"a": {"b": 1}, "c": {"e": 1}}, {"a": {"b": 1}, "c": {"d": []}}, {"c": {"d": 1}}):
+            assert asked(made, body=json.dumps(more | body).encode()) == 0
 
 
 def test_one_who_leaves_policies_that_need_two_keys_is_not_asked_and_the_others_are() -> None:
