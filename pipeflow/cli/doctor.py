@@ -153,7 +153,9 @@ def bodies_aside(database: Path) -> Iterator[Check]:
         )  # fmt: skip
     orphans = len(there - claims.keys())
     if orphans and owner_of(database) is None:
-        yield Check("large bodies", "note", f"{count(orphans)} files that no message needs", "opening deletes them")
+        yield Check(
+            "large bodies", "note", f"{count(orphans)} files that no message needs", "a running app deletes them"
+        )
     elif claims and not missing:
         size = units.size(sum(claims.values()))
         yield Check("large bodies", "ok", f"{count(len(claims))} in files beside the store, {size}")
