@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -32,13 +32,6 @@ _passed_over = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 READ_WHOLE = 64 << 10
 """Bytes of a body up to which all of it is read, 1 to 2 ms. Of a larger one the fields that policies name are, and the
 rest is passed over at 1 ms for each MiB: nobody else runs meanwhile, in a thread neither."""
-
-
-class Asking(Protocol):
-    """What is asked of the fields of an object, and of those below them."""
-
-    @property
-    def below(self) -> Mapping[str, Asking]: ...
 
 
 class Subject:
@@ -70,7 +63,7 @@ class Subject:
                 self._dotted = _may_have_dots(self.body)
         return self._tree
 
-    def dotted(self, node: Asking) -> bool:
+    def dotted(self, node: _Node) -> bool:
         """Whether some key that this asks about may have a dot in it, and so spell a path (SNS: T44)."""
         tree = self._tree
         return tree.dotted(node) if isinstance(tree, _Parts) else self._dotted
@@ -109,7 +102,7 @@ class _Parts(dict[str, Json]):
             return default
         return self[name]
 
-    def dotted(self, node: Asking) -> bool:
+    def dotted(self, node: _Node) -> bool:
         """Whether what this asks for has to be looked for under other spellings, too."""
         if self._here:
             return True

@@ -107,13 +107,7 @@ class Sieve(Generic[T]):
             if tree is not None:
                 self._bodies.look_up_object(tree, found)
                 if found.hits:
-<<<<<<< Updated upstream
                     found.add_together(lambda path: may_lie_at(path, subject))
-=======
-                    # A key with dots in it spells a path in a way that looking for it does not see.
-                    dotted = subject.dotted(self._bodies)
-                    found.add_together(lambda path: dotted or is_there(tree, path))
->>>>>>> Stashed changes
         return found.entries
 
     def _root(self, entry: Entry[T]) -> _Place[T]:
