@@ -6,7 +6,7 @@ business, and forgetting another's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from types import MappingProxyType
@@ -257,6 +257,18 @@ class Heads(Struct):
     """How many were met."""
 
 
+class Met(Struct):
+    """Rows that were passed, and whose they are."""
+
+    first: dict[str, int]
+    """By group: the first place that it was met at."""
+    others: int = 0
+    """How many of those groups were not named as being here."""
+    rows: int = 0
+    last: int = 0
+    """The last place that was passed; 0 when there was no row."""
+
+
 class Journal(Protocol):
     """Remembers what the state machines changed."""
 
@@ -304,8 +316,12 @@ class Journal(Protocol):
         """
         ...
 
-    async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
-        """Messages of one FIFO group behind a place, in order."""
+    async def load_of_groups(self, queue: int, groups: Sequence[tuple[str, int]], limit: int) -> list[Loaded]:
+        """Of each FIFO (group, place) the first `limit` messages behind the place, in order."""
+        ...
+
+    async def pass_over(self, queue: int, after: int, here: Collection[str], groups: int, limit: int) -> Met:
+        """Which groups the next `limit` rows behind a place belong to, up to so many groups that are not `here`."""
         ...
 
     async def load_ending(self, queue: int, way: Way, after: tuple[float, int], limit: int) -> Heads:
@@ -412,8 +428,11 @@ class Forget:
     ) -> Loaded:
         return Loaded([])
 
-    async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
-        return Loaded([])
+    async def load_of_groups(self, queue: int, groups: Sequence[tuple[str, int]], limit: int) -> list[Loaded]:
+        return [Loaded([]) for _ in groups]
+
+    async def pass_over(self, queue: int, after: int, here: Collection[str], groups: int, limit: int) -> Met:
+        return Met({})
 
     async def load_ending(self, queue: int, way: Way, after: tuple[float, int], limit: int) -> Heads:
         return Heads([])

@@ -1,8 +1,8 @@
 """The cold tail of a queue: what of it is on disk only, and how the next part of that comes into memory.
 
 While one cold message exists every new one goes cold, so that order holds; the queue is hot again when everything has
-been loaded. The tail of a standard queue is read in order of place, that of a FIFO queue group by group, so that a
-blocked group hides no other (SQS: Q80). Delayed messages beyond the bound wait on disk behind a horizon.
+been loaded. The tail of a standard queue is read in order of place, that of a FIFO queue group by group (`roll`), so
+that a blocked group hides no other (SQS: Q80). Delayed messages beyond the bound wait on disk behind a horizon.
 Where the messages of noisy tenants fill the memory, those of quiet ones are read from behind them (Q83).
 """
 
@@ -18,6 +18,7 @@ from pipeflow.clock import Signal
 from pipeflow.embedded.ending import Ending
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded
+from pipeflow.embedded.roll import GROUP_HEAD, Roll
 from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
 from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
@@ -25,8 +26,6 @@ from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redel
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
 
-GROUP_HEAD = 64
-"""Messages of one FIFO group that are loaded at a time."""
 UNGROUPED = " "
 """The tenant of messages without a group, where tenants are told apart on disk. No group has this name."""
 
@@ -57,6 +56,7 @@ class Tail:
         "_gathering",
         "_journal",
         "_groups",
+        "_roll",
         "_watching",
     )
 
@@ -93,6 +93,7 @@ class Tail:
         self._gathering = gathering
         self._journal = journal
         self._groups = groups
+        self._roll = Roll(head, groups, journal) if groups is not None else None
         self._watching = 0
 
     # -- in ------------------------------------------------------------------------------------------------------
@@ -104,11 +105,17 @@ class Tail:
             message.until = now + delay
         else:
             message.state = READY
-        if not self.ready and self._groups is None:
-            self.cursor = message.place - 1
+        if not self.ready:
+            self._begin_behind(message.place - 1)
         self.ready += 1
         self._lies_here(message)
         self._head.changed(message)
+
+    def _begin_behind(self, place: int) -> None:
+        if self._roll is not None:
+            self._roll.begin_behind(place)
+        else:
+            self.cursor = place
 
     def add_delayed(self, message: Stored, due: float) -> None:
         """Take a new message of a standard queue that comes due behind the horizon."""
@@ -184,7 +191,8 @@ class Tail:
         """Changes with every load that met anything and every message that came: neither makes up for the other."""
         fair = self._state.fair
         elsewhere = fair is not None and fair.elsewhere
-        return self.met, self._counters.last_place, self.cursor, self.group_cursor, elsewhere
+        passed = self._roll.upto if self._roll is not None else self.cursor
+        return self.met, self._counters.last_place, passed, self.group_cursor, elsewhere
 
     # -- out -----------------------------------------------------------------------------------------------------
 
@@ -239,8 +247,8 @@ class Tail:
         The caller has waited for the open group: what is on disk is what this process did until then.
         """
         limit = max(1, self._head.limit // 2)
-        if self._groups is not None:
-            return await self._load_groups(self._groups, limit, now)
+        if self._roll is not None:
+            return await self._roll.load(limit, lambda loaded: self._take_in(loaded, now))
         fair = self._state.fair
         if fair is not None and fair.starved:
             found = await self._load_quiet(fair, limit, now)
@@ -301,27 +309,6 @@ class Tail:
         if fair is not None:
             fair.elsewhere = bool(self.ready) and (fair.elsewhere or not fair.tail)
             fair.tail = bool(self.ready)
-
-    async def _load_groups(self, groups: Groups, limit: int, now: float) -> int:
-        """First what groups with messages here have more of, then groups that have none, from where we stopped."""
-        found = 0
-        upto = self._counters.purged_upto
-        for name in groups.names():
-            if groups.length(name) < GROUP_HEAD // 2:
-                last = max(groups.last_place(name), upto)
-                found += self._take_in(await self._journal.load_group(self._number, name, last, GROUP_HEAD), now)
-        if found >= limit:
-            return found
-        skip = groups.names()
-        count = max(1, limit // GROUP_HEAD)
-        for start in (self.group_cursor, "") if self.group_cursor else ("",):
-            loaded = await self._journal.load_groups(self._number, start, skip, upto, count, min(GROUP_HEAD, limit))
-            found += self._take_in(loaded, now)
-            if loaded.messages:
-                self.group_cursor = loaded.messages[-1].group or ""
-                return found
-            self.group_cursor = ""
-        return found
 
     def _take_in(self, loaded: Loaded, now: float) -> int:
         found = self._set_aside(loaded.damaged)
@@ -436,11 +423,8 @@ class Tail:
 
     async def load_group_upto(self, group: str, place: int, now: float) -> None:
         """Bring one FIFO group into memory from its first message to `place`."""
-        assert self._groups is not None
-        while self._groups.last_place(group) < place:
-            last = max(self._groups.last_place(group), self._counters.purged_upto)
-            if not self._take_in(await self._journal.load_group(self._number, group, last, GROUP_HEAD), now):
-                return
+        assert self._roll is not None
+        await self._roll.load_upto(group, place, lambda loaded: self._take_in(loaded, now))
 
     def has(self, message: Stored) -> bool:
         """Whether a message read from the disk is not in memory too."""
@@ -496,7 +480,7 @@ class Tail:
         count = self.count
         self.ready = self.delayed = self.retrying = 0
         self.ahead.clear()
-        self.cursor = self._head.places.last_place
+        self._begin_behind(self._head.places.last_place)
         self.horizon = (inf, 0)
         self.ending.clear()
         return count

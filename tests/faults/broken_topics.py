@@ -120,6 +120,7 @@ MOVES = (
 )  # fmt: skip
 
 KEPT = ("tests/unit/embedded/test_retention_on_disk.py",)
+ROLL, GROUPED = "pipeflow/embedded/roll.py", ("tests/unit/embedded/test_groups_on_disk.py",)
 
 MEMORY = (
     Mutant("cold_message_hides_behind_new_ones", HEAD, "elif tail.ready or", "elif", TAILS),
@@ -131,7 +132,13 @@ MEMORY = (
     Mutant("horizon_too_far", TAIL, "(last.until, last.place + 1) if full", "(last.until + 1, last.place + 1) if full", TAILS),
     Mutant("due_message_before_the_cold_ones", HEAD, "if self.tail.ready and not self.spec.fifo:", "if False:", TAILS),
     Mutant("purge_leaves_the_counts", TAIL, "        self.ready = self.delayed = self.retrying = 0\n", "        pass\n", TAILS),
-    Mutant("group_loaded_behind_a_hole", TAIL, "last = max(groups.last_place(name), upto)", "last = groups.last_place(name) + 1", TAILS),
+    Mutant("group_loaded_behind_a_hole", ROLL, "self._groups.last_place(name) or place - 1", "self._groups.last_place(name) + 1 or place - 1", TAILS),
+    Mutant("youngest_group_first", ROLL, "wanted.sort()", "wanted.sort(reverse=True)", GROUPED),
+    Mutant("rows_passed_again_and_again", ROLL, "self.upto = max(behind, met.last)", "self.upto = behind", GROUPED),
+    Mutant("group_hidden_by_very_much_of_another", ROLL, "return found or await self._find_by_name(groups, limit, take_in)", "return found", GROUPED),
+    Mutant("group_that_has_more_forgotten", ROLL, "self._more[name] = loaded.last + 1", "self._more.pop(name, None)", GROUPED),
+    Mutant("passed_group_forgotten", ROLL, "self._more.setdefault(name, place)", "self._groups.length(name) or self._more.setdefault(name, place)", GROUPED),
+    Mutant("younger_part_of_a_group_first", ROLL, "elif place <= self.upto:", "elif True:", GROUPED),
 )  # fmt: skip
 
 WAKING = (

@@ -14,7 +14,7 @@ import errno
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from math import inf
 from pathlib import Path
@@ -25,10 +25,12 @@ from pipeflow.embedded.journal import (
     DELAYED_BIT,
     NO_STARTS,
     PLACE_BITS,
+    PLACE_MASK,
     FrozenGroup,
     Heads,
     Known,
     Loaded,
+    Met,
     Recovered,
     Way,
 )
@@ -375,9 +377,33 @@ class SqliteJournal:
         values = (queue, due, (queue << PLACE_BITS) | DELAYED_BIT | after, limit)
         return await self._read(lambda connection: _loaded(connection, statements.LOAD_DELAYED, values, most_bytes))
 
-    async def load_group(self, queue: int, group: str, after: int, limit: int) -> Loaded:
-        values = (queue, group, (queue << PLACE_BITS) | after, limit)
-        return await self._read(lambda connection: _loaded(connection, statements.LOAD_GROUP, values))
+    async def load_of_groups(self, queue: int, groups: Sequence[tuple[str, int]], limit: int) -> list[Loaded]:
+        base = queue << PLACE_BITS
+
+        def read(connection: sqlite3.Connection) -> list[Loaded]:
+            wanted = [(queue, group, base | after, limit) for group, after in groups]
+            return [_loaded(connection, statements.LOAD_GROUP, values) for values in wanted]
+
+        return await self._read(read)
+
+    async def pass_over(self, queue: int, after: int, here: Collection[str], groups: int, limit: int) -> Met:
+        base = queue << PLACE_BITS
+
+        def read(connection: sqlite3.Connection) -> Met:
+            met = Met({})
+            with closing(connection.execute(statements.PASS_OVER, (base | after, base | DELAYED_BIT, limit))) as rows:
+                for key, group in rows:
+                    met.rows += 1
+                    met.last = key & PLACE_MASK
+                    if group in met.first:
+                        continue
+                    met.first[group] = met.last
+                    met.others += group not in here
+                    if met.others == groups:
+                        break
+            return met
+
+        return await self._read(read)
 
     async def load_groups(
         self,

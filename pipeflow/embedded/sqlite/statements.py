@@ -123,6 +123,12 @@ LOAD_KEYED: Final = (
     LIMIT 1
 """
 )
+PASS_OVER: Final = """
+    SELECT key, grp FROM messages
+    WHERE key > ? AND key < ?
+    ORDER BY key
+    LIMIT ?
+"""
 NEXT_GROUP: Final = """
     SELECT grp FROM messages
     WHERE grp IS NOT NULL AND key >> 43 = ? AND grp > ?

@@ -108,7 +108,7 @@ async def test_Q80_what_is_sent_while_a_load_finds_as_much_of_a_blocked_group_en
     assert len(await take(store, "groups", 1)) == 1
     await store.send("groups", [*messages("4", group="blocked"), *messages("x", group="free")])
     await clock.settle()
-    gate = Gate(store, "load_group", monkeypatch)
+    gate = Gate(store, "load_of_groups", monkeypatch)
     gate.close()
     receiving = asyncio.create_task(take(store, "groups"))
     await gate.reached()
