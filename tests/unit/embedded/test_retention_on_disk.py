@@ -67,12 +67,14 @@ async def take(store: Kept, queue: str, limit: int = 1) -> list[Delivery]:
     return list(await store.receive(queue, Want(limit)))
 
 
-def marked(path: Path) -> list[float]:
+async def marked(store: Kept) -> list[float]:
     """The moments of the rows that are out of line."""
-    connection = sqlite3.connect(path)
-    rows = connection.execute("SELECT kept FROM messages WHERE kept IS NOT NULL ORDER BY key").fetchall()
-    connection.close()
-    return [moment for (moment,) in rows]
+
+    def ask(connection: sqlite3.Connection) -> list[float]:
+        rows = connection.execute("SELECT kept FROM messages WHERE kept IS NOT NULL ORDER BY key").fetchall()
+        return [moment for (moment,) in rows]
+
+    return await store.journal.read(ask)
 
 
 # -- in line ----------------------------------------------------------------------------------------------------------
@@ -89,8 +91,8 @@ async def test_Q102_Q107_what_ends_on_disk_is_counted_when_it_ends(path: Path, c
     for ended in (10, 20, 30, 40):
         await clock.advance(1)
         assert await counts(store, queue) == (40 - ended, 0, ended)
+    assert await marked(store) == []
     await store.close()
-    assert marked(path) == []
 
 
 @BOTH
@@ -271,7 +273,7 @@ async def test_Q102_a_retry_that_comes_due_behind_younger_ones_ends_before_them(
     await send(store, "line", 10)
     await clock.advance(70)
     assert await counts(store) == (13, 0, 0)
-    assert len(marked(path)) == 3
+    assert len(await marked(store)) == 3
     await clock.advance(10)
     assert await counts(store) == (10, 0, 3)
     await clock.advance(20)
@@ -335,7 +337,7 @@ async def test_Q17_Q102_a_fifo_queue_that_delays_no_more_keeps_nothing_for_a_del
     await store.declare(Topology(queues=(GROUPS,)))
     await send(store, "groups", 10)
     await clock.settle()
-    assert len(marked(path)) == 10
+    assert len(await marked(store)) == 10
     await clock.advance(RETENTION)
     assert await counts(store, "groups") == (0, 0, 20)
     await store.close()
@@ -362,7 +364,7 @@ async def test_Q102_a_row_that_is_older_than_one_before_it_is_marked(path: Path,
     await clock.advance(3)
     store.written_behind()
     await clock.settle()
-    assert marked(path) == [1001.0]
+    assert await marked(store) == [1001.0]
     await store.close()
 
 
@@ -427,13 +429,13 @@ async def test_rows_of_the_format_before_are_marked_when_they_are_out_of_line(pa
     await send(store, "line", 2, delay=95.0)
     await clock.advance(30)
     await send(store, "groups", 10)
+    before = await marked(store)
     await store.close()
-    before = marked(path)
     connection = sqlite3.connect(path)
     connection.executescript(BEFORE_7)
     connection.close()
     store = await opened(path, clock)
-    assert marked(path) == before == [1000.0, 1000.0, 1000.0, 1020.0, 1020.0]
+    assert await marked(store) == before == [1000.0, 1000.0, 1000.0, 1020.0, 1020.0]
     await clock.advance(50)
     assert await counts(store) == (10, 2, 3)
     await clock.advance(20)
