@@ -254,6 +254,7 @@ class _Selected:
         self._posters = posters
         self._posting: list[tuple[WebhookPlan, Poster]] = []
         self._webhooks = [webhook for router in app.walk() for webhook in router.webhooks]
+        self._topics = [topic for router in app.walk() for topic in router.topics]
         self._queues: list[tuple[Queue[Any], tuple[Middleware, ...]]] = [
             (queue, layers)
             for router, layers in app.layered(outermost)
@@ -295,7 +296,7 @@ class _Selected:
     def open_sinks(self) -> None:
         """Before the store: a URL that is refused, because it holds a secret perhaps, is never written down."""
         for webhook in self._webhooks:
-            self._posting.append((webhook.plan(), self._posters.get(webhook.name) or _poster(webhook)))
+            self._posting.append((webhook.plan(self._topics), self._posters.get(webhook.name) or _poster(webhook)))
         from pipeflow.registry import open_sink  # costs as much to import as the engine, and a client needs none
 
         for stream in self._streams:

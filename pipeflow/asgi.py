@@ -51,15 +51,14 @@ async def _answer(app: App, scope: Scope) -> tuple[int, bytes]:
         return 400, b"<Error>only GET with Action=ConfirmSubscription is answered here</Error>"
     arn, token = asked.get("TopicArn", ""), asked.get("Token", "")
     webhooks = [webhook for router in app.walk() for webhook in router.webhooks]
-    topics = {topic.name: webhook for webhook in webhooks for topic in webhook.topics}
-    for name, webhook in topics.items():
-        if topic_arn(name) != arn:
-            continue
-        try:
-            confirmed = await webhook.binding.runtime.store.confirm(name, token)
-        except (RefusedError, NotFound):
-            break
-        except (ConfigurationError, Unavailable):
-            return 503, b"<Error>the app is not open</Error>"
-        return 200, _CONFIRMED.format(arn=confirmed.arn).encode()
-    return 403, b"<Error>Invalid token</Error>"
+    topic = arn.rpartition(":")[2]
+    webhook = next((webhook for webhook in webhooks if webhook.takes(topic)), None)
+    if webhook is None or topic_arn(topic) != arn:
+        return 403, b"<Error>Invalid token</Error>"
+    try:
+        confirmed = await webhook.binding.runtime.store.confirm(topic, token)
+    except (RefusedError, NotFound):
+        return 403, b"<Error>Invalid token</Error>"
+    except (ConfigurationError, Unavailable):
+        return 503, b"<Error>the app is not open</Error>"
+    return 200, _CONFIRMED.format(arn=confirmed.arn).encode()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Origin: TypeAlias = Topic[T] | TopicPattern[T] | Selection[T]
-"""What a queue or a stream subscribes to."""
+"""What a queue, a stream or a webhook subscribes to."""
 
 
 def check_stream(
@@ -81,15 +81,15 @@ def usual_compression(sink: str, format: str) -> Compression:
 
 def check_webhook(
     where: str,
-    origins: tuple[Topic[Any] | Selection[Any], ...],
+    origins: tuple[Origin[Any], ...],
     *,
     url: str,
     raw: bool,
     handshake: bool,
     timeout: float,
     concurrency: int,
-) -> list[Topic[Any]]:
-    """The topics of a webhook; ConfigurationError with the remedy where it cannot be as it is declared."""
+) -> list[Topic[Any] | TopicPattern[Any]]:
+    """What a webhook subscribes to; ConfigurationError with the remedy where it cannot be as it is declared."""
     if not origins:
         raise ConfigurationError(f"{where}: nothing is posted to it; name a topic")
     if not url.startswith(("http://", "https://")):
@@ -102,15 +102,11 @@ def check_webhook(
             f"{where}: timeout is {timeout} and concurrency {concurrency}; use more than 0 s, at "
             "most 3600, and at least 1"
         )
-    topics: list[Topic[Any]] = []
+    topics: list[Topic[Any] | TopicPattern[Any]] = []
     for origin in origins:
         topic = origin.topic if isinstance(origin, Selection) else origin
-        if isinstance(topic, TopicPattern):
-            raise ConfigurationError(
-                f"{where}: {topic.name} names many topics, and an endpoint confirms each; name them"
-            )
         topics.append(topic)
-        if topic.spec.fifo:
+        if isinstance(topic, Topic) and topic.spec.fifo:
             raise ConfigurationError(
                 f"{where}: topic {topic.name} is FIFO, and requests keep no order; subscribe a "
                 "FIFO queue and post from its handler (SNS: T20)"

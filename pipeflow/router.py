@@ -139,7 +139,7 @@ class Router:
         return topic
 
     def topics_named(self, pattern: str, type: type[T], /, *, codec: str = "json") -> TopicPattern[T]:
-        """Every topic whose name matches, `*` being any run of characters: for queues and streams to subscribe to.
+        """Every topic whose name matches, `*` being any run of characters: for queues, streams and webhooks.
 
         Also those that are declared later, here or by another program on the same store. Topics of this app must be of
         this type, or of one of a union; `bytes` takes them all. What else does not decode is a dead letter.
@@ -347,7 +347,7 @@ class Router:
         self,
         name: str,
         /,
-        *origins: Topic[Any] | Selection[Any],
+        *origins: Origin[Any],
         url: str,
         raw: bool = False,
         handshake: bool = True,
@@ -364,10 +364,11 @@ class Router:
 
         `raw`: the body alone, without its attributes; else the envelope. `handshake`: the endpoint gets nothing but a
         request to confirm before somebody has confirmed with its token, and what is published before then is not for
-        it; False for one that is your own. `retry`: over the topic's. What is refused, or fails for good, goes to the
-        dead letters as it would have been posted: the queue `<name>-dlq`, or another by name; False drops it.
-        `endpoint`: networks and ports it may lie in, as for streams. `public_url`: where `pipeflow.asgi.subscriptions`
-        is mounted, for the URL that confirms. It needs the extra `http`, and `sign` to sign.
+        it; False for one that is your own. Each topic is confirmed by itself: those that `topics_named(...)` means when
+        they are declared. `retry`: over the topic's. What is refused, or fails for good, goes to the dead letters as it
+        would have been posted: the queue `<name>-dlq`, or another by name; False drops it. `endpoint`: networks and
+        ports it may lie in, as for streams. `public_url`: where `pipeflow.asgi.subscriptions` is mounted, for the URL
+        that confirms. It needs the extra `http`, and `sign` to sign.
         """
         from pipeflow.webhook import Webhook  # loaded by apps that have one
 

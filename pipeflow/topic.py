@@ -190,7 +190,7 @@ class Topic(Generic[T]):
 
 
 class TopicPattern(Generic[T]):
-    """Every topic of one payload type whose name matches, declared before or after, for queues and streams.
+    """Every topic of one payload type whose name matches, declared before or after, for queues, streams and webhooks.
 
     Made by `app.topics_named("orders-*", Order)`.
     """

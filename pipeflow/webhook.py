@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeflow.binding import Binding
-from pipeflow.errors import NotFound
+from pipeflow.errors import ConfigurationError, RefusedError
+from pipeflow.names import is_meant
 from pipeflow.specs import Endpoint, QueueSpec
+from pipeflow.topic import Topic, TopicPattern
 from pipeflow.webhooks import DeliveryPolicy, Retries, Signing, SubscriptionFacts, effective
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from pipeflow.engine.runtime import Runtime
     from pipeflow.engine.webhooks import WebhookPlan
-    from pipeflow.topic import Topic
 
 __all__ = ["Webhook"]
 
@@ -25,14 +26,14 @@ class Webhook:
 
     __slots__ = (
         "spec", "url", "topics", "raw", "retry", "endpoint", "timeout", "signing", "public_url", "concurrency",
-        "binding", "retries",
+        "binding", "retries", "otherwise",
     )  # fmt: skip
 
     def __init__(
         self,
         spec: QueueSpec,
         url: str,
-        topics: Sequence[Topic[Any]],
+        topics: Sequence[Topic[Any] | TopicPattern[Any]],
         *,
         raw: bool,
         retry: DeliveryPolicy | None,
@@ -47,6 +48,7 @@ class Webhook:
         """The queue that its messages wait in."""
         self.url = url
         self.topics = topics
+        """What it subscribes to."""
         self.raw = raw
         self.retry = retry
         self.endpoint = endpoint
@@ -56,9 +58,11 @@ class Webhook:
         self.concurrency = concurrency
         self.binding = Binding(f"webhook {spec.name}", place)
         self.retries: dict[str, Retries] = {
-            topic.name: effective(topic.retry, retry, override=topic.retry_override) for topic in topics
+            topic.name: self._policy(topic) for topic in topics if isinstance(topic, Topic)
         }
-        """By topic: the policy in effect (SNS: T62)."""
+        """By topic that it names: the policy in effect (SNS: T62)."""
+        self.otherwise: Retries = effective(None, retry)
+        """The policy for topics of other programs, which a pattern names."""
 
     @property
     def name(self) -> str:
@@ -71,17 +75,23 @@ class Webhook:
         RefusedError: the token is none of this webhook's, or three days old.
         """
         store = self.binding.runtime.store
-        for topic in self.topics[:-1]:
+        for each in await self.subscriptions():
             try:
-                await store.confirm(topic.name, token)
-            except NotFound:
-                raise
-            except Exception as error:
-                if getattr(error, "code", "") != "InvalidToken":
+                await store.confirm(each.topic, token)
+            except RefusedError as error:
+                if error.code != "InvalidToken":
                     raise
             else:
                 return
-        await store.confirm(self.topics[-1].name, token)
+        raise RefusedError(
+            "InvalidToken",
+            f"webhook {self.name}: no subscription waits for this token; a token holds for three days, and for the "
+            "endpoint it was sent to",
+        )
+
+    def takes(self, topic: str) -> bool:
+        """Whether it subscribes to a topic of this name."""
+        return any(is_meant(topic, each.name) for each in self.topics)
 
     async def unsubscribe(self) -> None:
         """End its subscription to each of its topics, and tell the endpoint so; restarts of the app begin none anew.
@@ -95,19 +105,27 @@ class Webhook:
         """What each of its topics knows of it: confirmed, pending, expired or unsubscribed."""
         return [each for each in await self.binding.runtime.store.webhooks() if each.webhook == self.name]
 
-    def plan(self) -> WebhookPlan:
-        """What the engine is to run."""
+    def plan(self, topics: Iterable[Topic[Any]]) -> WebhookPlan:
+        """What the engine is to run, in an app of these topics."""
         from pipeflow.engine.webhooks import WebhookPlan  # for apps that have one
 
+        try:
+            retries = {topic.name: self._policy(topic) for topic in topics if self.takes(topic.name)}
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self.binding.place}: webhook {self.name}: {error}") from error
         return WebhookPlan(
             self.name,
             self.binding.place,
-            self.retries,
+            retries,
+            self.otherwise,
             self.raw,
             self.public_url,
             self.concurrency,
             self.timeout,
         )
+
+    def _policy(self, topic: Topic[Any]) -> Retries:
+        return effective(topic.retry, self.retry, override=topic.retry_override)
 
     def bind(self, runtime: Runtime) -> None:
         """Talk to this runtime from now on."""

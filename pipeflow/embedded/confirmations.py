@@ -81,7 +81,7 @@ class Confirmations:
         RefusedError: no subscription of this topic has that token, or not any more.
         """
         for subscription in subscriptions:
-            known = self._of(subscription) if subscription.endpoint and subscription.topic == topic else None
+            known = self._of(subscription) if subscription.topic == topic else None
             if known is None or not compare_digest(known.token.encode(), token.encode(errors="replace")):
                 continue
             if known.confirmed_at is None and known.expires <= now:
@@ -120,8 +120,8 @@ class Confirmations:
         return None
 
     def facts(self, subscriptions: Iterable[Subscription], now: float) -> list[SubscriptionFacts]:
-        """Every webhook's subscription."""
-        return [self._facts(subscription, now) for subscription in subscriptions if subscription.endpoint]
+        """What is known of each of these subscriptions of endpoints."""
+        return [self._facts(subscription, now) for subscription in subscriptions]
 
     def _facts(self, subscription: Subscription, now: float) -> SubscriptionFacts:
         known = self._of(subscription)

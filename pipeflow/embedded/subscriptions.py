@@ -57,7 +57,7 @@ class Subscriptions:
 
     def requests_to_confirm(self, now: float) -> list[tuple[Head, Outgoing]]:
         """(queue, request) for each endpoint that is to be asked to confirm now."""
-        asking = [each for each in self._known.values() if each.handshake]
+        asking = [each for each in self._endpoints() if each.handshake]
         heads = [self._heads[each.target] for each in asking]
         idle = {head.spec.name: not (head.tail.count or head.state.known) for head in heads}
         found = self._confirmations.requests(asking, now, idle)
@@ -65,7 +65,7 @@ class Subscriptions:
 
     def confirm(self, topic: str, token: str, now: float) -> Subscription:
         """Deliver to the subscription that this token is for, from now on. RefusedError for any other."""
-        confirmed = self._confirmations.confirm(topic, token, self._known.values(), now)
+        confirmed = self._confirmations.confirm(topic, token, self._endpoints(), now)
         self._connect(confirmed)
         return confirmed
 
@@ -73,8 +73,8 @@ class Subscriptions:
         """End the subscription of an endpoint, or begin it anew; (queue, what the endpoint is to be told)."""
         if arn.count(":") < 5:
             raise RefusedError("InvalidArn", f"{arn!r}: an ARN has at least 6 elements, not {arn.count(':') + 1}")
-        for each in self._known.values():
-            if each.endpoint and subscription_arn(each.topic, each.target) == arn:
+        for each in self._endpoints():
+            if subscription_arn(each.topic, each.target) == arn:
                 say = self._confirmations.come_back if undo else self._confirmations.leave
                 told = say(each, now)
                 self._connect(each)
@@ -83,7 +83,21 @@ class Subscriptions:
 
     def webhooks(self, now: float) -> list[SubscriptionFacts]:
         """Every subscription of an endpoint."""
-        return self._confirmations.facts(self._known.values(), now)
+        return self._confirmations.facts(self._endpoints(), now)
+
+    def _endpoints(self) -> Iterator[Subscription]:
+        """Those of endpoints: of one to a pattern one for each topic it lays a way from, as each is confirmed."""
+        for each in self._known.values():
+            if not each.endpoint:
+                continue
+            if not is_pattern(each.topic):
+                yield each
+                continue
+            for name, topic in self._topics.items():
+                if is_meant(name, each.topic) and (name, each.kind, each.target) not in self._known:
+                    meant = self._subscription(topic, each.kind, each.target)
+                    if meant is not None:
+                        yield meant
 
     def join(self, topic: TopicHead) -> None:
         """Lay the ways from a new topic to those that name it by a pattern."""
@@ -156,8 +170,8 @@ class Subscriptions:
     def _subscription(self, topic: TopicHead, kind: str, target: str) -> Subscription | None:
         """What a topic gives to a target: by the subscription that names it, else by the first pattern that means it.
 
-        A FIFO queue takes no standard topic that a pattern names (SNS: T20): whoever declares that topic need not know
-        of the queue.
+        A FIFO queue takes no standard topic that a pattern names, and an endpoint no FIFO topic (SNS: T20): whoever
+        declares that topic need not know of them.
         """
         name = topic.spec.name
         named = self._known.get((name, kind, target))
@@ -167,6 +181,8 @@ class Subscriptions:
         for pattern in self.patterns():
             if (pattern.kind, pattern.target) == (kind, target) and is_meant(name, pattern.topic):
                 if kind == "queue" and self._heads[target].spec.fifo and not topic.spec.fifo:
+                    return None
+                if pattern.endpoint and topic.spec.fifo:
                     return None
                 return replace(pattern, topic=name)
         return None

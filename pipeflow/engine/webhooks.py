@@ -50,6 +50,8 @@ class WebhookPlan(Struct, frozen=True):
     place: str
     retries: dict[str, Retries]
     """By topic: what is in effect there."""
+    otherwise: Retries = Retries()
+    """In effect for topics that a pattern names and another program declared."""
     raw: bool = False
     public_url: str | None = None
     concurrency: int = 10
@@ -72,7 +74,8 @@ class Webhook:
         self._poster = poster
         self._chance = chance
         self._breaker = Breaker(clock)
-        rates = [each.max_per_second for each in plan.retries.values() if each.max_per_second is not None]
+        policies = (*plan.retries.values(), plan.otherwise)
+        rates = [each.max_per_second for each in policies if each.max_per_second is not None]
         self._pace = Pace(clock, min(rates)) if rates else None
 
     def handler(self) -> HandlerPlan:
@@ -115,7 +118,7 @@ class Webhook:
         raise Undeliverable(verdict.reason, headers)
 
     def _retries(self, delivery: Delivery) -> Retries:
-        return self._plan.retries.get(delivery.headers.get(TOPIC, ""), _USUAL)
+        return self._plan.retries.get(delivery.headers.get(TOPIC, ""), self._plan.otherwise)
 
     def _notice(self, delivery: Delivery) -> tuple[Notice, dict[str, str]]:
         """The request, and the headers that its dead letter is to keep."""
@@ -145,9 +148,6 @@ class Webhook:
             document["SubscribeURL"] = f"{self._plan.public_url}?{query}"
         document["Timestamp"] = timestamp(delivery.sent_at)
         return msgspec.json.encode({**document, **self._poster.sign(document)})
-
-
-_USUAL = Retries()
 
 
 class Breaker:

@@ -141,6 +141,11 @@ def _check_origins(topology: Topology) -> None:
             )
         before[name] = None
         for topic in sources:
+            if subscription.endpoint and topic.fifo:
+                raise ConfigurationError(
+                    f"webhook {subscription.target} subscribes to {name}, and topic {topic.name} is FIFO, and requests "
+                    "keep no order; name fewer topics, or subscribe a FIFO queue and post from its handler (SNS: T20)"
+                )
             if subscription.kind == "queue" and queues[subscription.target].fifo and not topic.fifo:
                 raise ConfigurationError(
                     f"{who} is FIFO and topic {topic.name} is not: the order is lost before it comes in; declare the "

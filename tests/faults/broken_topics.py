@@ -93,6 +93,9 @@ FAREWELLS = (
     Mutant("unsubscribed_and_asked_again", CONFIRMING, "elif known.left_at is None and idle", "elif idle", LEAVING),
     Mutant("old_token_after_the_farewell", CONFIRMING, "new_secret(32).hex(), now, now + TOKEN_LIFE, None, now)", "known.token if known else '', now, now + TOKEN_LIFE, None, now)", LEAVING),
     Mutant("farewell_to_who_never_came", CONFIRMING, "        told = not self.pending(subscription)\n", "        told = True\n", LEAVING),
+    Mutant("topic_named_itself_listed_twice", WAYS, " and (name, each.kind, each.target) not in self._known:", ":", LEAVING),
+    Mutant("fifo_topic_posted", WAYS, "                if pattern.endpoint and topic.spec.fifo:\n", "                if False:\n", LEAVING),
+    Mutant("name_of_many_asked_as_a_topic", WAYS, "            if not is_pattern(each.topic):\n                yield each\n", "            if True:\n                yield each\n", LEAVING),
     Mutant("unsubscribed_and_served", CONFIRMING, "return known is not None and known.left_at is not None", "return False", LEAVING),
 )  # fmt: skip
 

@@ -176,11 +176,8 @@ def test_T20_a_fifo_queue_of_a_name_that_means_a_standard_topic_of_the_app_is_re
         app.topology()
 
 
-def test_a_webhook_takes_no_pattern_and_a_pattern_without_a_star_is_refused() -> None:
+def test_a_pattern_without_a_star_is_refused() -> None:
     app = App("shop")
-    named = app.topics_named("orders-*", Order)
-    with pytest.raises(ConfigurationError, match=r"webhook partner: orders-\* names many topics"):
-        app.webhook("partner", named.where(kind="placed"), url="https://partner.example.org")
     with pytest.raises(ConfigurationError, match=r"test_topics_named.py:\d+: topics 'orders'"):
         app.topics_named("orders", Order)
 
