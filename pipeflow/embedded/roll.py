@@ -66,7 +66,10 @@ class Roll:
             if met.rows < PASSED:
                 # Of those that are here there may be more behind what was passed just now.
                 return found or await self._bring(limit, take_in)
-        return found or await self._find_by_name(groups, limit, take_in)
+        if found or self._groups.available():
+            # The next load passes more.
+            return found
+        return await self._find_by_name(groups, limit, take_in)
 
     async def _bring(self, limit: int, take_in: TakeIn) -> int:
         """More of the groups that have more, the oldest first: of those that are short here, and those that are not."""
