@@ -1,11 +1,11 @@
 """What a durable send waits for: where the time of the slowest hundredth goes, and that of all the others.
 
 64 callers in the backlog form of `queues.py`, 1 KiB, singly. While they run, every group's commit is timed from outside
-the store: `statements` are its inserts and deletes, `commit` is the COMMIT that writes the log and, at full, syncs it,
-`checkpoint` moves the log into the file, `hop` is the way to the connection's thread and back, and `loop` everything
-else: the other callers' own work, and groups being gathered. A send's time is shared out by what ran meanwhile. The
-cause is what the slow ones have most more of. `sync_ms` and `sync_p99_ms` are what a bare fdatasync of 4 KiB takes on
-the same disk.
+the store: `log` is the write to the commit log, `sync` its fdatasync, `tables` what goes into SQLite's tables before
+their half of the log is written over, `checkpoint` moves SQLite's own log into the file, `hop` is the way to the
+connection's thread and back with the encoding of the group, and `loop` everything else: the other callers' own work,
+and groups being gathered. A send's time is shared out by what ran meanwhile. The cause is what the slow ones have most
+more of. `sync_ms` and `sync_p99_ms` are what a bare fdatasync of 4 KiB takes on the same disk.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import queues
 from _rounds import alone, median, quantile, table
 
 from pipeflow.embedded.sqlite import journal
+from pipeflow.embedded.sqlite.commitlog import CommitLog
 from pipeflow.embedded.sqlite.connection import Connection
 
+T = TypeVar("T")
 CALLERS = 64
-KINDS = ("statements", "commit", "checkpoint", "hop", "loop")
+TIMED = ("log", "sync", "tables", "checkpoint")
+KINDS = (*TIMED, "hop", "loop")
 Spans = dict[str, list[tuple[float, float]]]
 
 clock = time.perf_counter
@@ -47,12 +50,16 @@ class Timed(sqlite3.Connection):
         return self._noted(sql, lambda: super(Timed, self).executemany(sql, *values))
 
     def _noted(self, sql: str, work: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
-        began = clock()
-        try:
-            return work()
-        finally:
-            kind = "commit" if sql == "COMMIT" else "checkpoint" if "wal_checkpoint" in sql else "statements"
-            self.spans[kind].append((began, clock()))
+        return noted(self.spans["checkpoint" if "wal_checkpoint" in sql else "tables"], work)
+
+
+def noted(spans: list[tuple[float, float]], work: Callable[[], T]) -> T:
+    """What the work returns; when it ran goes into the spans."""
+    began = clock()
+    try:
+        return work()
+    finally:
+        spans.append((began, clock()))
 
 
 @contextmanager
@@ -61,6 +68,7 @@ def watched() -> Iterator[Spans]:
     spans: Spans = {kind: [] for kind in (*KINDS, "group")}
     # What the journal imported is what it calls, so that is what is timed; both are put back below.
     connect, commit = journal.connect, journal.SqliteJournal.commit  # type: ignore[attr-defined]
+    append, sync = CommitLog.append, CommitLog.sync
     Timed.spans = spans
 
     def timed(path: Path) -> Connection:
@@ -76,6 +84,13 @@ def watched() -> Iterator[Spans]:
         await commit(self, group)
         spans["group"].append((began, clock()))
 
+    def appended(self: CommitLog, frame: bytearray) -> None:
+        noted(spans["log"], lambda: append(self, frame))
+
+    def synced(self: CommitLog) -> None:
+        noted(spans["sync"], lambda: sync(self))
+
+    CommitLog.append, CommitLog.sync = appended, synced  # type: ignore[method-assign]
     journal.connect = timed  # type: ignore[attr-defined]
     journal.SqliteJournal.commit = whole  # type: ignore[method-assign]
     try:
@@ -83,6 +98,7 @@ def watched() -> Iterator[Spans]:
     finally:
         journal.connect = connect  # type: ignore[attr-defined]
         journal.SqliteJournal.commit = commit  # type: ignore[method-assign]
+        CommitLog.append, CommitLog.sync = append, sync  # type: ignore[method-assign]
 
 
 def run(store: str, seconds: float) -> tuple[queues.Figures, Spans]:
@@ -105,7 +121,7 @@ def shares(sends: Sequence[tuple[float, float]], spans: Spans) -> dict[str, floa
     """Milliseconds of a send that went into each kind, on the average."""
     total = dict.fromkeys(KINDS, 0.0)
     for began, ended in sends:
-        inside = {kind: overlap(spans[kind], began, ended) for kind in ("statements", "commit", "checkpoint")}
+        inside = {kind: overlap(spans[kind], began, ended) for kind in TIMED}
         group = overlap(spans["group"], began, ended)
         inside["hop"] = max(0.0, group - sum(inside.values()))
         inside["loop"] = ended - began - group

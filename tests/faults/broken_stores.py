@@ -20,6 +20,13 @@ BROKER, GROUP, HEAD = "pipeflow/embedded/broker.py", "pipeflow/embedded/group.py
 TAIL = "pipeflow/embedded/tail.py"
 INTAKE, TENDING = "pipeflow/embedded/intake.py", "pipeflow/embedded/tending.py"
 RECOVERY = "pipeflow/embedded/sqlite/recovery.py"
+JOURNAL, PENDING = "pipeflow/embedded/sqlite/journal.py", "pipeflow/embedded/sqlite/pending.py"
+AHEAD, COMMIT_LOG = "pipeflow/embedded/sqlite/ahead.py", "pipeflow/embedded/sqlite/commitlog.py"
+LOGGED = (
+    "tests/properties/test_commit_log_against_tables.py",
+    "tests/unit/embedded/test_durability.py",
+    "tests/unit/embedded/test_recovery.py",
+)
 
 SEALED = "self._ledger.changes().append(Sealed(sealed.segment))"
 DELIVERED = "        manifest = await self._writer.write(segment, made)\n"
@@ -101,4 +108,76 @@ MUTANTS = (
     Mutant("leftovers_stay", FILE, "        _remove(folder, temporary)\n        try:", "        try:", KILLS),
     Mutant("intake_kept_after_it_was_derived", "pipeflow/embedded/log.py", CONSUMED, "pass", KILLS),
     Mutant("sequences_start_anew", HEAD, "place = self.places.last_place + 1", "place = self.counters.purged_upto + 1"),
+    Mutant("log_not_synced", AHEAD, "        if sync:\n            self._log.sync()\n", "", LOGGED),
+    Mutant(
+        "log_not_synced_when_idle",
+        JOURNAL,
+        "        os.fdatasync(self._wal)\n        self._ahead.sync()",
+        "        os.fdatasync(self._wal)",
+        LOGGED,
+    ),
+    Mutant(
+        "tables_read_without_the_log",
+        JOURNAL,
+        "            self._settle(connection)\n            return function",
+        "            return function",
+        LOGGED,
+    ),
+    Mutant(
+        "half_called_whole_too_far",
+        JOURNAL,
+        "self._put_synced(connection, [rest], self._ahead.folded,",
+        "self._put_synced(connection, [rest], self._ahead.number,",
+        LOGGED,
+    ),
+    Mutant("half_written_over_before_its_time", AHEAD, "            turn()\n", "", LOGGED),
+    Mutant(
+        "log_in_one_half",
+        COMMIT_LOG,
+        "self._base = self._end = self.half - self._base",
+        "self._end = self._base",
+        LOGGED,
+    ),
+    Mutant("torn_commit_believed", COMMIT_LOG, "if _crc(content[start:end]) != crc:", "if False:", LOGGED),
+    Mutant("damage_in_the_log_not_seen", AHEAD, "if behind and synced:", "if False:", LOGGED),
+    Mutant(
+        "frames_of_an_earlier_owner_believed",
+        COMMIT_LOG,
+        "magic != _MAGIC or seasoned != salt or end",
+        "magic != _MAGIC or end",
+        LOGGED,
+    ),
+    Mutant(
+        "what_went_before_a_crash_not_looked_for",
+        PENDING,
+        "                if again:\n                    gone.add(key)\n                continue",
+        "                continue",
+        LOGGED,
+    ),
+    Mutant(
+        "what_moved_before_a_crash_not_looked_for",
+        PENDING,
+        "            if again and key != old:",
+        "            if False:",
+        LOGGED,
+    ),
+    Mutant("moved_back_and_deleted", PENDING, "                self.gone.discard(key)\n", "", LOGGED),
+    Mutant("origin_of_a_second_move_lost", PENDING, "            old = change[5]\n", "", LOGGED),
+    Mutant("origin_of_a_deleted_move_lost", PENDING, "key = changes.pop(key)[5]", "changes.pop(key)", LOGGED),
+    Mutant(
+        "deleted_in_the_wrong_half",
+        PENDING,
+        "if before.pop(key, None) is None:",
+        "if before.pop(key, None) is None and not before:",
+        LOGGED,
+    ),
+    Mutant("references_counted_once", PENDING, "refs + (held[1] if held is not None else 0)", "refs", LOGGED),
+    Mutant("releases_counted_once", PENDING, "self.releases.get(body, 0) + refs", "refs", LOGGED),
+    Mutant(
+        "rows_put_twice_refused",
+        "pipeflow/embedded/sqlite/statements.py",
+        '"INSERT OR REPLACE INTO messages',
+        '"INSERT INTO messages',
+        LOGGED,
+    ),
 )
