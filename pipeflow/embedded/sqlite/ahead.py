@@ -27,6 +27,8 @@ LOG_BYTES: Final = 64 << 20
 """Both halves together: at least as long as the messages that a hot queue has in memory."""
 MOST_ROWS: Final = 20_000
 """Rows of one half that are still to be inserted, of which memory keeps the bodies."""
+AT_ONCE: Final = 128 << 10
+"""Bytes that are written on the loop when nothing has to be synced: that takes as long as a few steps of it."""
 _SLICE: Final = 128
 """Rows that go into the tables between two groups, at least; several times as many as the group brought."""
 _TIMES: Final = 4
@@ -94,19 +96,22 @@ class Ahead:
 
     # -- groups --------------------------------------------------------------------------------------------------
 
-    def append(self, group: FrozenGroup, *, sync: bool, turn: Callable[[], None]) -> int:
+    def append(self, group: FrozenGroup, *, sync: bool, turn: Callable[[], None] | None = None) -> int:
         """Log a group; its bytes. 0: the log does not take it, and it has to go into the tables. NoRoom as well.
 
-        `turn` is to complete the older half in the tables, durably: the younger one is full.
+        `turn` is to complete the older half in the tables, durably: the younger one is full. Without it nothing is done
+        that takes longer than a write of AT_ONCE bytes.
         """
         frame = logged(group) if not self._off else None
         if frame is None:
             return 0
         buffer = self._buffer
         encode_into(frame, buffer, HEADER)
-        if len(buffer) > self._log.half:
+        if len(buffer) > self._log.half or (turn is None and len(buffer) > AT_ONCE):
             return 0
         if not self._log.has_room(len(buffer)) or len(self._younger.rows) >= MOST_ROWS:
+            if turn is None:
+                return 0
             turn()
             self._log.turn()
             self._older, self._younger = self._younger, Pending()

@@ -19,6 +19,16 @@ T = TypeVar("T")
 class Connection(aiosqlite.Connection):
     """aiosqlite's thread with one method: run this function there, with the connection."""
 
+    _handed_over = 0
+    """Counted on the loop."""
+    _ended = 0
+    """Counted on the thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the thread runs something, also for a caller that is gone, or is to."""
+        return self._handed_over != self._ended
+
     async def run(self, function: Callable[[sqlite3.Connection], T], /) -> T:
         """What the function returns. Once handed over it runs to its end, also when the caller is cancelled."""
         return await self.start(function)
@@ -29,7 +39,15 @@ class Connection(aiosqlite.Connection):
             raise ValueError("no active connection")
         connection = self._connection
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((future, lambda: function(connection)))
+
+        def run() -> T:
+            try:
+                return function(connection)
+            finally:
+                self._ended += 1
+
+        self._handed_over += 1
+        self._tx.put_nowait((future, run))
         return future
 
 

@@ -210,8 +210,9 @@ class SqliteJournal:
             raise self._failed
         now = self._clock.now()
         try:
-            await self.write_behind()
-            await self._run(lambda connection: self._commit(connection, group, now))
+            if not self._log_at_once(group, now):
+                await self.write_behind()
+                await self._run(lambda connection: self._commit(connection, group, now))
             if self._ahead.due and self._connection is not None:
                 self._folding = self._connection.start(self._fold)
         except (sqlite3.Error, OSError) as error:
@@ -223,6 +224,26 @@ class SqliteJournal:
                 f"{self.path}: the commit failed ({error}); it may or may not have been stored. Repair the disk or free"
                 " space, start again, and send again with the same dedup id"
             ) from error
+
+    def _log_at_once(self, group: FrozenGroup, now: float) -> bool:
+        """Log a group here and now, when nothing has to be synced and the thread does nothing; whether it was.
+
+        The way to the thread and back is what a caller alone would wait for most of the time.
+        """
+        if self.durability == "full" or group.sync or now >= self.idle_at:
+            return False
+        if self._folding is not None or self._connection is None or self._connection.busy:
+            return False
+        if self.full or self._tables.written >= self._look_at:
+            return False  # it is time to look at the disk's room
+        try:
+            size = self._ahead.append(group, sync=False)
+        except NoRoom:
+            return False
+        self._tables.written += size
+        if size and self.idle_at == inf:
+            self.idle_at = now + SYNC_INTERVAL
+        return size > 0
 
     async def write_behind(self) -> None:
         """Return when what goes into the tables beside the commits is there, or raise why it is not."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,32 @@ async def test_full_syncs_the_tables_before_it_answers(tmp_path: Path) -> None:
         rows = await journal._read(lambda connection: connection.execute("PRAGMA synchronous").fetchone())
         assert rows == (expected,)
         await store.close()
+
+
+async def test_normal_commits_on_the_loop_while_the_thread_rests_and_on_the_thread_behind_what_it_does(
+    tmp_path: Path,
+) -> None:
+    clock = VirtualClock(1000.0)
+    store, journal = await journal_of(tmp_path / "a.db", clock, "normal")
+    connection = journal._connection
+    assert connection is not None
+    handed_over = connection._handed_over
+    await store.send("q", [Outgoing(b"one")])
+    assert connection._handed_over == handed_over
+    release = threading.Event()
+    reading = asyncio.create_task(journal._read(lambda connection: release.wait()))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert connection.busy, "the thread goes on, whoever waits for it"
+    sending = asyncio.create_task(store.send("q", [Outgoing(b"two")]))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not sending.done()
+    release.set()
+    await sending
+    assert connection._handed_over == handed_over + 2
+    await store.send("q", [Outgoing(b"x" * 200_000)])
+    assert connection._handed_over == handed_over + 3, "a large group would hold the loop up"
+    await store.close()
