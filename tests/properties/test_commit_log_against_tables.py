@@ -1,4 +1,4 @@
-"""The commit log comes to what the tables would be without it: the same groups, in two stores, killed anywhere.
+"""The commit log comes to what the tables would be without it: the same groups, in two stores, cut off anywhere.
 
 The log's halves are so small that each holds a few groups, so that every step of putting them into the tables is met
 by kills: before it, after some rows of it, after all of it.
@@ -6,11 +6,13 @@ by kills: before it, after some rows of it, after all of it.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +23,7 @@ import pytest
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, Counters, Declared, FrozenGroup, Known, TopicCounters
 from pipeflow.embedded.sqlite import ahead as ahead_module
+from pipeflow.embedded.sqlite import recovery
 from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.errors import Indeterminate
 from pipeflow.specs import TopicSpec
@@ -235,3 +238,128 @@ async def test_a_full_disk_commits_in_the_tables(tmp_path: Path, monkeypatch: py
         assert await revived(tmp_path / "logged.db", "killed") == await state_of(plain)
     await plain.close(clean=True)
     await logged.close(clean=True)
+
+
+class Disk:
+    """What of the two logs of a store is on the disk for certain; the rest of them may be there or not."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.synced = {"-wal": b"", "-log": b""}
+        sync, transact = os.fdatasync, recovery.transact
+
+        def synced(fd: int) -> None:
+            sync(fd)
+            file = os.readlink(f"/proc/self/fd/{fd}")
+            if file.startswith(str(path)):
+                self.synced[file.removeprefix(str(path))] = Path(file).read_bytes()
+
+        def transacted(connection: sqlite3.Connection, work: Any) -> Any:
+            result = transact(connection, work)
+            (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
+            if file == str(path) and connection.execute("PRAGMA synchronous").fetchone() == (2,):
+                self.synced["-wal"] = Path(f"{path}-wal").read_bytes()
+            return result
+
+        monkeypatch.setattr(os, "fdatasync", synced)
+        monkeypatch.setattr(recovery, "transact", transacted)
+
+    def cut(self, name: str, random: Random) -> Path:
+        """The files after a power cut at this moment: of each log all, nothing or any blocks of what was not synced."""
+        copy = self.path.with_name(name)
+        for suffix in ("", ".lock"):
+            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        for suffix, synced in self.synced.items():
+            written = Path(f"{self.path}{suffix}").read_bytes()
+            chance = random.choice((0.0, 0.5, 1.0))
+            left = bytearray(synced.ljust(len(written), b"\0"))
+            for start in range(0, len(written), 512):
+                if random.random() < chance:
+                    left[start : start + 512] = written[start : start + 512]
+            Path(f"{copy}{suffix}").write_bytes(left)
+        return copy
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+@pytest.mark.parametrize("seed", range(6))
+async def test_power_cuts_leave_every_group_that_was_synced_and_no_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, durability: str
+) -> None:
+    monkeypatch.setattr(ahead_module, "_SLICE", 1)
+    random = Random(seed)
+    groups = Groups(random)
+    plain = await opened(tmp_path / "plain.db", 0, "normal")
+    with monkeypatch.context() as patched:
+        disk = Disk(tmp_path / "logged.db", patched)
+        logged = await opened(tmp_path / "logged.db", SMALL, durability)
+        states = [await state_of(plain)]
+        safe = 0
+        for number in range(1, 70):
+            group = groups.next()
+            await plain.commit(group)
+            group.sync = random.random() < 0.1
+            await logged.commit(group)
+            states.append(await state_of(plain))
+            what = random.random()
+            if what < 0.1:
+                await logged.idle()
+            elif what < 0.2:
+                await state_of(logged)
+            if logged.idle_at == inf:
+                safe = number
+            if what > 0.7:
+                copy = disk.cut("cut.db", random)
+                again = await opened(copy, SMALL, durability)
+                state = await state_of(again)
+                assert state in states[safe:], f"group {safe} was synced, {number} was the last"
+                await again.close(clean=True)
+                for left in tmp_path.glob("cut.db*"):
+                    left.unlink()
+        await plain.close(clean=True)
+        await logged.close(clean=True)
+
+
+async def test_no_row_goes_into_the_tables_before_its_group_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(Random(5))
+    with monkeypatch.context() as patched:
+        disk = Disk(tmp_path / "logged.db", patched)
+        logged = await opened(tmp_path / "logged.db", SMALL, "normal")
+        while logged._folding is None:
+            await logged.commit(groups.next())
+        await logged.write_behind()
+        log = logged._ahead._log
+        older = slice(log.half - log._base, 2 * log.half - log._base)
+        assert disk.synced["-log"][older].ljust(log.half, b"\0") == log.path.read_bytes()[older].ljust(log.half, b"\0")
+        await logged.close(clean=True)
+
+
+async def test_rows_of_a_slice_that_fails_are_still_to_be_put_into_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(Random(3))
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", SMALL)
+
+    write = logged._tables.write
+
+    def failing(connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
+        if not group.queues:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+        write(connection, group, now)
+
+    monkeypatch.setattr(logged._tables, "write", failing)
+    while logged._folding is None:
+        group = groups.next()
+        await plain.commit(group)
+        await logged.commit(group)
+    with pytest.raises(sqlite3.OperationalError):
+        await asyncio.shield(logged._folding)
+    state = await state_of(plain)
+    assert await state_of(logged) == state, "of a reader that comes before the next commit fails"
+    assert await revived(tmp_path / "logged.db", "killed") == state
+    await plain.close(clean=True)
+    await logged.close(clean=False)

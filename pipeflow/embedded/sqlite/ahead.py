@@ -144,8 +144,12 @@ class Ahead:
         return self._log.used > self._log.half * 3 // 4 or len(self._younger.rows) > MOST_ROWS * 3 // 4
 
     def some(self) -> FrozenGroup:
-        """Rows of the older half, to put into the tables now: they are there, or nothing is acknowledged any more."""
+        """Rows of the older half that are to be inserted next."""
         return self._older.some(max(_SLICE, self._brought * _TIMES))
+
+    def put(self, rows: FrozenGroup) -> None:
+        """The tables have these rows of `some`."""
+        self._older.forget(rows)
 
     def older(self) -> FrozenGroup | None:
         """The rest of the older half, which completes it; None when the tables hold it."""

@@ -94,6 +94,8 @@ class SqliteJournal:
         self._ahead = Ahead(path, log_bytes)
         self._tables = Tables()
         self._folding: asyncio.Future[None] | None = None
+        self._unsynced = False
+        """A group that the log did not take is in the tables only, and not on the disk yet."""
         self._wal = -1
         self._wal_index = -1
         self.idle_at = inf
@@ -253,12 +255,16 @@ class SqliteJournal:
 
     def _commit(self, connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
         sync = self.durability == "full" or group.sync or now >= self.idle_at
+        if sync and self._unsynced:
+            # The groups behind it are in the log, where they are worth nothing without it.
+            self._sync_tables()
         size = self._log(connection, group, sync)
         if size:
             self._tables.written += size
         else:
             self._put_synced(connection, [*self._ahead.all(), group], self._ahead.number + 1, sync)
             self._ahead.settled(self._ahead.number + 1)
+            self._unsynced = not sync
             self._checkpoint_when_long(connection)
         if sync:
             self.idle_at = inf
@@ -306,16 +312,21 @@ class SqliteJournal:
     def _fold(self, connection: sqlite3.Connection) -> None:
         """Put some rows of the older half into the tables; it counts as there when all of it is."""
         rows = self._ahead.some()
+        if not rows.inserts:
+            # Somebody had everything put there meanwhile.
+            return
         self._transact(connection, lambda: self._tables.write(connection, rows, self._clock.now()))
+        self._ahead.put(rows)
         self._checkpoint_when_long(connection)
 
     def _complete(self, connection: sqlite3.Connection) -> None:
         """Have the tables hold all of the older half, durably: the log goes on where it lies."""
+        # The younger half is the older one from now on: no row of it goes into the tables before it is on the disk.
+        self._ahead.sync()
         rest = self._ahead.older()
         if rest is None:
-            os.fdatasync(self._wal)
+            self._sync_tables()
             return
-        self._ahead.sync()
         self._put_synced(connection, [rest], self._ahead.folded, sync=True)
         self._checkpoint_when_long(connection)
 
@@ -383,9 +394,13 @@ class SqliteJournal:
     def _sync(self, connection: sqlite3.Connection) -> None:
         # Commits of `normal` lie in the files already; what is missing is only their fsync, the tables' first: what the
         # log told before may be theirs alone.
-        os.fdatasync(self._wal)
+        self._sync_tables()
         self._ahead.sync()
         self.idle_at = inf
+
+    def _sync_tables(self) -> None:
+        os.fdatasync(self._wal)
+        self._unsynced = False
 
     # -- reading -------------------------------------------------------------------------------------------------
 

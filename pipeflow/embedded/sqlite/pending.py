@@ -7,6 +7,7 @@ after a crash comes to the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -147,12 +148,14 @@ class Pending:
                 gone.add(key)
 
     def some(self, count: int) -> FrozenGroup:
-        """Up to `count` rows to insert, taken out."""
-        rows = self.rows
-        inserts: list[Any] = []
-        for _ in range(min(count, len(rows))):
-            inserts += rows.pop(next(iter(rows)))
+        """Up to `count` rows to insert."""
+        inserts = [value for row in islice(self.rows.values(), count) for value in row]
         return _frozen(inserts, self.clock)
+
+    def forget(self, group: FrozenGroup) -> None:
+        """The tables have the rows that this group inserts."""
+        for key in group.inserts[::INSERT_COLUMNS]:
+            del self.rows[key]
 
     def rest(self) -> FrozenGroup:
         """Everything in here, as one group."""
