@@ -112,8 +112,15 @@ MUTANTS = (
     Mutant(
         "log_not_synced_when_idle",
         JOURNAL,
-        "        os.fdatasync(self._wal)\n        self._ahead.sync()",
-        "        os.fdatasync(self._wal)",
+        "        self._sync_tables()\n        self._ahead.sync()",
+        "        self._sync_tables()",
+        LOGGED,
+    ),
+    Mutant(
+        "group_in_the_tables_not_synced_before_those_in_the_log",
+        JOURNAL,
+        "if sync and self._unsynced:",
+        "if False:",
         LOGGED,
     ),
     Mutant(
