@@ -63,7 +63,7 @@ class Ending:
 
     def comes(self, message: Stored) -> None:
         """A message lies on disk only from now on, or is about to."""
-        if message.kept_from >= self._calm and message.expires_at == inf:
+        if message.kept_from >= self._calm and message.expires_at >= self._life.at:
             return
         ends = message.kept_from + self._head.spec.retention
         marked, placed = self._marked, self._placed
@@ -107,7 +107,7 @@ class Ending:
         self._tell()
 
     def _tell(self) -> None:
-        # A message that comes is compared with one moment only: it costs a send 0.3 us less.
+        # A message that comes is compared with little: every send to the tail does that.
         marked, placed = self._marked.at, self._placed.at
         self.at = min(marked, placed, self._life.at)
         self._calm = max(marked, placed) - self._head.spec.retention
