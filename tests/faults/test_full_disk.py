@@ -44,6 +44,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def large_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "large", "192m")
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield from mounted(tmp_path / "small", "1m")
 
@@ -112,6 +117,32 @@ async def test_p6_a_disk_that_others_fill_to_the_last_byte_still_lets_a_queue_be
     # That one may have been refused; the look at the disk that it took lets the next one in.
     assert isinstance((await store.send("q", [Outgoing(b"1:again")]))[0], Sent)
     assert (await drain(store))[-1] == 1
+    await store.close()
+
+
+async def test_p6_what_lies_in_the_commit_log_only_is_drained_on_a_disk_that_others_fill(large_disk: Path) -> None:
+    url = f"sqlite:///{large_disk}/store.db?min_free=0"
+    store = await opened(url)
+    for number in range(1500):
+        await store.send("q", [Outgoing(b"%d:" % number + BODY)])
+    assert (large_disk / "store.db-log").stat().st_size > 24 << 20
+    eat(large_disk / "other")
+    assert await drain(store) == [*range(1500)]
+    await store.close()
+    store = await opened(url)
+    assert await drain(store) == []
+    await store.close()
+
+
+async def test_p6_a_store_does_without_the_commit_log_where_what_it_told_might_not_fit(disk: Path) -> None:
+    store = await opened(f"sqlite:///{disk}/store.db?min_free=0")
+    await store.send("q", [Outgoing(b"0:")])
+    assert (disk / "store.db-log").stat().st_size == 0
+    await store.close()
+    store = await opened(f"sqlite:///{disk}/store.db?min_free=0&log_bytes=100000")
+    await store.send("q", [Outgoing(b"1:")])
+    assert (disk / "store.db-log").stat().st_size > 0
+    assert await drain(store) == [0, 1]
     await store.close()
 
 

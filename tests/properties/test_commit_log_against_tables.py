@@ -161,6 +161,7 @@ async def test_kills_between_groups_leave_what_the_tables_would_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, durability: str
 ) -> None:
     monkeypatch.setattr(ahead_module, "_SLICE", 1)
+    monkeypatch.setattr(ahead_module, "PART", 2)
     random = Random(seed)
     groups = Groups(random)
     plain = await opened(tmp_path / "plain.db", 0, durability)
@@ -174,6 +175,8 @@ async def test_kills_between_groups_leave_what_the_tables_would_hold(
             assert await state_of(logged) == await state_of(plain)
         elif what < 0.3:
             await logged.write_behind()
+            if what < 0.2:
+                await logged._run(logged._settle_part)
             assert await revived(tmp_path / "logged.db", "killed") == await state_of(plain)
         elif what < 0.35:
             await logged.close(clean=random.random() < 0.5)
@@ -286,6 +289,7 @@ async def test_power_cuts_leave_every_group_that_was_synced_and_no_hole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, durability: str
 ) -> None:
     monkeypatch.setattr(ahead_module, "_SLICE", 1)
+    monkeypatch.setattr(ahead_module, "PART", 2)
     random = Random(seed)
     groups = Groups(random)
     plain = await opened(tmp_path / "plain.db", 0, "normal")
@@ -303,8 +307,10 @@ async def test_power_cuts_leave_every_group_that_was_synced_and_no_hole(
             what = random.random()
             if what < 0.1:
                 await logged.idle()
-            elif what < 0.2:
+            elif what < 0.15:
                 await state_of(logged)
+            elif what < 0.25:
+                await logged._run(logged._settle_part)
             if logged.idle_at == inf:
                 safe = number
             if what > 0.7:
@@ -363,3 +369,27 @@ async def test_rows_of_a_slice_that_fails_are_still_to_be_put_into_the_tables(
     assert await revived(tmp_path / "logged.db", "killed") == state
     await plain.close(clean=True)
     await logged.close(clean=False)
+
+
+async def test_commits_go_between_the_parts_that_a_reader_has_put_into_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead_module, "PART", 4)
+    groups = Groups(Random(2))
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", 1 << 20)
+    while logged._ahead.parts < 5:
+        group = groups.next()
+        group.declared.clear()
+        await plain.commit(group)
+        await logged.commit(group)
+    reading = asyncio.create_task(state_of(logged))
+    await asyncio.sleep(0)
+    group = groups.next()
+    await plain.commit(group)
+    await logged.commit(group)
+    assert not reading.done()
+    assert logged._ahead.parts
+    assert await reading == await state_of(plain)
+    await plain.close(clean=True)
+    await logged.close(clean=True)

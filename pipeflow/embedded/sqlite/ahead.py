@@ -29,6 +29,11 @@ MOST_ROWS: Final = 20_000
 """Rows of one half that are still to be inserted, of which memory keeps the bodies."""
 AT_ONCE: Final = 128 << 10
 """Bytes that are written on the loop when nothing has to be synced: that takes as long as a few steps of it."""
+PART: Final = 1000
+"""Rows that go into the tables at once when somebody wants to read them."""
+FEW: Final = 100
+"""As many when the disk is full: what they change of large bodies fits in the ballast's room."""
+PART_BYTES: Final = 2 << 20
 _SLICE: Final = 128
 """Rows that go into the tables between two groups, at least; several times as many as the group brought."""
 _TIMES: Final = 4
@@ -40,7 +45,10 @@ class Ahead:
     def __init__(self, path: Path, log_bytes: int) -> None:
         self._log = CommitLog(path.with_name(path.name + "-log"), log_bytes // 2)
         self._store = path
-        self._off = log_bytes // 2 < LEAST_HALF
+        self.size = log_bytes if log_bytes // 2 >= LEAST_HALF else 0
+        """Bytes of both halves; 0: every group goes into the tables at once."""
+        self.resting = False
+        """Groups go into the tables at once until further notice."""
         self.number = 0
         """Of the last group, wherever it was written."""
         self._older = Pending()
@@ -102,7 +110,7 @@ class Ahead:
         `turn` is to complete the older half in the tables, durably: the younger one is full. Without it nothing is done
         that takes longer than a write of AT_ONCE bytes.
         """
-        frame = logged(group) if not self._off else None
+        frame = logged(group) if self.size and not self.resting else None
         if frame is None:
             return 0
         buffer = self._buffer
@@ -137,23 +145,42 @@ class Ahead:
         return not (self._older.last or self._younger.last)
 
     @property
+    def used(self) -> int:
+        """Bytes of the log that tell what the tables do not hold, at most."""
+        return (self._log.half if self._older.last else 0) + (self._log.used if self._younger.last else 0)
+
+    @property
     def due(self) -> bool:
         """Whether it is time to put some of the older half into the tables."""
         if not self._older.rows:
             return False
         return self._log.used > self._log.half * 3 // 4 or len(self._younger.rows) > MOST_ROWS * 3 // 4
 
-    def some(self) -> FrozenGroup:
-        """Rows of the older half that are to be inserted next."""
-        return self._older.some(max(_SLICE, self._brought * _TIMES))
+    def some(self) -> tuple[Pending, FrozenGroup]:
+        """What of the older half goes into the tables next, beside the groups."""
+        return self._older, self._older.some(max(_SLICE, self._brought * _TIMES), PART_BYTES)
 
-    def put(self, rows: FrozenGroup) -> None:
-        """The tables have these rows of `some`."""
-        self._older.forget(rows)
+    @property
+    def parts(self) -> int:
+        """How many of `part` there are, at least."""
+        return (self._older.size + self._younger.size) // PART
+
+    def part(self, *, few: bool) -> tuple[Pending, FrozenGroup] | None:
+        """What goes into the tables next when all is to; None when no more than that is left of a half.
+
+        The older half goes first, whole: the younger one deletes what it moved.
+        """
+        rows = FEW if few else PART
+        pending = self._older if self._older.last else self._younger
+        return (pending, pending.some(rows, PART_BYTES)) if pending.size > rows else None
 
     def older(self) -> FrozenGroup | None:
         """The rest of the older half, which completes it; None when the tables hold it."""
         return self._older.rest() if self._older.last else None
+
+    def completed(self) -> None:
+        """The tables hold the older half."""
+        self._older = Pending()
 
     def all(self) -> list[FrozenGroup]:
         """Everything that the tables do not hold, in order."""

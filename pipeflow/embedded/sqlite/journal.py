@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from math import inf
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pipeflow.clock import Clock
 from pipeflow.embedded.journal import (
@@ -39,7 +39,9 @@ from pipeflow.embedded.sqlite import recovery, statements, wal
 from pipeflow.embedded.sqlite.ahead import LOG_BYTES, Ahead
 from pipeflow.embedded.sqlite.commitlog import NoRoom
 from pipeflow.embedded.sqlite.connection import Connection, connect
+from pipeflow.embedded.sqlite.loading import loaded
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, keep_damaged, make_file
+from pipeflow.embedded.sqlite.pending import Pending
 from pipeflow.embedded.sqlite.writing import Tables, delete
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
@@ -143,7 +145,7 @@ class SqliteJournal:
         try:
             recovered = self._with_ballast(lambda: self._prepared(connection, created, synced))
         except sqlite3.DatabaseError as error:
-            raise _translated(self.path, error) from error
+            raise recovery.translated(self.path, error) from error
         self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         self._wal_index = os.open(f"{self.path}-shm", os.O_RDONLY | os.O_CLOEXEC)
         if self.durability == "normal":
@@ -201,9 +203,12 @@ class SqliteJournal:
             return function(connection)
 
         try:
+            # A part at a time, and commits between them, but no more than there are now.
+            for _ in range(self._ahead.parts):
+                await self._run(self._settle_part)
             return await self._run(read)
         except sqlite3.DatabaseError as error:
-            raise _translated(self.path, error) from error
+            raise recovery.translated(self.path, error) from error
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -262,6 +267,8 @@ class SqliteJournal:
         if size:
             self._tables.written += size
         else:
+            while self._settle_part(connection):
+                pass
             self._put_synced(connection, [*self._ahead.all(), group], self._ahead.number + 1, sync)
             self._ahead.settled(self._ahead.number + 1)
             self._unsynced = not sync
@@ -274,12 +281,13 @@ class SqliteJournal:
             self._look_at_space(connection)
 
     def _log(self, connection: sqlite3.Connection, group: FrozenGroup, sync: bool) -> int:
-        try:
-            return self._ahead.append(group, sync=sync, turn=lambda: self._complete(connection))
-        except NoRoom:
-            # The tables may have room where the log has none: what was deleted leaves its room in them.
-            self.full = True
-            return 0
+        """In the ballast's room if need be: what is drained then goes without having been in the tables. 0: there."""
+        while True:
+            try:
+                return self._ahead.append(group, sync=sync, turn=lambda: self._complete(connection))
+            except NoRoom:
+                if not self._release_ballast():
+                    return 0
 
     def _put(self, connection: sqlite3.Connection, groups: Sequence[FrozenGroup], number: int) -> None:
         now = self._clock.now()
@@ -303,20 +311,39 @@ class SqliteJournal:
         ahead = self._ahead
         if ahead.empty:
             return
-        # What one half still has to insert, the other may have deleted: not before that is on the disk.
-        ahead.sync()
+        while self._settle_part(connection):
+            pass
         self._put_synced(connection, ahead.all(), ahead.number, sync=False)
         ahead.settled(ahead.number)
         self._checkpoint_when_long(connection)
 
+    def _settle_part(self, connection: sqlite3.Connection) -> bool:
+        """Have the tables hold a part of what they do not; False when all that is left is one part."""
+        ahead = self._ahead
+        if self.durability != "full":
+            # What goes there alone comes from groups that are on the disk, and what is left out was deleted by such.
+            ahead.sync()
+        part = ahead.part(few=self.full)
+        if part is not None:
+            self._put_some(connection, *part)
+            return True
+        rest = ahead.older()
+        if rest is None:
+            return False
+        self._put_synced(connection, [rest], ahead.folded, sync=False)
+        ahead.completed()
+        self._checkpoint_when_long(connection)
+        return True
+
     def _fold(self, connection: sqlite3.Connection) -> None:
-        """Put some rows of the older half into the tables; it counts as there when all of it is."""
-        rows = self._ahead.some()
-        if not rows.inserts:
-            # Somebody had everything put there meanwhile.
-            return
-        self._transact(connection, lambda: self._tables.write(connection, rows, self._clock.now()))
-        self._ahead.put(rows)
+        """Put some of the older half into the tables; it counts as there when all of it is."""
+        pending, some = self._ahead.some()
+        if pending.size:  # else somebody had everything put there meanwhile
+            self._put_some(connection, pending, some)
+
+    def _put_some(self, connection: sqlite3.Connection, pending: Pending, some: FrozenGroup) -> None:
+        self._transact(connection, lambda: self._tables.write(connection, some, self._clock.now()))
+        pending.forget(some)
         self._checkpoint_when_long(connection)
 
     def _complete(self, connection: sqlite3.Connection) -> None:
@@ -364,9 +391,22 @@ class SqliteJournal:
         # Room that a missing ballast will take is not free: else giving it up would let new messages eat it.
         spare = free + inside * _PAGE - (0 if laid else BALLAST) - max(self._min_free, LEAST_FREE)
         self.full = spare < 0
+        self._rest_ahead(connection, free, spare)
         self._look_at = min(SPACE_CHECK_BYTES, spare // 2)
         if not self.full and not laid and free >= BALLAST:
             self._lay_ballast()
+
+    def _rest_ahead(self, connection: sqlite3.Connection, free: int, spare: int) -> None:
+        """Do without the commit log where there may be no room to put what it tells into the tables."""
+        ahead = self._ahead
+        short = spare < 2 * ahead.size
+        if short and not ahead.empty:
+            if free >= 3 * ahead.used:
+                self._settle(connection)
+            else:
+                # Others were faster. It takes deletes until it is empty or there is room.
+                self.full = True
+        ahead.resting = short and ahead.empty
 
     def _lay_ballast(self) -> None:
         fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -407,18 +447,18 @@ class SqliteJournal:
     async def load(self, queue: int, after: int, limit: int, most_bytes: float = inf) -> Loaded:
         base = queue << PLACE_BITS
         values = (base | after, base | DELAYED_BIT, limit)
-        return await self._read(lambda connection: _loaded(connection, statements.LOAD_READY, values, most_bytes))
+        return await self._read(lambda connection: loaded(connection, statements.LOAD_READY, values, most_bytes))
 
     async def load_delayed(self, queue: int, due: float, after: int, limit: int, most_bytes: float = inf) -> Loaded:
         values = (queue, due, (queue << PLACE_BITS) | DELAYED_BIT | after, limit)
-        return await self._read(lambda connection: _loaded(connection, statements.LOAD_DELAYED, values, most_bytes))
+        return await self._read(lambda connection: loaded(connection, statements.LOAD_DELAYED, values, most_bytes))
 
     async def load_of_groups(self, queue: int, groups: Sequence[tuple[str, int]], limit: int) -> list[Loaded]:
         base = queue << PLACE_BITS
 
         def read(connection: sqlite3.Connection) -> list[Loaded]:
             wanted = [(queue, group, base | after, limit) for group, after in groups]
-            return [_loaded(connection, statements.LOAD_GROUP, values) for values in wanted]
+            return [loaded(connection, statements.LOAD_GROUP, values) for values in wanted]
 
         return await self._read(read)
 
@@ -465,7 +505,7 @@ class SqliteJournal:
                 if group in passed_over:
                     continue
                 begin = queue << PLACE_BITS | starts.get(group, upto)
-                more = _loaded(connection, statements.LOAD_GROUP, (queue, group, begin, limit))
+                more = loaded(connection, statements.LOAD_GROUP, (queue, group, begin, limit))
                 count += bool(more.messages)
                 found.messages += more.messages
                 found.damaged += more.damaged
@@ -483,7 +523,7 @@ class SqliteJournal:
         def read(connection: sqlite3.Connection) -> Loaded:
             found = Loaded([], damaged=[])
             for name in names:
-                newest = _loaded(connection, statements.LOAD_KEYED, (queue, name))
+                newest = loaded(connection, statements.LOAD_KEYED, (queue, name))
                 found.messages += newest.messages
                 found.damaged += newest.damaged
             return found
@@ -558,36 +598,3 @@ class SqliteJournal:
         """What SQLite's own quick check finds wrong; empty when nothing."""
         rows = await self._read(lambda connection: connection.execute("PRAGMA quick_check(20)").fetchall())
         return [row[0] for row in rows if row[0] != "ok"]
-
-
-def _loaded(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], most_bytes: float = inf) -> Loaded:
-    if most_bytes < inf:
-        return _loaded_upto(connection, statement, values, most_bytes)
-    rows = connection.execute(statement, values).fetchall()
-    messages, damaged = recovery.read_messages(connection, rows)
-    last = rows[-1][0] & (DELAYED_BIT - 1) if rows else 0
-    return Loaded(messages, last, damaged)
-
-
-def _loaded_upto(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], most_bytes: float) -> Loaded:
-    """Row by row, as a shared body is not seen in its row: what would be too much is read last, and left out."""
-    found = Loaded([], damaged=[])
-    with closing(connection.execute(statement, values)) as rows:
-        for row in rows:
-            messages, damaged = recovery.read_messages(connection, [row])
-            most_bytes -= sum(len(message.body or b"") for message in messages)
-            if most_bytes < 0 and found.messages:
-                break
-            found.messages += messages
-            found.damaged += damaged
-            found.last = row[0] & (DELAYED_BIT - 1)
-    return found
-
-
-def _translated(path: Path, error: sqlite3.DatabaseError) -> PipeflowError:
-    text = str(error)
-    if isinstance(error, sqlite3.OperationalError) and "malformed" not in text:
-        return Unavailable(f"{path}: {text}; repair the disk or free space, then start again")
-    return StoreCorrupt(
-        f"{path}: {text}; restore a backup, or move the file aside and start with an empty store. Nothing was changed"
-    )

@@ -90,6 +90,11 @@ class Pending:
         self.last = 0
         """Number of the last group in here; 0: there is none."""
 
+    @property
+    def size(self) -> int:
+        """Rows to insert and to delete."""
+        return len(self.rows) + len(self.gone)
+
     def take(self, group: Logged, number: int, older: Pending | None, *, again: bool = False) -> None:
         """Merge the next group in. What `older` still has to insert and this group deletes is forgotten there.
 
@@ -147,15 +152,22 @@ class Pending:
             if before.pop(key, None) is None:
                 gone.add(key)
 
-    def some(self, count: int) -> FrozenGroup:
-        """Up to `count` rows to insert."""
-        inserts = [value for row in islice(self.rows.values(), count) for value in row]
-        return _frozen(inserts, self.clock)
+    def some(self, count: int, most_bytes: int) -> FrozenGroup:
+        """Up to `count` rows to insert and keys to delete, and of bodies what comes to `most_bytes` first."""
+        group = _frozen([], self.clock)
+        for row in islice(self.rows.values(), count):
+            group.inserts += row
+            most_bytes -= len(row[_BODY] or b"")
+            if most_bytes < 0:
+                return group
+        group.deletes = [*islice(self.gone, count - len(group.inserts) // INSERT_COLUMNS)]
+        return group
 
     def forget(self, group: FrozenGroup) -> None:
-        """The tables have the rows that this group inserts."""
+        """The tables hold this one of `some`."""
         for key in group.inserts[::INSERT_COLUMNS]:
             del self.rows[key]
+        self.gone.difference_update(group.deletes)
 
     def rest(self) -> FrozenGroup:
         """Everything in here, as one group."""

@@ -33,7 +33,7 @@ from pipeflow.embedded.journal import (
     Way,
 )
 from pipeflow.embedded.sqlite import audit, schema, statements, streams
-from pipeflow.errors import StoreCorrupt
+from pipeflow.errors import PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
 from pipeflow.moves import Move
 from pipeflow.names import new_secret
@@ -255,6 +255,16 @@ def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: 
 
 def _damaged(path: Path, what: str) -> StoreCorrupt:
     return StoreCorrupt(f"{path}: {what} is damaged; restore a backup, or move the file aside. Nothing was changed")
+
+
+def translated(path: Path, error: sqlite3.DatabaseError) -> PipeflowError:
+    """What it means for whoever uses the store."""
+    text = str(error)
+    if isinstance(error, sqlite3.OperationalError) and "malformed" not in text:
+        return Unavailable(f"{path}: {text}; repair the disk or free space, then start again")
+    return StoreCorrupt(
+        f"{path}: {text}; restore a backup, or move the file aside and start with an empty store. Nothing was changed"
+    )
 
 
 def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list[Stored], list[int]]:
