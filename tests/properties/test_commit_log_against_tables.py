@@ -393,3 +393,45 @@ async def test_commits_go_between_the_parts_that_a_reader_has_put_into_the_table
     assert await reading == await state_of(plain)
     await plain.close(clean=True)
     await logged.close(clean=True)
+
+
+async def test_a_shared_body_that_comes_and_goes_is_not_kept_for_the_tables(tmp_path: Path) -> None:
+    groups = Groups(Random(1))
+    logged = await opened(tmp_path / "logged.db", SMALL)
+    groups.bodies = 1
+    came, went = groups.next(), groups.next()
+    for group in (came, went):
+        group.inserts.clear()
+        group.bodies.clear()
+        group.releases.clear()
+    came.bodies[7] = b"shared", 2
+    went.releases[7] = 1
+    await logged.commit(came)
+    await logged.commit(went)
+    assert logged._ahead._younger.bodies
+    await logged.commit(went)
+    assert not logged._ahead._younger.bodies
+    assert not logged._ahead._younger.releases
+    assert (await state_of(logged))["bodies"] == []
+    await logged.close(clean=True)
+
+
+async def test_a_half_ends_when_it_deletes_or_changes_so_many_rows_that_putting_them_there_would_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(Random(4))
+    logged = await opened(tmp_path / "logged.db", 1 << 20)
+    for _ in range(60):
+        await logged.commit(groups.next())
+    keys = [row[0] for row in (await state_of(logged))["messages"]]
+    monkeypatch.setattr(ahead_module, "MOST_ROWS", 10)
+    nothing = msgspec.structs.replace(
+        groups.next(), inserts=[], updates=[], deletes=[], bodies={}, releases={}, declared=[]
+    )
+    for column in ("updates", "deletes"):
+        base = logged._ahead._log._base
+        for key in keys[:11]:
+            change = (key, None, None, b"changed", 1, key, "?", 0.0, None) if column == "updates" else key
+            await logged.commit(msgspec.structs.replace(nothing, **{column: [change]}))
+        assert logged._ahead._log._base != base
+    await logged.close(clean=True)

@@ -18,7 +18,7 @@ from typing import Any, Final
 from pipeflow.embedded.journal import FrozenGroup
 from pipeflow.embedded.sqlite import commitlog, statements
 from pipeflow.embedded.sqlite.commitlog import HEADER, LEAST_HALF, SALT_BYTES, CommitLog
-from pipeflow.embedded.sqlite.ownership import keep_damaged
+from pipeflow.embedded.sqlite.ownership import keep_damaged, unusable
 from pipeflow.embedded.sqlite.pending import Pending, decode, encode_into, logged
 from pipeflow.errors import StoreCorrupt
 from pipeflow.names import new_secret
@@ -26,7 +26,7 @@ from pipeflow.names import new_secret
 LOG_BYTES: Final = 64 << 20
 """Both halves together: at least as long as the messages that a hot queue has in memory."""
 MOST_ROWS: Final = 20_000
-"""Rows of one half that are still to be inserted, of which memory keeps the bodies."""
+"""Rows of one half that are still to be inserted, of which memory keeps the bodies, changed or deleted."""
 AT_ONCE: Final = 128 << 10
 """Bytes that are written on the loop when nothing has to be synced: that takes as long as a few steps of it."""
 PART: Final = 1000
@@ -78,6 +78,8 @@ class Ahead:
                 f"{self._store} was not closed, and its commit log {path.name} is gone; put it back beside the store,"
                 " or open with ?accept_loss=1 to go on without what only the log held"
             ) from None
+        except OSError as error:
+            raise unusable(path, error) from error
         if behind and synced:
             keep_damaged(path)
             if not accept_loss:
@@ -95,7 +97,10 @@ class Ahead:
     def begin(self) -> list[tuple[str, Any]]:
         """Open the log for a new life; the facts that are to be written before the first group."""
         salt = new_secret(SALT_BYTES)
-        self._log.open(salt)
+        try:
+            self._log.open(salt)
+        except OSError as error:
+            raise unusable(self._log.path, error) from error
         return [("log_salt", salt), ("log_half", self._log.half), ("folded", self.number)]
 
     def close(self, *, remove: bool) -> None:
@@ -117,7 +122,7 @@ class Ahead:
         encode_into(frame, buffer, HEADER)
         if len(buffer) > self._log.half or (turn is None and len(buffer) > AT_ONCE):
             return 0
-        if not self._log.has_room(len(buffer)) or len(self._younger.rows) >= MOST_ROWS:
+        if not self._log.has_room(len(buffer)) or self._younger.size + len(self._younger.changes) >= MOST_ROWS:
             if turn is None:
                 return 0
             turn()
@@ -152,9 +157,9 @@ class Ahead:
     @property
     def due(self) -> bool:
         """Whether it is time to put some of the older half into the tables."""
-        if not self._older.rows:
+        if not self._older.size:
             return False
-        return self._log.used > self._log.half * 3 // 4 or len(self._younger.rows) > MOST_ROWS * 3 // 4
+        return self._log.used > self._log.half * 3 // 4 or self._younger.size > MOST_ROWS * 3 // 4
 
     def some(self) -> tuple[Pending, FrozenGroup]:
         """What of the older half goes into the tables next, beside the groups."""

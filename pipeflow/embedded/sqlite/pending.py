@@ -112,6 +112,10 @@ class Pending:
             self.bodies[body] = content, refs + (held[1] if held is not None else 0)
         for body, refs in group.releases.items():
             self.releases[body] = self.releases.get(body, 0) + refs
+            held = self.bodies.get(body)
+            if held is not None and held[1] == self.releases[body]:
+                # Every row that came with it in here is gone.
+                del self.bodies[body], self.releases[body]
         self.queues.update(group.queues)
         self.topics.update(group.topics)
         self.known += group.known
