@@ -9,7 +9,7 @@ it is dropped or delayed.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from heapq import heappop, heappush, heapreplace, merge
 from math import inf
 from typing import Final
@@ -145,7 +145,7 @@ class Fair:
 
     # -- which is next -------------------------------------------------------------------------------------------
 
-    def candidates(self, now: float) -> Iterator[Stored]:
+    def candidates(self, now: float) -> Generator[Stored, None, None]:
         while (tenant := self._next(now)) is not None:
             # Out of its line before it is looked at: a message that comes back at once queues up anew, once.
             number, message = tenant.line.popleft()

@@ -8,7 +8,7 @@ blocked group never hides another (Q80).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from heapq import heappop, heappush
 
 from pipeflow.state.stored import GONE, READY, Stored
@@ -56,7 +56,7 @@ class Groups:
         elif head.state == READY and head.place > message.place:
             heappush(self._heads, (head.place, name))
 
-    def candidates(self, now: float) -> Iterator[Stored]:
+    def candidates(self, now: float) -> Generator[Stored, None, None]:
         while self.available():
             place, name = self._heads[0]
             self._walked = self._groups[name]

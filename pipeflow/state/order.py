@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from pipeflow.state.stored import READY, Stored
@@ -21,8 +21,11 @@ class Order(Protocol):
     def released_from(self, message: Stored) -> None:
         """A message left the queue."""
 
-    def candidates(self, now: float) -> Iterator[Stored]:
-        """Ready messages in order; each must be taken out of READY before the next is asked for, or the walk ends."""
+    def candidates(self, now: float) -> Generator[Stored, None, None]:
+        """Ready messages in order; each must be taken out of READY before the next is asked for, or the walk ends.
+
+        To be closed: only then is what was looked at last, and not taken, in its place again.
+        """
         ...
 
     def available(self) -> bool:
@@ -70,7 +73,7 @@ class Line:
         # Left in the line and passed over: its state says GONE.
         pass
 
-    def candidates(self, now: float) -> Iterator[Stored]:
+    def candidates(self, now: float) -> Generator[Stored, None, None]:
         line = self._line
         while line:
             # Out of the line before it is looked at: a message that comes back at once queues up anew, once.

@@ -270,7 +270,8 @@ class QueueState:
         expired_before = now - spec.retention
         # Without dead letters a message has nowhere to go: it is tried until its retention ends, never dropped.
         limit_of_receives = spec.max_receives if spec.dead_letters is not None else None
-        for message in self.order.candidates(now):
+        candidates = self.order.candidates(now)
+        for message in candidates:
             if message.kept_from <= expired_before:
                 self._expire(message)
                 continue
@@ -291,6 +292,8 @@ class QueueState:
                 break
             if len(taken) == limit:
                 break
+        # Not left to the collector: without reference counts it comes late, and compiled generators it passes by.
+        candidates.close()
         if timeout <= 0:
             for message in taken:
                 self._take_back(message)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 
 from pipeflow.messages import Ack, Receipt, Release, Settled
@@ -49,6 +52,30 @@ def test_Q89_with_dead_letters_it_leaves_at_the_receive_after_the_last() -> None
     state, told = queue(QueueSpec("q", max_receives=2, visibility_timeout=10, dead_letters="dead"))
     assert [len(state.receive(1, 1 << 20, at, boot=1)) for at in (0.0, 10.0, 20.0)] == [1, 1, 0]
     assert [message.id for message in state.buried] == told.left == ["m"]
+
+
+class Walked:
+    """An order whose walks nobody lets go of, as where references are not counted."""
+
+    def __init__(self) -> None:
+        self._line = Line()
+        self.walks: list[Generator[Stored, None, None]] = []
+
+    def candidates(self, now: float) -> Generator[Stored, None, None]:
+        self.walks.append(self._line.candidates(now))
+        return self.walks[-1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._line, name)
+
+
+def test_a_message_that_is_looked_at_and_too_large_is_the_next_one_at_once() -> None:
+    order: Any = Walked()
+    state = QueueState(QueueSpec("q"), order, NoChanges())
+    for place, size in ((1, 4), (2, 100), (3, 4)):
+        state.add(Stored(place, f"m{place}", b"body", size, 0.0, 0.0), 0.0)
+    assert [message.id for message in state.receive(10, 50, 0.0, boot=1)] == ["m1"]
+    assert [message.id for message in state.receive(10, 1000, 0.0, boot=1)] == ["m2", "m3"]
 
 
 def test_a_release_is_no_attempt_and_its_receipt_is_used_up() -> None:
