@@ -61,17 +61,18 @@ class Gathering:
         "written",
     )
 
-    def __init__(
-        self, owners: dict[int, Head] | None = None, freed: Signal | None = None, number: int = 1, written: int = 0
-    ) -> None:
-        self.number = number
+    def __init__(self) -> None:
+        self.number = 1
         """Of this group, from 1."""
-        self.written = written
+        self.written = 0
         """The last one that is on disk."""
-        self.owners: dict[int, Head] = owners if owners is not None else {}
+        self.owners: dict[int, Head] = {}
         """Every queue by number: a row is counted by the queue whose number is in its key."""
-        self.freed = freed if freed is not None else Signal()
+        self.freed = Signal()
         """Fired when a reference to a body that is kept aside goes."""
+        self._start_anew()
+
+    def _start_anew(self) -> None:
         self.claims: dict[int, Claim] = {}
         """Bodies that were written aside: they go unless a row holds them when this group is committed."""
         self.heads: list[Head] = []
@@ -164,7 +165,8 @@ class Gathering:
                 frozen.releases.setdefault(number, 0)
         waiters = self.waiters
         # The same object goes on: heads hold it.
-        self.__init__(self.owners, self.freed, self.number + 1, self.written)  # type: ignore[misc]
+        self.number += 1
+        self._start_anew()
         return frozen, waiters
 
     def _freeze_rows(self, head: Head, frozen: FrozenGroup, now: float) -> None:
