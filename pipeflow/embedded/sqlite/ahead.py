@@ -18,8 +18,9 @@ from typing import Any, Final
 from pipeflow.embedded.journal import FrozenGroup
 from pipeflow.embedded.sqlite import commitlog, statements
 from pipeflow.embedded.sqlite.commitlog import HEADER, LEAST_HALF, SALT_BYTES, CommitLog
+from pipeflow.embedded.sqlite.logged import decode, encode_into, logged
 from pipeflow.embedded.sqlite.ownership import keep_damaged, unusable
-from pipeflow.embedded.sqlite.pending import Pending, decode, encode_into, logged
+from pipeflow.embedded.sqlite.pending import Pending
 from pipeflow.errors import StoreCorrupt
 from pipeflow.names import new_secret
 
