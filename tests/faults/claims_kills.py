@@ -130,7 +130,7 @@ def topology() -> Topology:
 def missing(database: Path) -> list[str]:
     """Bodies that rows refer to and that do not lie there as they were written; the store is looked at in a copy."""
     with tempfile.TemporaryDirectory() as scratch:
-        for suffix in ("", "-wal", "-log"):
+        for suffix in ("-log", "", "-wal"):
             if database.with_name(database.name + suffix).exists():
                 shutil.copy2(database.with_name(database.name + suffix), Path(scratch, f"copy.db{suffix}"))
         copy = Path(scratch, "copy.db")

@@ -352,7 +352,7 @@ def campaign(cycles: int, seed: int, durability: str, directory: Path) -> dict[s
         )
         live(process, told, dice.uniform(0.05, 0.6))
         crashed += complaints(process, expected=-signal.SIGKILL)
-        for suffix in ("", "-wal", "-log"):
+        for suffix in ("-log", "", "-wal"):
             shutil.copy(f"{database}{suffix}", f"{copy}{suffix}")
         shutil.rmtree(f"{copy}-claims", ignore_errors=True)
         if Path(f"{database}-claims").exists():

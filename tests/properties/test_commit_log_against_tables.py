@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, Counters, Declared, FrozenGroup, Known, TopicCounters
@@ -135,9 +136,7 @@ async def state_of(journal: SqliteJournal) -> State:
 
 def killed(path: Path, name: str) -> Path:
     copy = path.with_name(name)
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-    return copy
+    return copy_killed(path, copy)
 
 
 async def revived(path: Path, copy: str) -> State:

@@ -8,7 +8,6 @@ there or not, but whole. After every life the books are audited: counters agains
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.edits import Edit
@@ -106,8 +106,7 @@ class Walk:
         """Go on with what the files hold now; the calls that had no answer yet never get one."""
         self.lives += 1
         copy = self.folder / f"life-{self.lives}.db"
-        for suffix in ("", "-wal", "-log"):
-            shutil.copy(f"{self.path}{suffix}", f"{copy}{suffix}")
+        copy_killed(self.path, copy)
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)

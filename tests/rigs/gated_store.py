@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.opening import Kept
@@ -74,9 +74,7 @@ async def opened(path: Path, clock: VirtualClock, options: str = SMALL) -> Kept:
 def killed(path: Path, name: str) -> Path:
     """The files of an open store, as a kill would leave them."""
     copy = path.with_name(name)
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-    return copy
+    return copy_killed(path, copy)
 
 
 async def turns(store: Kept) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from killed_store import copy_killed
 from naive_filters import Maker, choices, is_attribute, no_leaf_above_another
 from naive_topic import Copy, Model, Replay
 
@@ -93,8 +93,7 @@ class Walk:
         else:
             before = self.path
             self.lives += 1
-            for suffix in ("", "-wal", "-log"):
-                shutil.copy(f"{before}{suffix}", f"{self.path}{suffix}")
+            copy_killed(before, self.path)
             await self.store.close()
         self.held.clear()
         await self.open()

@@ -70,6 +70,8 @@ def prepare(connection: sqlite3.Connection, path: Path, created: bool) -> None:
         "wal_autocheckpoint = 0",
         "trusted_schema = OFF",
         "cell_size_check = ON",
+        # Some builds of SQLite overwrite what was deleted with zeros, each page of it: a queue would be written twice.
+        "secure_delete = FAST",
         "temp_store = MEMORY",
         "cache_size = -32768",
         f"journal_size_limit = {64 << 20}",

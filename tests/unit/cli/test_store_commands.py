@@ -22,7 +22,7 @@ from pipeflow.cli.opening import database_of
 from pipeflow.cli.sending import Delivering
 from pipeflow.errors import Unavailable
 from pipeflow.messages import Outgoing, Sent
-from pipeflow.protocols import Store
+from pipeflow.protocols import Features, Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, StreamSpec, Subscription, TopicSpec, Topology
 
@@ -189,6 +189,9 @@ def test_commands_at_once_take_turns_and_nothing_is_lost(call: Call, store: str,
 
 async def test_sending_goes_on_with_the_next_owner_where_the_last_one_left_it() -> None:
     class Leaving:
+        features = Features(durable=True)
+        url = "sqlite:///shop.db"
+
         def __init__(self, batches: int) -> None:
             self.batches = batches
             self.sent: list[bytes] = []

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections import Counter
 from math import inf
 from pathlib import Path
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import Loaded
@@ -46,8 +46,7 @@ async def with_letters(
 async def killed(store: Kept, path: Path, clock: VirtualClock, options: str = "") -> tuple[Kept, Path]:
     """The same store opened from what a kill leaves now."""
     copy = path.with_name(f"x{path.name}")
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    copy_killed(path, copy)
     await store.close()
     return await opened(copy, clock, options), copy
 

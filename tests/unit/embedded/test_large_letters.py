@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.edits import fingerprint, parse_edit
@@ -82,8 +83,7 @@ async def until_left(path: Path, *left: bytes) -> None:
 def left_by_a_kill(path: Path, name: str) -> Path:
     """A copy of what a kill at this moment would leave."""
     copy = path.with_name(name)
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    copy_killed(path, copy)
     shutil.copytree(f"{path}-claims", f"{copy}-claims", dirs_exist_ok=True)
     return copy
 
@@ -342,6 +342,7 @@ async def test_a_crash_at_any_point_of_an_edit_leaves_one_whole_body(
     await taken(store, "copy")
     (letter,) = await ids(store)
     copies: list[Path] = []
+    loop, unlinked = asyncio.get_running_loop(), asyncio.Event()
     write, unlink, commit = FileSink.write, store.claims._unlink, store.journal.commit
 
     def killed() -> None:
@@ -356,6 +357,7 @@ async def test_a_crash_at_any_point_of_an_edit_leaves_one_whole_body(
         killed()
         unlink(names)
         killed()
+        loop.call_soon_threadsafe(unlinked.set)
 
     async def committing(group: object) -> None:
         killed()
@@ -366,6 +368,7 @@ async def test_a_crash_at_any_point_of_an_edit_leaves_one_whole_body(
     monkeypatch.setattr(store.claims, "_unlink", unlinking)
     monkeypatch.setattr(store.journal, "commit", committing)
     await store.edit(Rewrite("work", letter, ZERO))
+    await unlinked.wait()
     await until_left(path, body(0, total=0))
     killed()
     monkeypatch.undo()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.audit import CUT_OFF, Entry
 from pipeflow.clock import VirtualClock
@@ -125,8 +125,7 @@ async def test_an_action_that_died_with_its_process_is_told_as_cut_off_by_the_ne
 ) -> None:
     store = await with_letters(tmp_path / "s.db")
     doing = await begun(store, act)
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{tmp_path}/s.db{suffix}", f"{tmp_path}/x.db{suffix}")
+    copy_killed(tmp_path / "s.db", tmp_path / "x.db")
     again = await opened(tmp_path / "x.db")
     (entry,) = await again.audit()
     assert (entry.finished, entry.failure) == (True, CUT_OFF)
@@ -165,8 +164,7 @@ async def test_an_action_in_a_store_that_closes_is_told_as_cut_off(
 async def test_a_move_that_an_earlier_process_began_is_gone_on_with_and_not_told_as_cut_off(tmp_path: Path) -> None:
     store = await with_letters(tmp_path / "s.db", 5)
     await store.start_move(Redrive("work", rate=1.0))
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{tmp_path}/s.db{suffix}", f"{tmp_path}/x.db{suffix}")
+    copy_killed(tmp_path / "s.db", tmp_path / "x.db")
     await store.close()
     again = await opened(tmp_path / "x.db")
     (entry,) = await again.audit()

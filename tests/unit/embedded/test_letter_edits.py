@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from contextlib import aclosing
 from math import inf
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from killed_store import copy_killed
 from older_store import BEFORE_7
 
 from pipeflow.audit import KEPT_SECONDS, Entry
@@ -59,9 +59,7 @@ async def letters(store: Kept, queue: str = "work") -> list[Peeked]:
 def left_by_a_kill(path: Path) -> Path:
     """A copy of what a kill at this moment would leave."""
     copy = path.with_name(f"x{path.name}")
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-    return copy
+    return copy_killed(path, copy)
 
 
 @pytest.mark.parametrize("fifo", [False, True], ids=["standard", "fifo"])

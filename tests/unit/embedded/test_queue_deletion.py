@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
-import shutil
 from pathlib import Path
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded import tending
@@ -29,8 +29,7 @@ async def opened(path: Path) -> Kept:
 async def killed(store: Kept, path: Path) -> tuple[Kept, Path]:
     """The same store opened from what a kill leaves now."""
     copy = path.with_name(f"x{path.name}")
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    copy_killed(path, copy)
     await store.close()
     return await opened(copy), copy
 

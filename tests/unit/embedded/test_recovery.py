@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.journal import FrozenGroup
@@ -44,9 +44,7 @@ async def opened(path: Path, clock: VirtualClock, options: str = "") -> Store:
 def killed(path: Path, name: str) -> Path:
     """The files of an open store, as a kill would leave them."""
     copy = path.with_name(name)
-    for suffix in ("", "-wal", "-log"):
-        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-    return copy
+    return copy_killed(path, copy)
 
 
 async def take(store: Store, queue: str, limit: int = 10, durable: bool = False) -> Sequence[Delivery]:
@@ -315,100 +313,21 @@ async def test_a_damaged_row_is_set_aside_and_counted_never_delivered(tmp_path: 
     assert b"bad orple" in path.read_bytes()
 
 
-async def test_a_flipped_bit_in_the_middle_of_the_log_is_refused_not_swallowed(
-    tmp_path: Path, clock: VirtualClock
-) -> None:
-    path = tmp_path / "a.db"
+async def test_time_goes_on_over_a_restart_when_the_system_clock_was_set_back(tmp_path: Path) -> None:
+    path, clock = tmp_path / "a.db", VirtualClock(1000.0)
     store = await opened(path, clock)
-    for n in range(20):
-        await store.send("work", [Outgoing(b"message %d" % n)])
-    copy = killed(path, "b.db")
-    await store.close()
-    log = Path(f"{copy}-log")
-    content = bytearray(log.read_bytes())
-    content[content.index(b"message 10")] ^= 1
-    log.write_bytes(content)
-    with pytest.raises(StoreCorrupt, match="9 later commits lie behind it"):
-        await opened(copy, clock)
-    assert Path(f"{log}.damaged").read_bytes() == content
-    lossy = await opened(copy, clock, "?accept_loss=1")
-    assert [delivery.body for delivery in await take(lossy, "work", 100)] == [b"message %d" % n for n in range(10)]
-    await lossy.close()
-
-
-async def test_a_torn_tail_of_the_log_is_no_damage(tmp_path: Path, clock: VirtualClock) -> None:
-    path = tmp_path / "a.db"
-    store = await opened(path, clock)
-    for n in range(5):
-        await store.send("work", [Outgoing(b"message %d" % n)])
-    copy = killed(path, "b.db")
-    await store.close()
-    log = Path(f"{copy}-log")
-    content = log.read_bytes()
-    log.write_bytes(content[: content.index(b"message 4") + 3])
-    again = await opened(copy, clock)
-    assert len(await take(again, "work")) == 4
-    await again.close()
-
-
-async def test_a_flipped_bit_in_the_middle_of_the_tables_log_is_refused(tmp_path: Path, clock: VirtualClock) -> None:
-    path = tmp_path / "a.db"
-    store = await opened(path, clock, "?log_bytes=0")
-    for n in range(20):
-        await store.send("work", [Outgoing(b"message %d" % n)])
-    copy = killed(path, "b.db")
-    await store.close()
-    log = Path(f"{copy}-wal")
-    content = bytearray(log.read_bytes())
-    frame = 24 + int.from_bytes(content[8:12])
-    content[32 + 24 + frame * (len(content) // frame // 2)] ^= 1
-    log.write_bytes(content)
-    with pytest.raises(StoreCorrupt, match="later commits lie behind it"):
-        await opened(copy, clock)
-    lossy = await opened(copy, clock, "?accept_loss=1")
-    assert 0 < len(await take(lossy, "work", 100)) < 20
-    await lossy.close()
-
-
-async def test_a_torn_tail_of_the_tables_log_is_no_damage(tmp_path: Path, clock: VirtualClock) -> None:
-    path = tmp_path / "a.db"
-    store = await opened(path, clock, "?log_bytes=0")
-    for n in range(5):
-        await store.send("work", [Outgoing(b"message %d" % n)])
-    copy = killed(path, "b.db")
-    await store.close()
-    log = Path(f"{copy}-wal")
-    log.write_bytes(log.read_bytes()[:-1000])
-    again = await opened(copy, clock)
-    assert len(await take(again, "work")) == 4
-    await again.close()
-
-
-async def test_a_log_whose_base_is_missing_in_the_tables_is_refused(tmp_path: Path, clock: VirtualClock) -> None:
-    path = tmp_path / "a.db"
-    store = await opened(path, clock)
+    await clock.advance(500)
     await store.send("work", [Outgoing(b"one")])
     copy = killed(path, "b.db")
     await store.close()
-    log = Path(f"{copy}-wal")
-    log.write_bytes(log.read_bytes()[:-1000])
-    with pytest.raises(StoreCorrupt, match="commit 1 is damaged and 1 later commits lie behind it"):
-        await opened(copy, clock)
-
-
-async def test_a_store_that_was_not_closed_does_not_open_without_its_log(tmp_path: Path, clock: VirtualClock) -> None:
-    path = tmp_path / "a.db"
-    store = await opened(path, clock)
-    await store.send("work", [Outgoing(b"one")])
-    copy = killed(path, "b.db")
-    await store.close()
-    assert not Path(f"{path}-log").exists(), "a closed store is one file"
-    Path(f"{copy}-log").unlink()
-    with pytest.raises(StoreCorrupt, match=r"commit log b\.db-log is gone"):
-        await opened(copy, clock)
-    lossy = await opened(copy, clock, "?accept_loss=1")
-    assert await take(lossy, "work") == []
-    await lossy.close()
+    for left in (path, copy):
+        clock = VirtualClock(1200.0)
+        store = await opened(left, clock)
+        assert clock.now() == 1500.0
+        await store.send("work", [Outgoing(b"two")])
+        first, second = await take(store, "work")
+        assert first.sent_at <= second.sent_at
+        await store.close()
 
 
 async def test_a_newer_format_is_refused_and_left_alone(tmp_path: Path, clock: VirtualClock) -> None:

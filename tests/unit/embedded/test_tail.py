@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.opening import Kept
-from pipeflow.messages import Ack, Defer, Delivery, Outgoing, Want
+from pipeflow.messages import Ack, Defer, Delivery, Outgoing, Release, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
@@ -319,3 +320,37 @@ async def test_Q83_what_was_read_from_behind_a_noisy_tenant_comes_out_once(store
     assert sorted(out) == sorted([b"a%d" % n for n in range(200)] + [b"b%d" % n for n in range(0, 200, 3)])
     stats = (await store.stats()).queues[0]
     assert (stats.ready, stats.delayed, stats.in_flight, stats.acked) == (0, 0, 0, 267)
+
+
+@pytest.mark.parametrize("seed", [1, 8, 9, 12])
+@pytest.mark.parametrize("head", [8, 20])
+async def test_Q83_what_was_read_from_behind_and_is_not_handed_out_yet_is_not_read_again(
+    tmp_path: Path, clock: VirtualClock, head: int, seed: int
+) -> None:
+    random = Random(seed)
+    store = await open_store(f"sqlite:///{tmp_path}/store.db?hot_messages={head}", clock=clock)
+    await store.declare(QUEUES)
+    sent: list[bytes] = []
+    for n in range(200):
+        batch = [Outgoing(b"a%d" % n, group="A")]
+        if n % random.choice((2, 3, 5)) == 0:
+            batch.append(Outgoing(b"b%d" % n, group=f"B{n % random.choice((1, 4, 9))}"))
+        await store.send("line", batch)
+        sent += [outgoing.body for outgoing in batch]
+    out: list[bytes] = []
+    held: list[Delivery] = []
+    while True:
+        held += await take(store, "line", random.choice((1, 2, 5, 9)))
+        if not held:
+            break
+        random.shuffle(held)
+        count = random.randrange(1, len(held) + 1)
+        settled, held = held[:count], held[count:]
+        for delivery in settled:
+            if random.random() < 0.15:
+                await store.settle("line", [Release(delivery.receipt)])
+            else:
+                await store.settle("line", [Ack(delivery.receipt)])
+                out.append(delivery.body)
+    assert sorted(out) == sorted(sent)
+    await store.close()

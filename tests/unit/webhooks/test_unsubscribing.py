@@ -217,7 +217,7 @@ async def test_T54_after_a_kill_it_is_unsubscribed_and_will_be_told_or_neither(t
         h.endpoint(hook).answer = lambda notice: Verdict(False, reason="https://example.org: no answer")
         await hook.unsubscribe()
         # What a kill leaves: the files as they are now.
-        for name in ("shop.db", "shop.db-wal", "shop.db-log"):
+        for name in ("shop.db-log", "shop.db", "shop.db-wal"):
             shutil.copy(tmp_path / name, tmp_path / f"copy{name[4:]}")
         clock = VirtualClock(h.clock.now())
     again, hook = shop()
