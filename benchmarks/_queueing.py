@@ -21,6 +21,8 @@ from pipeflow.specs import QueueSpec, Topology
 
 BODY = bytes(range(256)) * 4
 STORES = ("memory://", "normal", "plain normal", "full", "plain full")
+IN_TABLES = ("tables normal", "tables full")
+"""Without the commit log: every group is committed in the tables."""
 FILL = 500
 PLAIN = """
     CREATE TABLE jobs (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, claimed_at REAL, body BLOB NOT NULL);
@@ -115,7 +117,7 @@ class Plain:
 
 
 async def open_queue(name: str, folder: Path) -> Queueing:
-    """One of STORES, empty, with its file in `folder`."""
+    """One of STORES or IN_TABLES, empty, with its file in `folder`."""
     if name.startswith("plain"):
         return Plain(await plain(folder, name.removeprefix("plain "), PLAIN))
     store = await open_store(url(name, folder))
@@ -124,7 +126,10 @@ async def open_queue(name: str, folder: Path) -> Queueing:
 
 
 def url(name: str, folder: Path) -> str:
-    return name if name == "memory://" else f"sqlite:///{folder}/pipeflow.db?durability={name}"
+    if name == "memory://":
+        return name
+    durability = name.removeprefix("tables ")
+    return f"sqlite:///{folder}/pipeflow.db?durability={durability}" + ("&log_bytes=0" if durability != name else "")
 
 
 async def plain(folder: Path, synchronous: str, tables: str) -> aiosqlite.Connection:

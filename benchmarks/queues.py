@@ -7,7 +7,8 @@ commits does not reach the disk then. The long tail, 1,000,000 behind, is measur
 and against plain aiosqlite a statement at a time at the same setting. Rounds are interleaved; ratios are medians of the
 rounds' own.
 
-    python benchmarks/queues.py [--rounds N] [--seconds S] [--callers N ...] [--batches N ...] [--forms F ...] [--quick]
+    python benchmarks/queues.py [--rounds N] [--seconds S] [--callers N ...] [--batches N ...] [--forms F ...]
+        [--stores S ...] [--quick]
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from math import inf
 from pathlib import Path
 
 from _distance import Distance
-from _queueing import STORES, Queueing, open_queue
+from _queueing import IN_TABLES, STORES, Queueing, open_queue
 from _rounds import alone, median, quantile, table
 
 LOW, START, HIGH = 5_000, 10_000, 15_000
@@ -112,16 +113,23 @@ async def drive(queue: Queueing, distance: Distance, callers: int, batch: int, s
     return figures
 
 
-def compare(rounds: int, seconds: float, callers: Sequence[int], batches: Sequence[int], forms: Sequence[str]) -> None:
+def compare(
+    rounds: int,
+    seconds: float,
+    callers: Sequence[int],
+    batches: Sequence[int],
+    forms: Sequence[str],
+    stores: Sequence[str] = STORES,
+) -> None:
     cells = list(product(forms, callers, batches))
     found: dict[tuple[str, int, int], dict[str, list[Figures]]] = {
-        cell: {store: [] for store in STORES} for cell in cells
+        cell: {store: [] for store in stores} for cell in cells
     }
     for number in range(rounds):
         # Every other round the other way about, so that no store always follows the same one.
-        stores = STORES if number % 2 == 0 else STORES[::-1]
+        in_turn = stores if number % 2 == 0 else stores[::-1]
         for form, count, batch in cells:
-            for store in stores:
+            for store in in_turn:
                 found[form, count, batch][store].append(alone(run(store, count, batch, form, seconds)))
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     for (form, count, batch), figures in found.items():
@@ -157,7 +165,7 @@ def tell(form: str, callers: int, batch: int, figures: dict[str, list[Figures]])
                 result["of plain aiosqlite" if other == plain else "of memory://"] = round(median(ratios), 3)
         if form == BACKLOG:
             target = TARGETS.get((store, callers, batch))
-        if target is not None:
+        if target is not None and plain in figures:
             result["target"] = target
             result["reached"] = result["of plain aiosqlite"] >= target  # type: ignore[operator]  # a float, always
             if store == "full":
@@ -186,13 +194,15 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 64, 1024])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--forms", nargs="+", choices=[BACKLOG, KEEPING_UP, TAIL], default=None)
+    parser.add_argument("--stores", nargs="+", choices=STORES + IN_TABLES, default=STORES, help="but for the long tail")
     parser.add_argument("--behind", type=int, default=1_000_000, help="how long the long tail is")
     parser.add_argument("--quick", action="store_true", help="a second or two of everything: to test the benchmark")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.callers, options.behind = 1, 0.05, [8], 30_000
     forms = options.forms or [BACKLOG, KEEPING_UP, TAIL]
-    compare(options.rounds, options.seconds, options.callers, options.batches, [form for form in forms if form != TAIL])
+    near = [form for form in forms if form != TAIL]
+    compare(options.rounds, options.seconds, options.callers, options.batches, near, options.stores)
     if TAIL in forms:
         once_behind(options.behind, options.seconds * 4)
 
