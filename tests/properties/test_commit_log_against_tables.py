@@ -377,7 +377,7 @@ async def test_commits_go_between_the_parts_that_a_reader_has_put_into_the_table
     groups = Groups(Random(2))
     plain = await opened(tmp_path / "plain.db", 0)
     logged = await opened(tmp_path / "logged.db", 1 << 20)
-    while logged._ahead.parts < 5:
+    while logged._ahead.parts() < 5:
         group = groups.next()
         group.declared.clear()
         await plain.commit(group)
@@ -388,7 +388,7 @@ async def test_commits_go_between_the_parts_that_a_reader_has_put_into_the_table
     await plain.commit(group)
     await logged.commit(group)
     assert not reading.done()
-    assert logged._ahead.parts
+    assert logged._ahead.parts()
     assert await reading == await state_of(plain)
     await plain.close(clean=True)
     await logged.close(clean=True)

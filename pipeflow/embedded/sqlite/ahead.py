@@ -166,10 +166,9 @@ class Ahead:
         """What of the older half goes into the tables next, beside the groups."""
         return self._older, self._older.some(max(_SLICE, self._brought * _TIMES), PART_BYTES)
 
-    @property
-    def parts(self) -> int:
-        """How many of `part` there are, at least."""
-        return (self._older.size + self._younger.size) // PART
+    def parts(self, *, few: bool = False) -> int:
+        """How many of `part` there are; 0 when everything is no more than one."""
+        return (self._older.size + self._younger.size) // (FEW if few else PART)
 
     def part(self, *, few: bool) -> tuple[Pending, FrozenGroup] | None:
         """What goes into the tables next when all is to; None when no more than that is left of a half.

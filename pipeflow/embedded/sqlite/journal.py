@@ -203,8 +203,7 @@ class SqliteJournal:
             return function(connection)
 
         try:
-            # A part at a time, and commits between them, but no more than there are now.
-            for _ in range(self._ahead.parts):
+            for _ in range(self._ahead.parts()):  # commits go between them, so no more than there are now
                 await self._run(self._settle_part)
             return await self._run(read)
         except sqlite3.DatabaseError as error:
@@ -320,6 +319,8 @@ class SqliteJournal:
     def _settle_part(self, connection: sqlite3.Connection) -> bool:
         """Have the tables hold a part of what they do not; False when all that is left is one part."""
         ahead = self._ahead
+        if not ahead.parts(few=self.full):
+            return False
         if self.durability != "full":
             # What goes there alone comes from groups that are on the disk, and what is left out was deleted by such.
             ahead.sync()
@@ -404,8 +405,7 @@ class SqliteJournal:
             if free >= 3 * ahead.used:
                 self._settle(connection)
             else:
-                # Others were faster. It takes deletes until it is empty or there is room.
-                self.full = True
+                self.full = True  # others were faster: it takes deletes until it is empty or there is room
         ahead.resting = short and ahead.empty
 
     def _lay_ballast(self) -> None:

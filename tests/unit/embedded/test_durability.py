@@ -119,3 +119,17 @@ async def test_normal_commits_on_the_loop_while_the_thread_rests_and_on_the_thre
     await store.send("q", [Outgoing(b"x" * 200_000)])
     assert connection._handed_over == handed_over + 3, "a large group would hold the loop up"
     await store.close()
+
+
+async def test_normal_syncs_nothing_for_a_reader_or_for_what_goes_into_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, journal = await journal_of(tmp_path / "a.db", VirtualClock(1000.0), "normal")
+    syncs: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", syncs.append)
+    await store.send("q", [Outgoing(b"one")])
+    await journal.load(1, 0, 10)
+    await store.send("q", [Outgoing(b"two")])
+    await store.declare(Topology(queues=(QueueSpec("q"), QueueSpec("another"))))
+    assert syncs == []
+    await store.close()
