@@ -102,11 +102,10 @@ class Moving:
                         while left:
                             with broker.claims.keeping(request.dry_run) as keeping:
                                 fit, left = await self._fit(fitting, left, keeping)
-                                if request.dry_run or not fit:
-                                    continue
-                                broker.check_open()
-                                entry = told.entry or self._entered("redrive", move, request.user)
-                                told.entry = self._take_along(move, fit, replace(entry, note=fitting.note))
+                                if fit and not request.dry_run:
+                                    broker.check_open()
+                                    entry = told.entry or self._entered("redrive", move, request.user)
+                                    told.entry = self._take_along(move, fit, replace(entry, note=fitting.note))
                             await broker.committed()
                             left = broker.choosing.still(left)
                 if told.entry is not None:

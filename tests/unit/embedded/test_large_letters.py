@@ -249,6 +249,26 @@ async def test_letters_that_somebody_takes_while_they_are_read_are_not_moved_too
     await store.close()
 
 
+async def test_letters_that_somebody_takes_while_the_portion_before_theirs_is_read_are_not_moved_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left of the first portion, a large letter and a small one; the others have small ones only."""
+    monkeypatch.setattr(rewriting, "PORTION_BYTES", 1)
+    store = await with_letters(tmp_path / "s.db", body(0), *(body(n, 10) for n in range(1, 5)))
+    read, handled = FileSink.read, list[bytes]()
+
+    async def slow(self: FileSink, name: str) -> bytes:
+        monkeypatch.setattr(FileSink, "read", read)
+        handled.extend(delivery.body for delivery in await store.receive("dead", Want(10)))
+        return await read(self, name)
+
+    monkeypatch.setattr(FileSink, "read", slow)
+    assert (await store.redrive(Redrive("work", edit=ZERO))).moved == 0
+    assert len(handled) == 5
+    assert await taken(store, "work") == []
+    await store.close()
+
+
 async def test_a_body_that_cannot_be_reached_or_kept_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
