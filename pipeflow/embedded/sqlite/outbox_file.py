@@ -103,6 +103,10 @@ class OutboxFile:
                     f"outbox {path}: it has no table {self._table}: no message was written there yet, or the table is "
                     "called something else: --table NAME"
                 ) from error
+            if "no such column" in str(error):
+                raise NotFound(
+                    f"outbox {path}: its table {self._table} is no outbox; name another: --table NAME"
+                ) from error
             raise PipeflowError(f"outbox {path}: {error}; end what holds the database, and ask again") from error
         except sqlite3.DatabaseError as error:
             raise ConfigurationError(

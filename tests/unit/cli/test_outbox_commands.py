@@ -129,6 +129,12 @@ def test_a_look_makes_no_file_and_no_table_and_says_what_is_not_there(call: Call
     desk.write("a")
     assert call("outbox", "ls", "app.db", "--table", "no table").exit_code == 4
     assert "no table mine" in call("outbox", "ls", "app.db", "--table", "mine").stderr
+    with sqlite3.connect("app.db") as connection:
+        connection.execute("CREATE TABLE orders (number, kind)")
+    connection.close()
+    for command in (["status"], ["ls"], ["retry", "--all"], ["discard", "--all", "--yes"]):
+        told = call("outbox", *command, "app.db", "--table", "orders")
+        assert (told.exit_code, "its table orders is no outbox" in told.stderr) == (1, True)
 
 
 def test_a_database_that_somebody_holds_is_looked_at_all_the_same_and_a_change_says_who_is_in_the_way(
