@@ -275,12 +275,15 @@ class Journal(Protocol):
     instant: bool
     """Commits take no time and remember nothing: nobody waits for them."""
     durability: str
-    full: bool
-    """There is no room for new messages; what is there can still be deleted."""
     idle_at: float
     """When `idle` is next to be called; inf when there is nothing to do."""
     aside: Path | None
     """The directory in which large bodies are kept aside; None: every body stays with its message."""
+
+    @property
+    def full(self) -> bool:
+        """There is no room for new messages; what is there can still be deleted."""
+        ...
 
     async def recover(self) -> Recovered:
         """Open and read; called once, first."""

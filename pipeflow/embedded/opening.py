@@ -22,8 +22,9 @@ from pipeflow.embedded.journal import Forget, Journal
 from pipeflow.embedded.remote import connect
 from pipeflow.embedded.socket import OwnerSocket
 from pipeflow.embedded.sqlite.ahead import LOG_BYTES
-from pipeflow.embedded.sqlite.journal import MIN_FREE, SqliteJournal
+from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.embedded.sqlite.ownership import owner_of
+from pipeflow.embedded.sqlite.room import MIN_FREE
 from pipeflow.errors import ConfigurationError, StoreOwned
 from pipeflow.names import new_secret
 from pipeflow.protocols import Store

@@ -10,7 +10,6 @@ tried again and called a success.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import sqlite3
 import sys
@@ -42,6 +41,7 @@ from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.loading import loaded
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, keep_damaged, make_file
 from pipeflow.embedded.sqlite.pending import Pending
+from pipeflow.embedded.sqlite.room import CHECKPOINT_FRAMES, MIN_FREE, Room
 from pipeflow.embedded.sqlite.writing import Tables, delete
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
@@ -50,20 +50,8 @@ T = TypeVar("T")
 
 SYNC_INTERVAL = 0.08
 """Seconds until unsynced commits are synced: with the sync itself, less than the promised 100 ms."""
-CHECKPOINT_FRAMES = 500
-"""WAL frames (8 KiB each) at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
-one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benchmarks/latency.py)."""
 _FRAMES_OFFSET = 16
 """Where the WAL index holds the number of valid frames (SQLite file format, WAL-index header)."""
-_PAGE = 4096
-SPACE_CHECK_BYTES = 8 << 20
-BALLAST = 8 << 20
-"""Bytes kept in a file beside the store, given up when the disk is full: a full queue can still be drained."""
-LEAST_FREE = 2 * CHECKPOINT_FRAMES * _PAGE
-"""Free space below which sends are refused whatever was asked for: what the log may still bring into the file, twice.
-The file keeps its size when messages leave it, so what a full queue needs to be drained must be left beside it."""
-MIN_FREE = (64 << 20) * 2
-"""Free space below which sends are refused: the WAL's bound and 64 MiB."""
 
 
 class SqliteJournal:
@@ -83,14 +71,11 @@ class SqliteJournal:
     ) -> None:
         self.path = path
         self.durability = durability
-        self.full = False
-        """The disk is nearly full: sends are refused, deletes still fit."""
         self._clock = clock
-        self._min_free = min_free
+        self._room = Room(path, min_free)
         self._accept_loss = accept_loss
         self.aside: Path | None = path.with_name(path.name + "-claims")
         self._lock = Lock(path)
-        self._ballast = path.with_name(path.name + ".ballast")
         self._connection: Connection | None = None
         self._failed: PipeflowError | None = None
         self._ahead = Ahead(path, log_bytes)
@@ -102,8 +87,11 @@ class SqliteJournal:
         self._wal_index = -1
         self.idle_at = inf
         """When commits of `normal` that lie in the log unsynced must be synced."""
-        self._look_at = 0
-        """Bytes written since the last look at the disk's free space at which the next is due."""
+
+    @property
+    def full(self) -> bool:
+        """The disk is nearly full: sends are refused, deletes still fit."""
+        return self._room.full
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -240,7 +228,7 @@ class SqliteJournal:
             return False
         if self._folding is not None or self._connection is None or self._connection.busy:
             return False
-        if self.full or self._tables.written >= self._look_at:
+        if self.full or self._tables.written >= self._room.look_at:
             return False  # it is time to look at the disk's room
         try:
             size = self._ahead.append(group, sync=False)
@@ -276,7 +264,7 @@ class SqliteJournal:
             self.idle_at = inf
         elif self.idle_at == inf:
             self.idle_at = now + SYNC_INTERVAL
-        if self._tables.written >= self._look_at or self.full:
+        if self._tables.written >= self._room.look_at or self.full:
             self._look_at_space(connection)
 
     def _log(self, connection: sqlite3.Connection, group: FrozenGroup, sync: bool) -> int:
@@ -285,7 +273,7 @@ class SqliteJournal:
             try:
                 return self._ahead.append(group, sync=sync, turn=lambda: self._complete(connection))
             except NoRoom:
-                if not self._release_ballast():
+                if not self._room.release_ballast():
                     return 0
 
     def _put(self, connection: sqlite3.Connection, groups: Sequence[FrozenGroup], number: int) -> None:
@@ -366,7 +354,7 @@ class SqliteJournal:
         try:
             return work()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._release_ballast():
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._room.release_ballast():
                 raise
         return work()
 
@@ -380,52 +368,20 @@ class SqliteJournal:
             # there is room, or none for the log either.
             if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                 raise
-            self.full = True
+            self._room.full = True
 
     def _look_at_space(self, connection: sqlite3.Connection) -> None:
+        """See what room there is, and do without the commit log where there may be none to put it into the tables."""
         self._tables.written = 0
-        space = os.statvfs(self.path.parent)
-        free = space.f_bavail * space.f_frsize
-        # The file never shrinks: what was deleted leaves its room in it, for what comes next.
-        (inside,) = connection.execute("PRAGMA freelist_count").fetchone()
-        laid = self._ballast.exists()
-        # Room that a missing ballast will take is not free: else giving it up would let new messages eat it.
-        spare = free + inside * _PAGE - (0 if laid else BALLAST) - max(self._min_free, LEAST_FREE)
-        self.full = spare < 0
-        self._rest_ahead(connection, free, spare)
-        self._look_at = min(SPACE_CHECK_BYTES, spare // 2)
-        if not self.full and not laid and free >= BALLAST:
-            self._lay_ballast()
-
-    def _rest_ahead(self, connection: sqlite3.Connection, free: int, spare: int) -> None:
-        """Do without the commit log where there may be no room to put what it tells into the tables."""
-        ahead = self._ahead
-        short = spare < 2 * ahead.size
+        room, ahead = self._room, self._ahead
+        short = room.look(connection) < 2 * ahead.size
         if short and not ahead.empty:
-            if free >= 3 * ahead.used:
+            if room.free >= 3 * ahead.used:
                 self._settle(connection)
             else:
-                self.full = True  # others were faster: it takes deletes until it is empty or there is room
+                room.full = True  # others were faster: it takes deletes until it is empty or there is room
         ahead.resting = short and ahead.empty
-
-    def _lay_ballast(self) -> None:
-        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, BALLAST)
-        except OSError as error:
-            # Somebody else was faster, or no file may be that large: then it goes without.
-            self.full = error.errno != errno.EFBIG
-            self._ballast.unlink()
-        finally:
-            os.close(fd)
-
-    def _release_ballast(self) -> bool:
-        """Give the room that was kept to deletes and checkpoints; False when it was given already."""
-        self.full = True
-        if not self._ballast.exists():
-            return False
-        self._ballast.unlink()
-        return True
+        room.lay_ballast()
 
     async def idle(self) -> None:
         if self.idle_at != inf and self._failed is None:
@@ -573,8 +529,7 @@ class SqliteJournal:
         return await self._read(transact)
 
     def has_room(self, size: int) -> bool:
-        space = os.statvfs(self.path.parent)
-        return space.f_bavail * space.f_frsize - size >= max(self._min_free, LEAST_FREE)
+        return self._room.has_room(size)
 
     async def doomed(self, after: int, upto: int, limit: int) -> list[tuple[int, Claim | None]]:
         def read(connection: sqlite3.Connection) -> list[tuple[int, Claim | None]]:

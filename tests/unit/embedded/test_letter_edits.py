@@ -21,6 +21,7 @@ from pipeflow.embedded.journal import Loaded
 from pipeflow.embedded.opening import Kept
 from pipeflow.embedded.rewriting import rewrite, rewritten
 from pipeflow.embedded.sqlite import audit, schema
+from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.errors import RefusedError
 from pipeflow.filters import parse_where
 from pipeflow.letters import Discard, Redrive, Rewrite
@@ -310,10 +311,12 @@ async def test_a_store_from_before_the_audit_gets_one(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_while_the_disk_is_nearly_full_letters_are_moved_and_discarded_but_not_edited(tmp_path: Path) -> None:
+async def test_while_the_disk_is_nearly_full_letters_are_moved_and_discarded_but_not_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = await with_letters(tmp_path / "s.db", 4)
     ids = [letter.id for letter in await letters(store)]
-    store.journal.full = True
+    monkeypatch.setattr(SqliteJournal, "full", True)
     for refused in (
         store.edit(Rewrite("work", ids[0], ZERO)),
         store.redrive(Redrive("work", edit=ZERO)),

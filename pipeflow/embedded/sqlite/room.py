@@ -1,0 +1,78 @@
+"""The room on the disk: when new messages are refused, and what is kept back so that a full queue can be drained."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+PAGE = 4096
+"""The smallest that a page of the tables may be."""
+CHECKPOINT_FRAMES = 500
+"""WAL frames (8 KiB each) at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
+one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benchmarks/latency.py)."""
+SPACE_CHECK_BYTES = 8 << 20
+BALLAST = 8 << 20
+"""Bytes kept in a file beside the store, given up when the disk is full: a full queue can still be drained."""
+LEAST_FREE = 2 * CHECKPOINT_FRAMES * PAGE
+"""Free space below which sends are refused whatever was asked for: what the log may still bring into the file, twice.
+The file keeps its size when messages leave it, so what a full queue needs to be drained must be left beside it."""
+MIN_FREE = (64 << 20) * 2
+"""Free space below which sends are refused: the WAL's bound and 64 MiB."""
+
+
+class Room:
+    """The disk under one store, and the ballast on it."""
+
+    def __init__(self, path: Path, min_free: int) -> None:
+        self.full = False
+        """The disk is nearly full: sends are refused, deletes still fit."""
+        self.look_at = 0
+        """Bytes written since the last look at which the next is due."""
+        self._folder = path.parent
+        self._least = max(min_free, LEAST_FREE)
+        self._ballast = path.with_name(path.name + ".ballast")
+
+    @property
+    def free(self) -> int:
+        """Bytes that nobody uses."""
+        space = os.statvfs(self._folder)
+        return space.f_bavail * space.f_frsize
+
+    def has_room(self, size: int) -> bool:
+        """Whether the store can go on when so many bytes are written beside it."""
+        return self.free - size >= self._least
+
+    def look(self, connection: sqlite3.Connection) -> int:
+        """See whether there is room for new messages; bytes that they may take."""
+        # The file never shrinks: what was deleted leaves its room in it, for what comes next.
+        (inside,) = connection.execute("PRAGMA freelist_count").fetchone()
+        # Room that a missing ballast will take is not free: else giving it up would let new messages eat it.
+        missing = 0 if self._ballast.exists() else BALLAST
+        spare: int = self.free + inside * PAGE - missing - self._least
+        self.full = spare < 0
+        self.look_at = min(SPACE_CHECK_BYTES, spare // 2)
+        return spare
+
+    def lay_ballast(self) -> None:
+        """Keep some room back, where there is room for that."""
+        if self.full or self._ballast.exists() or self.free < BALLAST:
+            return
+        fd = os.open(self._ballast, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, BALLAST)
+        except OSError as error:
+            # Somebody else was faster, or no file may be that large: then it goes without.
+            self.full = error.errno != errno.EFBIG
+            self._ballast.unlink()
+        finally:
+            os.close(fd)
+
+    def release_ballast(self) -> bool:
+        """Give the room that was kept to deletes and checkpoints; False when it was given already."""
+        self.full = True
+        if not self._ballast.exists():
+            return False
+        self._ballast.unlink()
+        return True
