@@ -1,10 +1,25 @@
-"""What tests of several folders share: one S3 and one Azure for the whole session."""
+"""What tests of several folders share: one S3 and one Azure for the whole session, what a compiled build leaves out."""
 
 from collections.abc import Iterator
 
 import pytest
 from azure_server import KEY, AzureServer, azure_server, missing
 from s3_server import ENVIRONMENT, S3Server, s3_server
+
+from pipeflow.state import queue
+
+COMPILED = not queue.__file__.endswith(".py")
+
+
+def pytest_report_header() -> str:
+    return f"pipeflow: {'compiled, ' if COMPILED else ''}{queue.__file__}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        pure = item.get_closest_marker("pure")
+        if COMPILED and pure is not None:
+            item.add_marker(pytest.mark.skip(reason=f"compiled: {pure.args[0]}"))
 
 
 @pytest.fixture(scope="session")

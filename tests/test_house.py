@@ -9,6 +9,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -333,6 +334,31 @@ def test_no_file_of_the_project_is_over_the_ceiling() -> None:
         if (lines := len(path.read_text().splitlines())) > CEILING
     ]
     assert not too_long, "\n".join(too_long)
+
+
+DECLARED = {"NamedTuple", "Struct"}
+
+
+def test_what_can_be_compiled_keeps_its_meaning_when_it_is() -> None:
+    """Compiled, a class tells msgspec nothing of its fields, and a second `__init__` leaks what the first one made."""
+    hook = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
+    complaints = []
+    for name in hook["mypyc"]["include"]:
+        for node in ast.walk(ast.parse((ROOT / name.lstrip("/")).read_text())):
+            match node:
+                case ast.ClassDef(bases=bases) if {"Struct", "NamedTuple"} & {
+                    ast.unparse(b).split(".")[-1] for b in bases
+                }:
+                    complaints.append(f"{name}: {node.name} belongs into a module that is not compiled")
+                case ast.Attribute(value=ast.Name("self"), attr="__init__"):
+                    complaints.append(f"{name}:{node.lineno}: give what begins anew a method of its own")
+    assert not complaints, "\n".join(complaints)
+
+
+def test_nothing_compiled_lies_beside_the_sources() -> None:
+    """It would be imported in their place, however old it is."""
+    found = [str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.so"), *(ROOT / "pipeflow").rglob("*.so"))]
+    assert not found, f"{found}: git clean -fX '*.so' deletes them"
 
 
 def test_importing_pipeflow_loads_no_door_and_no_connector() -> None:

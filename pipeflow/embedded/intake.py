@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from copy import copy
 from hashlib import sha256
 from math import inf
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -97,7 +98,9 @@ class Intake:
 
     def send(self, head: Head, outgoing: Outgoing, now: float) -> Sent | Refused:
         """Take one message into one queue, or say why not."""
-        spec, body = head.spec, outgoing.body
+        # Any: what a careless caller calls a body is refused below, where compiled code would raise for it here.
+        given: Any = outgoing
+        spec, body = head.spec, given.body
         if type(body) is bytes and len(body) <= spec.max_body and outgoing == Outgoing(body) and self._takes_all(spec):
             # Most messages are a body and nothing else: what could be wrong with the rest is not asked one by one.
             id = self._ids.new(now)

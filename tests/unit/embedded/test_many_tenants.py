@@ -49,6 +49,7 @@ def ticked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return asked
 
 
+@pytest.mark.pure("compiled callers pass by a method that is put in the place of another")
 @pytest.mark.parametrize("store", ["memory", "sqlite"])
 async def test_T47_a_publish_and_one_more_tenant_reach_their_queue_and_no_other(
     store: str, tmp_path: Path, ticked: list[object]
