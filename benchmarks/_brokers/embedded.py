@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
+from _brokers.peer import Absent
 from pipeflow.messages import Ack, Delivery, Outgoing, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
+from pipeflow.state import queue as hot_path
 
 
 class Pipeflow:
@@ -51,3 +53,9 @@ async def open_peer(setting: str, folder: Path) -> Pipeflow:
     store = await open_store(f"sqlite:///{folder}/pipeflow.db?durability={setting}")
     await store.declare(Topology(queues=(QueueSpec("q", visibility_timeout=300.0, max_in_flight=1_000_000),)))
     return Pipeflow(store)
+
+
+async def open_compiled(setting: str, folder: Path) -> Pipeflow:
+    if hot_path.__file__.endswith(".py"):
+        raise Absent("it is not in build/compiled; scripts/compiled --build makes it")
+    return await open_peer(setting, folder)

@@ -17,6 +17,7 @@ from _brokers.systems import System
 FILLS, HANGS = 600.0, 120.0
 """Seconds after which a system is given up: until it has its messages behind it, and in one cell."""
 BENCHMARKS = Path(__file__).resolve().parent.parent
+COMPILED = BENCHMARKS.parent / "build" / "compiled"
 
 
 class Running:
@@ -32,7 +33,8 @@ class Running:
         folder.mkdir()
         # Servers that run as a user of their own have to get at their files.
         folder.parent.chmod(0o755)
-        paths = [str(BENCHMARKS.parent), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        first = [str(COMPILED)] if self.system.compiled else []
+        paths = [*first, str(BENCHMARKS.parent), str(BENCHMARKS), *filter(None, [os.environ.get("PYTHONPATH")])]
         return subprocess.Popen(
             [sys.executable, "-m", "_brokers", self.system.name, str(folder), str(self._behind)],
             stdin=subprocess.PIPE,

@@ -24,6 +24,8 @@ class System(NamedTuple):
     color: str
     built: bool = False
     """More than its client: what a program has to build before it. The target is about the others."""
+    compiled: bool = False
+    """pipeflow from build/compiled."""
 
     def open(self, folder: Path) -> Awaitable[Peer]:
         module, function = self.opener.split(":")
@@ -32,9 +34,11 @@ class System(NamedTuple):
 
 
 PIPEFLOW = {FULL: "pipeflow full", BACKGROUND: "pipeflow normal"}
+COMPILED = {kind: f"{name}, compiled" for kind, name in PIPEFLOW.items()}
 
 SYSTEMS = (
     System(PIPEFLOW[FULL], FULL, "embedded:open_peer", "full", "each group of commits", "#d62728"),
+    System(COMPILED[FULL], FULL, "embedded:open_compiled", "full", "each group of commits", "#ff7f7f", compiled=True),
     System("PostgreSQL", FULL, "postgres:open_peer", "on", "each commit, claims aside", "#1f4e9c"),
     System("Redis streams, always", FULL, "streams:open_pooled", "always", "each turn of its loop", "#e08214"),
     System(
@@ -48,6 +52,9 @@ SYSTEMS = (
     System("huey, SQLite fsync", FULL, "libraries:open_huey", "fsync", "each send and each receive", "#7f7f7f"),
     System("persist-queue, SQLite", FULL, "libraries:open_persist_queue", "", "each call", "#bcbd22"),
     System(PIPEFLOW[BACKGROUND], BACKGROUND, "embedded:open_peer", "normal", "within 100 ms", "#d62728"),
+    System(
+        COMPILED[BACKGROUND], BACKGROUND, "embedded:open_compiled", "normal", "within 100 ms", "#ff7f7f", compiled=True
+    ),
     System("PostgreSQL, asynchronous", BACKGROUND, "postgres:open_peer", "off", "within 600 ms", "#1f4e9c"),
     System("Redis streams, everysec", BACKGROUND, "streams:open_pooled", "everysec", "every second", "#e08214"),
     System(

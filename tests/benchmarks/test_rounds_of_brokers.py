@@ -80,3 +80,23 @@ def test_a_system_rests_where_it_was_far_too_slow_at_first_or_failed_twice(tmp_p
     assert not rests(Results(failing), (64, 1), peer)
     add(failing, mine=100.0, its=None)
     assert rests(Results(failing), (64, 1), peer)
+
+
+def test_the_compiled_build_is_judged_by_itself_and_is_no_peer_of_the_other(tmp_path: Path) -> None:
+    from _brokers.report import _verdicts, fastest
+    from _brokers.results import Measured, Results
+    from _brokers.systems import COMPILED
+    from _brokers.systems import FULL as SYNCED
+
+    results = Results(None)
+    rates = {FULL: 100.0, COMPILED[SYNCED]: 130.0, PEER: 25.0}
+    measured = [Measured(64, 1, name, {"per_second": rate}) for name, rate in rates.items()]
+    results.add(measured, {}, behind=10, seconds=0.1)
+    found = results.of((64, 1))
+    best = fastest(found, SYNCED)
+    assert best is not None
+    assert best.name == PEER
+    assert _verdicts({(64, 1): found}) == [
+        f"- {FULL}, 64 callers singly: 4.0 times {PEER}, the fastest of its kind (target 5: missed).",
+        f"- Compiled: 5.2 times {PEER} (target 5: reached), and 1.30 times as it comes.",
+    ]
