@@ -102,7 +102,7 @@ def source_name(name: str, /) -> str:
     raise InvalidName(f"source {name!r}: use 1 to 128 letters, digits, underscores, dots, colons or hyphens")
 
 
-def valid_group(value: str, /) -> bool:
+def valid_group(value: object, /) -> bool:
     """Whether a group or dedup id may be used: 1-128 printable ASCII characters, no space (SQS: Q38)."""
     return isinstance(value, str) and _GROUP.match(value) is not None
 

@@ -71,7 +71,8 @@ class Intake:
     def send_all(self, head: Head, batch: Sequence[Outgoing], now: float) -> list[Sent | Refused]:
         """Take a batch into one queue, in order; nothing behind the refusal of what carries a position."""
         results: list[Sent | Refused] = []
-        if len(batch) > 1 and any(outgoing.key is not None for outgoing in batch):
+        given: Sequence[Any] = batch
+        if len(batch) > 1 and any(outgoing.key is not None for outgoing in given):
             # What one of them replaces must not leave memory while another is sent before it.
             for lane in head.lanes:
                 self._use(lane.keys)
@@ -98,8 +99,9 @@ class Intake:
 
     def send(self, head: Head, outgoing: Outgoing, now: float) -> Sent | Refused:
         """Take one message into one queue, or say why not."""
-        # Any: what a careless caller calls a body is refused below, where compiled code would raise for it here.
-        given: Any = outgoing
+        given: Any = (
+            outgoing  # what a careless caller made of it is refused below; compiled code would raise for its type
+        )
         spec, body = head.spec, given.body
         if type(body) is bytes and len(body) <= spec.max_body and outgoing == Outgoing(body) and self._takes_all(spec):
             # Most messages are a body and nothing else: what could be wrong with the rest is not asked one by one.
@@ -112,8 +114,8 @@ class Intake:
             return bad
         size = weigh(outgoing)
         refused = self.refusal(spec, outgoing, size)
-        if outgoing.ttl is not None:
-            refused = refused or unseen(spec, outgoing.ttl, outgoing.delay)
+        if given.ttl is not None:
+            refused = refused or unseen(spec, given.ttl, given.delay)
         if refused is not None:
             return refused
         key = dedup_key_of(spec, outgoing)
@@ -191,28 +193,29 @@ class Intake:
 
     def refusal(self, spec: QueueSpec, outgoing: Outgoing, size: int) -> Refused | None:
         """Why a queue cannot take this message of that size; None when it can."""
+        given: Any = outgoing
         if size > spec.max_body:
             return Refused(
                 "too_large",
                 f"{spec.name}: the message has {size} bytes with its attributes, the limit is {spec.max_body}; send a"
                 " reference to it, or raise max_body",
             )
-        if spec.fifo and outgoing.group is None:
+        if spec.fifo and given.group is None:
             return Refused("missing_group", f"{spec.name}: a FIFO queue needs group=... with every message")
-        if outgoing.group is not None or outgoing.dedup_id is not None:
-            refused = unfit_ids(spec.name, outgoing)
+        if given.group is not None or given.dedup_id is not None:
+            refused = unfit_ids(spec.name, given)
             if refused is not None:
                 return refused
-        if outgoing.delay is not None:
-            refused = unwaitable(spec.name, outgoing.delay, fifo=spec.fifo)
+        if given.delay is not None:
+            refused = unwaitable(spec.name, given.delay, fifo=spec.fifo)
             if refused is not None:
                 return refused
-        if outgoing.ttl is not None or outgoing.priority:
-            refused = unfulfillable(spec.name, outgoing, fifo=spec.fifo)
+        if given.ttl is not None or given.priority:
+            refused = unfulfillable(spec.name, given, fifo=spec.fifo)
             if refused is not None:
                 return refused
-        if outgoing.key is not None:
-            refused = unusable_key(spec, outgoing.key)
+        if given.key is not None:
+            refused = unusable_key(spec, given.key)
             if refused is not None:
                 return refused
         if self._journal.full:
