@@ -18,6 +18,8 @@ USUAL = ("app", "main")
 """Modules that are looked at when none is named."""
 
 _OURS = str(Path(__file__).resolve().parents[1])
+_COMPILED = f"{Path(_OURS).name}/"
+"""What compiled modules call their files begins so."""
 
 
 def load_app(target: str | None, *, factory: bool = False) -> App:
@@ -102,7 +104,7 @@ def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
     return [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_OURS, "<frozen")) and f"{os.sep}importlib{os.sep}" not in frame.filename
+        if not frame.filename.startswith((_OURS, _COMPILED, "<frozen")) and f"{os.sep}importlib{os.sep}" not in frame.filename
     ]
 
 
