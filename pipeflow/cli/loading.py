@@ -104,7 +104,8 @@ def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
     return [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_OURS, _COMPILED, "<frozen")) and f"{os.sep}importlib{os.sep}" not in frame.filename
+        if not frame.filename.startswith((_OURS, _COMPILED, "<frozen"))
+        and f"{os.sep}importlib{os.sep}" not in frame.filename
     ]
 
 
