@@ -61,7 +61,7 @@ class Roll:
             for name, place in met.first.items():
                 self._more.setdefault(name, place)
             self.upto = max(behind, met.last)
-            if met.others:
+            if met.others or self._wanted():
                 return found + await self._bring(limit, take_in)
             if met.rows < PASSED:
                 # Of those that are here there may be more behind what was passed just now.
@@ -72,19 +72,9 @@ class Roll:
         return await self._find_by_name(groups, limit, take_in)
 
     async def _bring(self, limit: int, take_in: TakeIn) -> int:
-        """More of the groups that have more, the oldest first: of those that are short here, and those that are not."""
-        head, groups, found = self._head, self._groups, 0
+        """More of the groups that have more, the oldest first."""
+        head, found, wanted = self._head, 0, self._wanted()
         size = min(GROUP_HEAD, limit)
-        wanted: list[tuple[int, str]] = []
-        for name, place in [*self._more.items()]:
-            if length := groups.length(name):
-                if length < GROUP_HEAD // 2:
-                    wanted.append((place, name))
-            elif place <= self.upto:
-                wanted.append((place, name))
-            else:
-                del self._more[name]  # it is met again when its turn comes
-        wanted.sort()
         for start in range(0, len(wanted), TOGETHER):
             behind = [(name, self._behind(name, place)) for place, name in wanted[start : start + TOGETHER]]
             for (name, _), loaded in zip(
@@ -98,6 +88,23 @@ class Roll:
             if found >= limit or not head.has_room:
                 break
         return found
+
+    def _wanted(self) -> list[tuple[int, str]]:
+        """(place, group) of those that are short here and have more, the oldest first.
+
+        What lies behind all that was passed is not older than what others may have there: its turn comes.
+        """
+        wanted: list[tuple[int, str]] = []
+        for name, place in [*self._more.items()]:
+            if length := self._groups.length(name):
+                place = max(place, self._groups.last_place(name) + 1)
+            if place > self.upto:
+                if not length:
+                    del self._more[name]  # it is met again then
+            elif length < GROUP_HEAD // 2:
+                wanted.append((place, name))
+        wanted.sort()
+        return wanted
 
     def _behind(self, name: str, place: int) -> int:
         return max(self._groups.last_place(name) or place - 1, self._head.counters.purged_upto)

@@ -141,7 +141,7 @@ MEMORY = (
     Mutant("group_hidden_by_very_much_of_another", ROLL, "return await self._find_by_name(groups, limit, take_in)", "return found", GROUPED),
     Mutant("group_that_has_more_forgotten", ROLL, "self._more[name] = loaded.last + 1", "self._more.pop(name, None)", GROUPED),
     Mutant("passed_group_forgotten", ROLL, "self._more.setdefault(name, place)", "self._groups.length(name) or self._more.setdefault(name, place)", GROUPED),
-    Mutant("younger_part_of_a_group_first", ROLL, "elif place <= self.upto:", "elif True:", GROUPED),
+    Mutant("younger_part_of_a_group_first", ROLL, "if place > self.upto:", "if False:", GROUPED),
 )  # fmt: skip
 
 WAKING = (

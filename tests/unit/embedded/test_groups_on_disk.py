@@ -100,6 +100,21 @@ async def test_Q76_what_is_left_of_a_group_comes_behind_groups_that_wait_longer(
     await store.close()
 
 
+async def test_Q76_a_group_that_is_here_is_not_gone_on_with_before_the_others_had_their_turn(
+    path: Path, clock: VirtualClock
+) -> None:
+    store = await opened(path, clock, "?hot_messages=10")
+    await store.send("groups", [each for n in range(30) for name in NAMES for each in messages(f"{n}", group=name)])
+    turns: list[str] = []
+    while taken := await take(store, "groups", 1):
+        turns += [each.group or "" for each in taken]
+        await store.settle("groups", [Ack(each.receipt) for each in taken])
+    assert len(turns) == 30 * len(NAMES)
+    before = turns[: turns.index(NAMES[-1])]
+    assert max(map(before.count, NAMES)) <= 10, "no more than memory holds"
+    await store.close()
+
+
 async def test_Q76_of_groups_that_left_memory_the_one_that_waits_longest_is_next(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,9 +163,12 @@ async def test_Q80_behind_very_much_of_a_blocked_group_another_is_found_by_its_n
     gate = Gate(store, "pass_over", monkeypatch)
     (found,) = await take(store, "groups", 1)
     assert found.body == b"x"
-    assert gate.calls <= 4
+    # Some until enough of the blocked group is here, two in vain; all rows would be 50.
+    assert gate.calls < 10
     await store.settle("groups", [Ack(held.receipt), Ack(found.receipt)])
-    assert await drain(store, "groups") == [*(b"%d" % n for n in range(1, 500)), b"y"]
+    rest = await drain(store, "groups")
+    rest.remove(b"y")  # whenever the other one is in somebody's hands
+    assert rest == [b"%d" % n for n in range(1, 500)]
     await store.close()
 
 
