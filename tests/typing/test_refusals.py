@@ -31,7 +31,7 @@ two = app.queue("two", Order, orders.where_body({"customer": [{"prefix": "eu-"}]
 three = app.queue("three", Order)
 four = app.queue("four", Order, orders)
 five = app.queue("five", Order, orders, app.topics_named("orders-*", Order), max_per_second=10)
-five = app.queue("five", Order, orders, app.topics_named("orders-*", Order), max_per_second=10)
+app.webhook("partner", app.topics_named("orders-*", Order), url="https://example.org")
 
 
 # A handler of another type
@@ -55,13 +55,6 @@ app.queue("bad", Receipt, orders)  # refused
 
 # Or than the topics of its name
 app.queue("worse", Receipt, app.topics_named("orders-*", Order).where(kind="placed"))  # refused
-# And a webhook names its topics
-app.webhook("partner", app.topics_named("orders-*", Order), url="https://example.org")  # refused
-
-# Or than the topics of its name
-app.queue("worse", Receipt, app.topics_named("orders-*", Order).where(kind="placed"))  # refused
-# And a webhook names its topics
-app.webhook("partner", app.topics_named("orders-*", Order), url="https://example.org")  # refused
 
 
 # A message of another type than its topic or queue, in a transaction

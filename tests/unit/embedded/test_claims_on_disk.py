@@ -360,7 +360,7 @@ async def test_a_body_for_which_the_disk_has_no_room_is_refused_and_small_ones_a
     path = tmp_path / "shop.db"
     store = await opened(path)
     assert store.journal.has_room(1)
-    monkeypatch.setattr(store.journal, "_min_free", 1 << 62)
+    monkeypatch.setattr(SqliteJournal, "has_room", lambda self, size: False)
     with pytest.raises(RefusedError, match="the disk has no room for a body of 5000 bytes") as refused:
         await store.send("q", [Outgoing(b"small"), Outgoing(LARGE)])
     assert refused.value.code == "disk_full"
@@ -392,7 +392,7 @@ async def test_an_ack_whose_emit_cannot_be_kept_aside_is_refused_and_the_others_
         if error is not None:
             broken.setattr(FileSink, "write", fails)
         else:
-            broken.setattr(store.journal, "_min_free", 1 << 62)
+            broken.setattr(SqliteJournal, "has_room", lambda self, size: False)
         first, refused, last = await store.settle("q", batch)
     assert (first, last) == (Settled(), Settled())
     assert isinstance(refused, Refused)
