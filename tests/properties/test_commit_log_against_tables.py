@@ -155,7 +155,7 @@ async def revived(path: Path, copy: str) -> State:
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_kills_between_groups_leave_what_the_tables_would_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, durability: str
 ) -> None:
@@ -184,7 +184,7 @@ async def test_kills_between_groups_leave_what_the_tables_would_hold(
     await logged.close(clean=True)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 async def test_a_write_that_is_cut_off_anywhere_leaves_a_whole_number_of_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -283,7 +283,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_power_cuts_leave_every_group_that_was_synced_and_no_hole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, durability: str
 ) -> None:
