@@ -78,9 +78,9 @@ async def scan(head: Head, journal: Journal, size: int = CHUNK) -> AsyncGenerato
     due = (0.0, 0)
     while delayed:
         loaded = await journal.load_delayed(head.number, *due, size, SCANNED_BYTES)
-        if not loaded.messages:
+        if not loaded.last:
             break
-        due = loaded.messages[-1].until, loaded.messages[-1].place + 1
+        due = loaded.due, loaded.last + 1
         yield as_it_is(head, loaded.messages, seen)
 
 

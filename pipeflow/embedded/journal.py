@@ -239,6 +239,8 @@ class Loaded(Struct):
     """The last place looked at, damaged rows included; 0 when there was no row."""
     damaged: list[int] = []
     """Keys of rows whose CRC did not hold: never delivered. The caller has them set aside, and counts them."""
+    due: float = 0.0
+    """Of delayed messages: the due time that the row of the last place lies under."""
 
 
 Way: TypeAlias = Literal["expires", "kept", "place"]

@@ -123,8 +123,10 @@ class Roll:
 
     async def load_upto(self, name: str, place: int, take_in: TakeIn) -> None:
         """Bring one group into memory from its first message to `place`."""
-        while self._groups.last_place(name) < place:
-            last = max(self._groups.last_place(name), self._head.counters.purged_upto)
+        last = max(self._groups.last_place(name), self._head.counters.purged_upto)
+        while last < place:
             (loaded,) = await self._journal.load_of_groups(self._head.number, [(name, last)], GROUP_HEAD)
-            if not take_in(loaded):
+            take_in(loaded)
+            if not loaded.last:
                 return
+            last = loaded.last

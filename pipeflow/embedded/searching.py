@@ -152,9 +152,9 @@ async def _delayed(broker: EmbeddedBroker, head: Head) -> AsyncIterator[list[Sto
     due = (0.0, 0)
     while True:
         loaded = await broker.journal.load_delayed(head.number, *due, PAGE, SCANNED_BYTES)
-        if not loaded.messages:
+        if not loaded.last:
             return
-        due = (loaded.messages[-1].until, loaded.messages[-1].place + 1)
+        due = (loaded.due, loaded.last + 1)
         yield loaded.messages
 
 

@@ -391,8 +391,7 @@ class Tail:
 
     def _take_in_delayed(self, loaded: Loaded, late: list[Stored], full: bool, now: float) -> None:
         self._set_aside(loaded.damaged)
-        last = loaded.messages[-1] if loaded.messages else None
-        self.horizon = (last.until, last.place + 1) if full and last is not None else (inf, 0)
+        self.horizon = (loaded.due, loaded.last + 1) if full else (inf, 0)
         unseen = {message.place for message in late}
         seen = [message for message in loaded.messages if message.place not in unseen]
         expired_before = now - self._head.spec.retention

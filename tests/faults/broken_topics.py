@@ -132,7 +132,7 @@ MEMORY = (
     Mutant("hold_of_an_outside_consumer_ends_at_a_load", TAIL, "message.state == IN_FLIGHT and message.durable and", "False and", TAILS),
     Mutant("read_twice", TAIL, "return message.place in self._state.known or self.has_left(message.place)", "return False", TAILS),
     Mutant("late_delayed_message_not_seen", TAIL, "        if self.late is not None:\n            self.late.append(message)", "        pass", TAILS),
-    Mutant("horizon_too_far", TAIL, "(last.until, last.place + 1) if full", "(last.until + 1, last.place + 1) if full", TAILS),
+    Mutant("horizon_too_far", TAIL, "(loaded.due, loaded.last + 1) if full", "(loaded.due + 1, loaded.last + 1) if full", TAILS),
     Mutant("due_message_before_the_cold_ones", HEAD, "if self.tail.ready and not self.spec.fifo:", "if False:", TAILS),
     Mutant("purge_leaves_the_counts", TAIL, "        self.ready = self.delayed = self.retrying = 0\n", "        pass\n", TAILS),
     Mutant("group_loaded_behind_a_hole", ROLL, "self._groups.last_place(name) or place - 1", "self._groups.last_place(name) + 1 or place - 1", TAILS),

@@ -406,8 +406,16 @@ class SqliteJournal:
         return await self._read(lambda connection: loaded(connection, statements.LOAD_READY, values, most_bytes))
 
     async def load_delayed(self, queue: int, due: float, after: int, limit: int, most_bytes: float = inf) -> Loaded:
-        values = (queue, due, (queue << PLACE_BITS) | DELAYED_BIT | after, limit)
-        return await self._read(lambda connection: loaded(connection, statements.LOAD_DELAYED, values, most_bytes))
+        base = (queue << PLACE_BITS) | DELAYED_BIT
+
+        def read(connection: sqlite3.Connection) -> Loaded:
+            found = loaded(connection, statements.LOAD_DELAYED, (queue, due, base | after, limit), most_bytes)
+            if found.last:
+                # The last row may be damaged: what it says of itself is not asked.
+                (found.due,) = connection.execute(statements.WHEN_DUE, (base | found.last,)).fetchone()
+            return found
+
+        return await self._read(read)
 
     async def load_of_groups(self, queue: int, groups: Sequence[tuple[str, int]], limit: int) -> list[Loaded]:
         base = queue << PLACE_BITS

@@ -107,6 +107,7 @@ LOAD_DELAYED: Final = (
     LIMIT ?
 """
 )
+WHEN_DUE: Final = "SELECT due FROM messages WHERE key = ?"
 LOAD_GROUP: Final = (
     _MESSAGE
     + """

@@ -80,6 +80,7 @@ def test_the_plan_of_a_statement_without_a_key_is_noticed(connection: sqlite3.Co
         (statements.LOAD_KEYED, "messages_group"),
         (statements.LOAD_HELD, "messages_held"),
         (statements.LOAD_READY, "INTEGER PRIMARY KEY"),
+        (statements.WHEN_DUE, "INTEGER PRIMARY KEY"),
         (statements.SWEEP_SHARED, "INTEGER PRIMARY KEY"),
         (statements.PRUNE_KNOWN, "known_at"),
         (statements.RECENT_KNOWN, "known_at"),
