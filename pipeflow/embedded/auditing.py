@@ -1,6 +1,8 @@
 """The audit of a store: what operators did, each entry in the group of what it tells, and so in its commit.
 
 An action that takes several commits has one entry, which each of them writes anew with what has been done until then.
+What an earlier process did not finish is over, unless a move goes on with it: that is told when the entry is read, so
+that no start reads entries.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -23,9 +25,6 @@ from pipeflow.specs import FilterPolicy
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
-
-PAGE = 500
-"""Entries that are looked at between two turns of others."""
 
 
 class Told:
@@ -45,13 +44,15 @@ class Trail:
     def __init__(self, broker: EmbeddedBroker) -> None:
         self._broker = broker
         self._last = 0
+        self._earlier = 0
+        """The newest entry of earlier processes."""
         self._under_way: list[Told] = []
         self._volatile: deque[Entry] = deque(maxlen=KEPT)
         """Of a store that forgets."""
 
     def restore(self, last: int) -> None:
         """Go on behind the newest entry of earlier processes."""
-        self._last = last
+        self._last = self._earlier = last
 
     def begin(
         self,
@@ -143,21 +144,13 @@ class Trail:
         for told in self._under_way:
             self._end(told, CUT_OFF)
 
-    async def end_what_was_cut_off(self, going_on: Container[int]) -> None:
-        """Say of every action that an earlier process did not come to the end of that it is over, but for these."""
-        below = self._last + 1
-        while page := await self._broker.journal.read(entries, None, below, PAGE):
-            below = page[-1].number
-            for entry in page:
-                if not entry.finished and entry.number not in going_on:
-                    self.put(replace(entry, finished=True, failure=CUT_OFF))
-
     async def find(self, number: int) -> Entry | None:
         """One entry, committed; None when there is none, or none any more."""
         if self._broker.journal.instant:
             return next((entry for entry in self._volatile if entry.number == number), None)
         await self._broker.committed()
-        return await self._broker.journal.read(entry_of, number)
+        entry = await self._broker.journal.read(entry_of, number)
+        return entry and self._as_it_ended(entry)
 
     async def read(self, name: str | None, limit: int, before: int | None) -> list[Entry]:
         """Entries below a number, newest first: of one queue's dead letters or of a stream, or all. NotFound."""
@@ -167,7 +160,12 @@ class Trail:
             fitting = (e for e in reversed(self._volatile) if e.number < below and subject in (None, subject_of(e)))
             return [entry for entry, _ in zip(fitting, range(limit), strict=False)]
         await self._broker.committed()
-        return await self._broker.journal.read(entries, subject, below, limit)
+        return [self._as_it_ended(entry) for entry in await self._broker.journal.read(entries, subject, below, limit)]
+
+    def _as_it_ended(self, entry: Entry) -> Entry:
+        if entry.finished or entry.number > self._earlier or self._broker.moving.goes_on(entry.number):
+            return entry
+        return replace(entry, finished=True, failure=CUT_OFF)
 
     def _subject(self, name: str) -> str:
         nouns = self._broker.nouns

@@ -134,8 +134,6 @@ class EmbeddedBroker:
             async with anyio.create_task_group() as committing:
                 if not self.journal.instant:
                     self._start(committing, partial(self.commits.run, self._idle))
-                if not recovered.clean:
-                    await self.trail.end_what_was_cut_off(self.moving.going_on)
                 await self._tend(ready)
                 if self.commits.failure is None:
                     self.trail.end_all()

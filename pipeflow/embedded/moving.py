@@ -65,10 +65,9 @@ class Moving:
             if move.under_way:
                 self._to_begin.append(move.id)
 
-    @property
-    def going_on(self) -> set[int]:
-        """Entries in the audit of moves that are under way."""
-        return {move.entry for move in self._moves.values() if move.under_way}
+    def goes_on(self, entry: int) -> bool:
+        """Whether this entry of the audit is that of a move that is under way."""
+        return any(move.entry == entry for move in self._moves.values() if move.under_way)
 
     async def run(self) -> None:
         """Carry out moves, side by side, for as long as the store is open."""

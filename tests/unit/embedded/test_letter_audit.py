@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killed_store import copy_killed
 
 from pipeflow.audit import CUT_OFF, Entry
 from pipeflow.clock import VirtualClock
+from pipeflow.embedded import auditing
 from pipeflow.embedded.choosing import Choice, Choosing, Tally
 from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.sqlite.audit import entries
 from pipeflow.errors import ConfigurationError, Unavailable
 from pipeflow.letters import Discard, Redrive
 from pipeflow.messages import Bury, Outgoing, Want
@@ -159,6 +162,32 @@ async def test_an_action_in_a_store_that_closes_is_told_as_cut_off(
     assert (entry.finished, entry.failure) == (True, CUT_OFF)
     assert 0 < entry.count == MANY - await left(again) < MANY
     await again.close()
+
+
+async def test_a_start_after_an_unclean_stop_reads_no_entry_and_cut_off_stays_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10,000 entries were read before the first answer."""
+    store = await with_letters(tmp_path / "s.db")
+    doing = await begun(store, redriven)
+    copy_killed(tmp_path / "s.db", tmp_path / "x.db")
+    read = list[object]()
+
+    def reading(*arguments: Any) -> list[Entry]:
+        read.append(arguments)
+        return entries(*arguments)
+
+    monkeypatch.setattr(auditing, "entries", reading)
+    again = await opened(tmp_path / "x.db")
+    await again.send("work", [Outgoing(b"1")])
+    assert read == []
+    for _ in range(3):
+        assert [(entry.finished, entry.failure) for entry in await again.audit()] == [(True, CUT_OFF)]
+        await again.close()
+        again = await opened(tmp_path / "x.db")
+    await again.close()
+    await doing
+    await store.close()
 
 
 async def test_a_move_that_an_earlier_process_began_is_gone_on_with_and_not_told_as_cut_off(tmp_path: Path) -> None:
