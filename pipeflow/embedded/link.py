@@ -17,10 +17,11 @@ import msgspec
 
 from pipeflow.embedded import verbs
 from pipeflow.embedded.frames import MAX_FRAME, Frames, connected_socket
+from pipeflow.embedded.newer import Fields, missing, unknown
 from pipeflow.embedded.parts import forget
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.embedded.verbs import VERBS, Answer, Hello, Verb, Welcome, encode
-from pipeflow.errors import ConfigurationError, Indeterminate, PipeflowError, RefusedError, Unavailable
+from pipeflow.errors import ConfigurationError, FeatureMissing, Indeterminate, PipeflowError, RefusedError, Unavailable
 from pipeflow.events import Event
 from pipeflow.messages import Delivery, Release
 from pipeflow.version import __version__
@@ -58,6 +59,8 @@ class Link:
     def __init__(self, url: str) -> None:
         self.frames = Frames(self._on_frame, self._on_lost)
         self.welcome: Welcome | None = None
+        self.lacks: Fields = {}
+        """What this version may ask for and the owner does not know."""
         self._url = url
         self._greeting: asyncio.Future[Welcome] | None = None
         self._calls: dict[int, tuple[Verb, asyncio.Future[Any], tuple[object, ...]]] = {}
@@ -82,6 +85,7 @@ class Link:
         self.welcome = await self._greeting
         # A few calls are kept back for taking others back and for demands.
         self._room.total_tokens = max(1, self.welcome.calls - 16)
+        self.lacks = missing(self.welcome.knows)
 
     async def ask(self, verb: Verb, *arguments: object) -> Any:
         """The result of one call, or its error as it was raised in the owner."""
@@ -131,7 +135,21 @@ class Link:
         """Hang up."""
         self.frames.close()
 
+    def unknown(self, said: object) -> str | None:
+        """Why the owner cannot be asked for this, as it does not know a part of it; None: it can."""
+        if not self.lacks or (what := unknown(said, self.lacks)) is None:
+            return None
+        owner = self.welcome
+        assert owner is not None
+        return (
+            f"{self._url}: the store's owner (process {owner.pid}, pipeflow {owner.version}) is older than this program"
+            f" and does not know {what}; start it again with this pipeflow ({__version__})"
+        )
+
     def _next(self, verb: Verb, arguments: tuple[object, ...]) -> tuple[int, bytes]:
+        reason = self.unknown(arguments)
+        if reason is not None:
+            raise FeatureMissing(reason)
         self._last_id += 1
         frame = encode((self._last_id, verb.name, arguments))
         if len(frame) > MAX_FRAME:

@@ -150,7 +150,15 @@ class RemoteStore:
         return await complete(link, queue, await link.ask(VERBS["receive"], queue, replace(want, durable=True)))
 
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
+        """As Broker.settle; what an older owner does not know is refused alone: others settle beside it."""
+        link = await self._connected()
+        refused: dict[int, Refused] = {}
+        if link.lacks:
+            refused = {n: Refused("FeatureMissing", why) for n, each in enumerate(batch) if (why := link.unknown(each))}
+            batch = [each for n, each in enumerate(batch) if n not in refused]
         outcomes: list[Settled | Stale | Refused] = await self._ask_in_parts(VERBS["settle"], queue, batch)
+        for n, refusal in refused.items():
+            outcomes.insert(n, refusal)
         return outcomes
 
     async def position(self, source: str) -> bytes | None:

@@ -24,6 +24,7 @@ from pipeflow.audit import Caller, caller
 from pipeflow.embedded import verbs
 from pipeflow.embedded.auditing import user_name
 from pipeflow.embedded.frames import MAX_FRAME, Frames, listening_socket, short_named, socket_path
+from pipeflow.embedded.newer import LEARNED
 from pipeflow.embedded.parts import Held
 from pipeflow.embedded.remote import connect
 from pipeflow.embedded.verbs import VERBS, Answer, Call, Verb, Welcome, encode
@@ -183,7 +184,9 @@ class _Session:
         self._greeted = True
         if self._caller is None:
             self._caller = Caller(user_name(os.geteuid()), os.geteuid(), hello.pid)
-        welcome = Welcome(verbs.MAGIC, verbs.PROTOCOL, __version__, os.getpid(), self._store.features, MAX_CALLS)
+        welcome = Welcome(
+            verbs.MAGIC, verbs.PROTOCOL, __version__, os.getpid(), self._store.features, MAX_CALLS, dict(LEARNED)
+        )
         self.frames.write(encode(welcome))
 
     def _cancel(self, call: Call) -> None:

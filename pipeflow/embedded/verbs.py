@@ -67,6 +67,8 @@ class Welcome(Struct, frozen=True, array_like=True):
     features: Features
     calls: int
     """How many calls may be under way on this connection."""
+    knows: dict[str, tuple[str, ...]] = {}
+    """What it has learned, as in `newer.LEARNED`."""
 
 
 class Call(Struct, frozen=True, array_like=True):
