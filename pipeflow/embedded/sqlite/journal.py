@@ -41,7 +41,7 @@ from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.loading import loaded
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, keep_damaged, make_file
 from pipeflow.embedded.sqlite.pending import Pending
-from pipeflow.embedded.sqlite.room import CHECKPOINT_FRAMES, MIN_FREE, Room
+from pipeflow.embedded.sqlite.room import MIN_FREE, Room
 from pipeflow.embedded.sqlite.writing import Tables, delete
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
@@ -143,6 +143,7 @@ class SqliteJournal:
 
     def _prepared(self, connection: sqlite3.Connection, created: bool, synced: bool) -> Recovered:
         recovery.prepare(connection, self.path, created)
+        self._room.measure(connection)
         left = self._ahead.left(connection, synced=synced, accept_loss=self._accept_loss)
         if left is not None:
             recovery.transact(connection, lambda: self._put(connection, [left.rest()], self._ahead.number))
@@ -359,7 +360,7 @@ class SqliteJournal:
         return work()
 
     def _checkpoint_when_long(self, connection: sqlite3.Connection) -> None:
-        if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) < CHECKPOINT_FRAMES:
+        if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) < self._room.checkpoint_frames:
             return
         try:
             self._with_ballast(lambda: connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())

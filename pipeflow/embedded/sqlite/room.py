@@ -7,16 +7,14 @@ import os
 import sqlite3
 from pathlib import Path
 
-PAGE = 4096
-"""The smallest that a page of the tables may be."""
-CHECKPOINT_FRAMES = 500
-"""WAL frames (8 KiB each) at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
+CHECKPOINT_BYTES = 4 << 20
+"""Bytes of pages in the WAL at which a checkpoint runs between groups: a small one stalls a commit for milliseconds,
 one of 64 MiB for 100. It is what the slowest hundredth of sends waits for (benchmarks/latency.py)."""
 SPACE_CHECK_BYTES = 8 << 20
 BALLAST = 8 << 20
 """Bytes kept in a file beside the store, given up when the disk is full: a full queue can still be drained."""
-LEAST_FREE = 2 * CHECKPOINT_FRAMES * PAGE
-"""Free space below which sends are refused whatever was asked for: what the log may still bring into the file, twice.
+LEAST_FREE = 2 * CHECKPOINT_BYTES
+"""Free space below which sends are refused whatever was asked for: what the WAL may still bring into the file, twice.
 The file keeps its size when messages leave it, so what a full queue needs to be drained must be left beside it."""
 MIN_FREE = (64 << 20) * 2
 """Free space below which sends are refused: the WAL's bound and 64 MiB."""
@@ -30,9 +28,20 @@ class Room:
         """The disk is nearly full: sends are refused, deletes still fit."""
         self.look_at = 0
         """Bytes written since the last look at which the next is due."""
+        self.page = 0
+        """Bytes of a page of the tables, which stay what they were when the file was made."""
         self._folder = path.parent
         self._least = max(min_free, LEAST_FREE)
         self._ballast = path.with_name(path.name + ".ballast")
+
+    def measure(self, connection: sqlite3.Connection) -> None:
+        """Learn how large the pages of the tables are."""
+        (self.page,) = connection.execute("PRAGMA page_size").fetchone()
+
+    @property
+    def checkpoint_frames(self) -> int:
+        """Pages in the WAL at which a checkpoint is due."""
+        return CHECKPOINT_BYTES // self.page
 
     @property
     def free(self) -> int:
@@ -47,10 +56,10 @@ class Room:
     def look(self, connection: sqlite3.Connection) -> int:
         """See whether there is room for new messages; bytes that they may take."""
         # The file never shrinks: what was deleted leaves its room in it, for what comes next.
-        (inside,) = connection.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
         # Room that a missing ballast will take is not free: else giving it up would let new messages eat it.
         missing = 0 if self._ballast.exists() else BALLAST
-        spare: int = self.free + inside * PAGE - missing - self._least
+        spare: int = self.free + pages * self.page - missing - self._least
         self.full = spare < 0
         self.look_at = min(SPACE_CHECK_BYTES, spare // 2)
         return spare
