@@ -21,7 +21,7 @@ from pipeflow.embedded.head import HOT_MESSAGES
 from pipeflow.embedded.journal import Forget, Journal
 from pipeflow.embedded.remote import connect
 from pipeflow.embedded.socket import OwnerSocket
-from pipeflow.embedded.sqlite.ahead import LOG_BYTES
+from pipeflow.embedded.sqlite.ahead import LEAST_BYTES, LOG_BYTES, MOST_BYTES
 from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.embedded.sqlite.ownership import owner_of
 from pipeflow.embedded.sqlite.room import MIN_FREE
@@ -186,6 +186,12 @@ def _parse(url: str) -> tuple[str, dict[str, str]]:
     if options.get("durability", "full") not in ("full", "normal"):
         raise ConfigurationError(f"broker {url!r}: durability is {options['durability']!r}; use full or normal")
     for name in ("accept_loss", "hot_messages", "log_bytes", "min_free"):
-        if name in options and not options[name].isdigit():
+        if name in options and not options[name].isdecimal():
             raise ConfigurationError(f"broker {url!r}: {name} is {options[name]!r}; use a whole number")
+    log_bytes = int(options.get("log_bytes", LOG_BYTES))
+    if log_bytes and not LEAST_BYTES <= log_bytes <= MOST_BYTES:
+        raise ConfigurationError(
+            f"broker {url!r}: log_bytes is {log_bytes}; use {LEAST_BYTES} (8 KiB) to {MOST_BYTES} (1 GiB), or 0 for a"
+            f" store without a commit log. Without the option it is {LOG_BYTES} (64 MiB)"
+        )
     return unquote(place[1:]), options

@@ -146,8 +146,8 @@ MUTANTS = (
         "self._end = self._base",
         LOGGED,
     ),
-    Mutant("torn_commit_believed", COMMIT_LOG, "if _crc(content[start:end]) != crc:", "if False:", LOGGED),
-    Mutant("damage_in_the_log_not_seen", AHEAD, "if behind and synced:", "if False:", LOGGED),
+    Mutant("torn_commit_believed", COMMIT_LOG, " or crc32(payload, crc32(header[_SUMMED])) != crc:", ":", LOGGED),
+    Mutant("damage_in_the_log_not_seen", AHEAD, "        if behind:\n", "        if False:\n", LOGGED),
     Mutant(
         "what_went_before_a_crash_not_looked_for",
         PENDING,

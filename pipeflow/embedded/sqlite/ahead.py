@@ -26,6 +26,9 @@ from pipeflow.names import new_secret
 
 LOG_BYTES: Final = 64 << 20
 """Both halves together: at least as long as the messages that a hot queue has in memory."""
+LEAST_BYTES: Final = 2 * LEAST_HALF
+MOST_BYTES: Final = 1 << 30
+"""Memory may have as many bytes of bodies that are still to go into the tables, and a start reads as many."""
 MOST_ROWS: Final = 20_000
 """Rows of one half that are still to be inserted, of which memory keeps the bodies, changed or deleted."""
 AT_ONCE: Final = 128 << 10
@@ -46,7 +49,7 @@ class Ahead:
     def __init__(self, path: Path, log_bytes: int) -> None:
         self._log = CommitLog(path.with_name(path.name + "-log"), log_bytes // 2)
         self._store = path
-        self.size = log_bytes if log_bytes // 2 >= LEAST_HALF else 0
+        self.size = log_bytes
         """Bytes of both halves; 0: every group goes into the tables at once."""
         self.resting = False
         """Groups go into the tables at once until further notice."""
@@ -70,8 +73,13 @@ class Ahead:
         if "log_salt" not in facts or facts.get("clean"):
             return None
         path = self._log.path
+        half, salt, left = facts["log_half"], facts["log_salt"], Pending()
         try:
-            payloads, behind = commitlog.read(path, facts["log_half"], facts["log_salt"], self.number)
+            with path.open("rb", buffering=0) as file:
+                for payload in commitlog.payloads(file.fileno(), half, salt, self.number):
+                    self.number += 1
+                    left.take(decode(payload), self.number, None, again=True)
+                behind = commitlog.whole(file.fileno(), half, salt, self.number + 1) if synced else 0
         except FileNotFoundError:
             if accept_loss:
                 return None
@@ -81,19 +89,15 @@ class Ahead:
             ) from None
         except OSError as error:
             raise unusable(path, error) from error
-        if behind and synced:
+        if behind:
             keep_damaged(path)
             if not accept_loss:
                 raise StoreCorrupt(
-                    f"{path}: commit {self.number + len(payloads) + 1} is damaged and {behind} later commits lie behind"
+                    f"{path}: commit {self.number + 1} is damaged and {behind} later commits lie behind"
                     " it; a copy was put beside it as *.damaged. Restore a backup, or open with ?accept_loss=1 to go"
                     " on without them"
                 )
-        left = Pending()
-        for payload in payloads:
-            self.number += 1
-            left.take(decode(payload), self.number, None, again=True)
-        return left if payloads else None
+        return left if left.last else None
 
     def begin(self) -> list[tuple[str, Any]]:
         """Open the log for a new life; the facts that are to be written before the first group."""

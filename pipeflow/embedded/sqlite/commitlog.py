@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
 from typing import Final
@@ -21,6 +22,8 @@ HEADER: Final = _FRAME.size
 _SUMMED: Final = slice(4, HEADER - 4)
 SALT_BYTES: Final = 8
 LEAST_HALF: Final = 4096
+_WINDOW: Final = 1 << 20
+"""Bytes that are looked through at once for where a frame begins."""
 
 
 class NoRoom(Exception):
@@ -39,12 +42,13 @@ class CommitLog:
         self._end = 0
 
     def open(self, salt: bytes) -> None:
-        """Begin anew; frames of another salt are garbage from now on. The file's name is durable on return."""
+        """Begin anew, empty: the tables hold what an earlier owner logged. The file's name is durable on return."""
         self.salt = salt
         self._base = self._end = 0
         if self._fd >= 0:
             return
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.ftruncate(self._fd, 0)
         directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -54,7 +58,7 @@ class CommitLog:
     def frame(self, number: int, buffer: bytearray) -> None:
         """Fill in the header of a frame; `buffer` has room for it in front of the payload."""
         _FRAME.pack_into(buffer, 0, _MAGIC, self.salt, number, len(buffer) - HEADER, 0)
-        crc = _crc(buffer)
+        crc = crc32(memoryview(buffer)[HEADER:], crc32(buffer[_SUMMED]))
         buffer[HEADER - 4 : HEADER] = crc.to_bytes(4, "big")
 
     def has_room(self, size: int) -> bool:
@@ -96,58 +100,57 @@ class CommitLog:
             self.path.unlink(missing_ok=True)
 
 
-def read(path: Path, half: int, salt: bytes, folded: int) -> tuple[list[bytes], int]:
-    """(payloads of the frames behind number `folded` in order, up to the first that is torn or missing; how many whole
-    ones lie behind that).
-    """
-    content = path.read_bytes()
-    found: dict[int, bytes] = {}
-    for base in (0, half):
-        found |= _run(content, base, base + half, salt)
-    payloads: list[bytes] = []
+def payloads(fd: int, half: int, salt: bytes, folded: int) -> Iterator[bytes]:
+    """Those of the frames behind number `folded`, in order, up to the first that is torn or missing; one in memory."""
     number = folded + 1
-    while number in found:
-        payloads.append(found[number])
-        number += 1
-    return payloads, sum(each >= number for each in _all(content, salt))
+    for base in sorted((0, half), key=lambda base: (_frame(fd, base, base + half, salt) or (0,))[0]):
+        start, end = base, base + half
+        while (frame := _frame(fd, start, end, salt)) is not None:
+            found, payload = frame
+            if found > number:
+                return
+            if found == number:
+                yield payload
+                number += 1
+            start += HEADER + len(payload)
 
 
-def _run(content: bytes, start: int, end: int, salt: bytes) -> dict[int, bytes]:
-    """By number: the frames that lie one behind the other from `start` on."""
-    found: dict[int, bytes] = {}
-    while (frame := _at(content, start, salt)) is not None:
-        number, payload = frame
-        found[number] = payload
-        start += HEADER + len(payload)
-        if start >= end:
-            break
-    return found
+def whole(fd: int, half: int, salt: bytes, number: int) -> int:
+    """How many sound frames there are from that number on, wherever they lie."""
+    count = 0
+    for start, end in ((0, half), (half, 2 * half)):
+        while start < end:
+            frame = _frame(fd, start, end, salt)
+            if frame is not None:
+                count += frame[0] >= number
+                start += HEADER + len(frame[1])
+            else:
+                start = _mark(fd, start + 1, end, salt)
+    return count
 
 
-def _all(content: bytes, salt: bytes) -> list[int]:
-    """Numbers of all sound frames, wherever they lie."""
-    found: list[int] = []
+def _mark(fd: int, start: int, end: int, salt: bytes) -> int:
+    """Where from `start` on the next frame may begin, or `end`."""
     mark = _MAGIC + salt
-    start = content.find(mark)
-    while start >= 0:
-        frame = _at(content, start, salt)
-        if frame is not None:
-            found.append(frame[0])
-        start = content.find(mark, start + (HEADER + len(frame[1]) if frame is not None else 1))
-    return found
+    while window := os.pread(fd, min(_WINDOW, end - start), start):
+        at = window.find(mark)
+        if at >= 0:
+            return start + at
+        if start + len(window) >= end:
+            break
+        start += max(1, len(window) - len(mark) + 1)  # a mark may lie across the end of the window
+    return end
 
 
-def _at(content: bytes, start: int, salt: bytes) -> tuple[int, bytes] | None:
-    if start + HEADER > len(content):
+def _frame(fd: int, start: int, end: int, salt: bytes) -> tuple[int, bytes] | None:
+    """(number, payload) of the frame there, when it is whole."""
+    header = os.pread(fd, HEADER, start)
+    if len(header) < HEADER:
         return None
-    magic, seasoned, number, length, crc = _FRAME.unpack_from(content, start)
-    end = start + HEADER + length
-    if magic != _MAGIC or seasoned != salt or end > len(content):
+    magic, seasoned, number, length, crc = _FRAME.unpack(header)
+    if magic != _MAGIC or seasoned != salt or start + HEADER + length > end:
         return None
-    if _crc(content[start:end]) != crc:
+    payload = os.pread(fd, length, start + HEADER)
+    if len(payload) < length or crc32(payload, crc32(header[_SUMMED])) != crc:
         return None
-    return number, content[start + HEADER : end]
-
-
-def _crc(frame: bytes | bytearray) -> int:
-    return crc32(memoryview(frame)[HEADER:], crc32(frame[_SUMMED]))
+    return number, payload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
-from pipeflow.errors import StoreCorrupt
+from pipeflow.embedded.sqlite.commitlog import HEADER, SALT_BYTES, CommitLog, payloads, whole
+from pipeflow.errors import ConfigurationError, StoreCorrupt
 from pipeflow.messages import Delivery, Outgoing, Want
 from pipeflow.protocols import Store
 from pipeflow.registry import open_store
@@ -137,3 +139,59 @@ async def test_a_store_that_was_not_closed_does_not_open_without_its_log(tmp_pat
     lossy = await opened(copy, clock, "?accept_loss=1")
     assert await take(lossy, "work") == []
     await lossy.close()
+
+
+async def test_frames_behind_damage_are_found_wherever_they_begin(tmp_path: Path) -> None:
+    """The file is looked through a window at a time: a mark that lies across two of them is none that is missed."""
+    log = CommitLog(tmp_path / "log", 4 << 20)
+    log.open(b"salt salt"[:SALT_BYTES])
+    for number in range(1, 9):
+        frame = bytearray(HEADER) + bytes(300_000 + number)
+        log.frame(number, frame)
+        log.append(frame)
+    log.close(remove=False)
+    content = bytearray(log.path.read_bytes())
+    content[10] ^= 1
+    for pad in (0, 1, *range((1 << 20) - 20, (1 << 20) + 3)):
+        # The second frame begins `pad` bytes later, and nothing lies between.
+        second = HEADER + 300_001
+        log.path.write_bytes(content[:second] + bytes(pad) + content[second:])
+        with log.path.open("rb") as file:
+            assert [*payloads(file.fileno(), 4 << 20, log.salt, 0)] == []
+            assert whole(file.fileno(), 4 << 20, log.salt, 1) == 7
+            assert whole(file.fileno(), 4 << 20, log.salt, 5) == 4
+
+
+async def test_one_frame_of_the_log_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    half = 8 << 20
+    log = CommitLog(tmp_path / "log", half)
+    log.open(bytes(SALT_BYTES))
+    number = 0
+    for _ in range(2):
+        for _ in range(7):
+            number += 1
+            frame = bytearray(HEADER) + bytes(1 << 20)
+            log.frame(number, frame)
+            log.append(frame)
+        log.turn()
+    log.close(remove=False)
+    tracemalloc.start()
+    with log.path.open("rb") as file:
+        assert sum(len(each) for each in payloads(file.fileno(), half, log.salt, 0)) == 14 << 20
+        assert whole(file.fileno(), half, log.salt, 1) == 14
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+@pytest.mark.parametrize("log_bytes", ["1", "8191", str((1 << 30) + 1), "9" * 30])
+async def test_a_size_that_no_log_can_have_is_refused_with_the_limits(tmp_path: Path, log_bytes: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"log_bytes is {log_bytes}; use 8192 .* to 1073741824 .* or 0 for"):
+        await open_store(f"sqlite:///{tmp_path}/a.db?log_bytes={log_bytes}")
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("log_bytes", ["-1", "64MiB", "\N{SUPERSCRIPT TWO}", ""])
+async def test_a_size_that_is_no_number_is_refused(tmp_path: Path, log_bytes: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"log_bytes is .* use a whole number"):
+        await open_store(f"sqlite:///{tmp_path}/a.db?log_bytes={log_bytes}")
