@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,42 @@ def test_attributes_that_are_no_object_are_refused(call: Call) -> None:
     shown = call("match", "--policy", '{"n":[1]}', "--scope", "attributes", "-", input="[1]")
     assert shown.exit_code == 1
     assert "stdin:1: no object of attributes" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("rule", "type", "value", "expected"),
+    [
+        ('"x"', "String.shade", "x", "match\n"),
+        ("100", "Number", "1e2", "match\n"),
+        ("100", "Number.int", "100.0", "match\n"),
+        ('"100"', "Number", "100", "no match\n"),
+        ('"x"', "String.Array", '["y", "x", null]', "match\n"),
+        ('"[1]"', "String", "[1]", "match\n"),
+        ('{"exists": true}', "Binary", "eHk=", "no match\n"),
+        ('{"exists": false}', "Binary", "eHk=", "match\n"),
+    ],
+)
+def test_T26_T39_attributes_of_every_type_of_sns_are_looked_at_as_sns_looks_at_them(
+    call: Call, rule: str, type: str, value: str, expected: str
+) -> None:
+    event = json.dumps({"a": {"Type": type, "Value": value}})
+    assert call("match", "--policy", f'{{"a":[{rule}]}}', "--scope", "attributes", "-", input=event).stdout == expected
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        '{"Type":"Number","Value":"seven"}',
+        '{"Type":"String.Array","Value":"x"}',
+        '{"Type":"String.Array","Value":"[[1]]"}',
+        '{"Type":"Binary","Value":"?"}',
+        '{"Type":"Text","Value":"x"}',
+        '{"DataType":"String","StringValue":"x"}',
+        "null",
+    ],
+)
+def test_T26_an_attribute_that_is_none_is_named(call: Call, attribute: str) -> None:
+    event = f'{{"kind": "placed", "a": {attribute}}}'
+    shown = call("match", "--policy", '{"n":[1]}', "--scope", "attributes", "-", input=event)
+    assert shown.exit_code == 1
+    assert "stdin:1: attribute a is none: " in shown.stderr
