@@ -168,7 +168,7 @@ class _Parser:
             case "suffix":
                 return Suffix(_text(operand, name, place))
             case "equals-ignore-case":
-                return IgnoringCase(_text(operand, name, place).lower())
+                return IgnoringCase(_text(operand, name, place).casefold())
             case "wildcard":
                 return _wildcard(_text(operand, name, place), place)
             case "exists":
@@ -271,7 +271,7 @@ def _anything_but_pattern(operand: dict[str, Json], place: str, known: Sequence[
         case "suffix":
             return AnythingBut(tests=tuple(map(Suffix, texts)))
         case "equals-ignore-case":
-            return AnythingBut(tests=tuple(IgnoringCase(text.lower()) for text in texts))
+            return AnythingBut(tests=tuple(IgnoringCase(text.casefold()) for text in texts))
         case _:
             return AnythingBut(tests=tuple(_wildcard(text, place) for text in texts))
 

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from pipeflow.filters.grammar import parse_policy
-from pipeflow.filters.rules import Json, Leaf, Path
+from pipeflow.filters.rules import Alternative, Json, Leaf, Path
 from pipeflow.filters.values import Test, test_of
 from pipeflow.messages import AttributeValue
 from pipeflow.specs import FilterPolicy
@@ -27,11 +27,14 @@ from pipeflow.specs import FilterPolicy
 _DOTTED_KEY: Final = re.compile(rb'\.(?:[^".\\]|\\.)*"\s*:', re.DOTALL)
 _ESCAPED_DOT: Final = b"\\u002"
 _ABSENT: Final = object()
-_decode = msgspec.json.decode
+_decode_in_range = msgspec.json.decode
+_decode_any_number = msgspec.json.Decoder(float_hook=float).decode
 _passed_over = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 READ_WHOLE = 64 << 10
 """Bytes of a body up to which all of it is read, 1 to 2 ms. Of a larger one the fields that policies name are, and the
 rest is passed over at 1 ms for each MiB: nobody else runs meanwhile, in a thread neither."""
+WAYS: Final = 64
+"""Ways through one policy that are kept, by which of its fields that may be absent are there."""
 
 
 class Subject:
@@ -95,7 +98,7 @@ class _Parts(dict[str, Json]):
             read: Json = _decode(written)
             return read
         except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return []  # a number past every bound, or too deep: nothing that a policy asks for
+            return []  # too deep, or an integer of thousands of digits: nothing that a policy asks for
 
     def get(self, name: str, default: Any = None) -> Any:
         if name not in self:
@@ -111,6 +114,14 @@ class _Parts(dict[str, Json]):
             if value.dotted(below) if isinstance(value, _Parts) else name in self._below:
                 return True
         return False
+
+
+def _decode(written: bytes) -> Any:
+    """What is written there. Of a number past every bound no more is known than that: the rest is as good as ever."""
+    try:
+        return _decode_in_range(written)
+    except msgspec.ValidationError:
+        return _decode_any_number(written)
 
 
 def _may_have_dots(written: bytes) -> bool:
@@ -139,7 +150,7 @@ def compile_filter(policy: FilterPolicy, *, aws_limits: bool = False) -> Filter:
     if policy.scope == "attributes":
         compiled = [_attributes(_by_path(alternative)) for alternative in alternatives]
     else:
-        compiled = [_body(each) for alternative in alternatives for each in _without_absence(alternative)]
+        compiled = [_body(alternative) for alternative in alternatives]
     return Filter(policy, _any_of(compiled))
 
 
@@ -227,38 +238,15 @@ class _Node:
             self.leaves.append(leaf)
 
 
-class _Split(msgspec.Struct, frozen=True):
-    """An alternative in which no leaf speaks of absence: these paths are absent, those are there."""
-
-    absent: tuple[Path, ...]
-    present: tuple[tuple[Path, Leaf], ...]
-
-
-def _without_absence(alternative: Sequence[tuple[Path, Leaf]]) -> list[_Split]:
-    splits = [_Split((), ())]
+def _body(alternative: Alternative) -> Callable[[Subject], bool]:
+    if not alternative:
+        return lambda subject: True  # nothing is asked, of a body that is no JSON object neither (SNS: T17)
+    shape = _Node()
     for path, leaf in alternative:
-        further: list[_Split] = []
-        if leaf.missing:
-            further = [_Split((*split.absent, path), split.present) for split in splits]
-        if not leaf.missing or _says_more_than_absent(leaf):
-            further += [_Split(split.absent, (*split.present, (path, leaf))) for split in splits]
-        splits = further
-    return splits
-
-
-def _says_more_than_absent(leaf: Leaf) -> bool:
-    return bool(leaf.exists or leaf.strings or leaf.numbers or leaf.literals or leaf.operators)
-
-
-def _body(split: _Split) -> Callable[[Subject], bool]:
-    shape, wanted = _Node(), _Node()
-    for path, leaf in split.present:
         shape.add(path, leaf)
-        wanted.add(path, leaf)
-    for path in split.absent:
-        shape.add(path, _NOTHING)
-    holds = _object(wanted)
-    absent = split.absent
+    absent = [path for path, leaf in alternative if leaf.missing and not _says_more_than_absent(leaf)]
+    asked = [(path, leaf) for path, leaf in alternative if not leaf.missing or _says_more_than_absent(leaf)]
+    holds = _by_what_is_there(asked) if any(leaf.missing for _, leaf in asked) else _wanted(asked)
 
     def matches(subject: Subject) -> bool:
         tree = subject.tree()
@@ -272,6 +260,38 @@ def _body(split: _Split) -> Callable[[Subject], bool]:
         return holds(tree)
 
     return matches
+
+
+def _says_more_than_absent(leaf: Leaf) -> bool:
+    return bool(leaf.exists or leaf.strings or leaf.numbers or leaf.literals or leaf.operators)
+
+
+def _wanted(asked: Alternative | list[tuple[Path, Leaf]]) -> Callable[[dict[str, Json]], bool]:
+    root = _Node()
+    for path, leaf in asked:
+        root.add(path, leaf)
+    return _object(root)
+
+
+def _by_what_is_there(asked: list[tuple[Path, Leaf]]) -> Callable[[dict[str, Json]], bool]:
+    """Fields that may be absent are asked where they are there; for each set of those, a way is made when one is met.
+
+    All ways at once would be as many as there are sets: a million for twenty such fields.
+    """
+    optional = [path for path, leaf in asked if leaf.missing]
+    ways: dict[tuple[bool, ...], Callable[[dict[str, Json]], bool]] = {}
+
+    def holds(tree: dict[str, Json]) -> bool:
+        there = tuple([_is_there(tree, path) for path in optional])
+        way = ways.get(there)
+        if way is None:
+            if len(ways) >= WAYS:
+                ways.clear()
+            gone = {path for path, found in zip(optional, there, strict=True) if not found}
+            way = ways[there] = _wanted([(path, leaf) for path, leaf in asked if not (leaf.missing and path in gone)])
+        return way(tree)
+
+    return holds
 
 
 _NOTHING: Final = Leaf(frozenset(), frozenset(), frozenset(), (), False, True, 0, 0)

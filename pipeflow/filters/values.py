@@ -84,7 +84,7 @@ def _operator_test(operator: Operator) -> Test:
         case Suffix(end):
             return lambda value: isinstance(value, str) and value.endswith(end)
         case IgnoringCase(text):
-            return lambda value: isinstance(value, str) and value.lower() == text
+            return lambda value: isinstance(value, str) and value.casefold() == text
         case Wildcard(parts):
             return _wildcard(parts)
         case Cidr(network):

@@ -318,7 +318,7 @@ class _Place(Generic[T]):
     def _keys_of_text(self, value: str) -> Iterator[Key]:
         sizes = self.sizes
         if sizes.get("folded"):
-            yield "folded", value.lower()
+            yield "folded", value.casefold()
         for length in sizes.get("start", ()):
             yield "start", value[:length]
         for length in sizes.get("end", ()):

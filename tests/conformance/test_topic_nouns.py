@@ -75,13 +75,11 @@ async def test_T10_T11_queues_and_streams_get_what_is_published_at_once(desk: De
 
 
 async def test_T17_an_empty_policy_takes_everything_of_either_scope(desk: Desk) -> None:
-    await desk.fan_out(
-        QueueSpec("a"), QueueSpec("b"), a=FilterPolicy("{}", "attributes"), b=FilterPolicy('{"x": [1]}', "body")
-    )
+    await desk.fan_out(QueueSpec("a"), QueueSpec("b"), a=FilterPolicy("{}", "attributes"), b=FilterPolicy("{}", "body"))
     await desk.publish("no json")
     await desk.publish('{"x": 1}', {"kind": "k"})
     assert await desk.bodies(queue="a") == ["no json", '{"x": 1}']
-    assert await desk.bodies(queue="b") == ['{"x": 1}']
+    assert await desk.bodies(queue="b") == ["no json", '{"x": 1}']
 
 
 async def test_T25_a_publish_says_something_else_to_the_protocols_it_names(desk: Desk) -> None:

@@ -191,7 +191,7 @@ def value_holds(rule: Any, value: Any) -> bool:
     if operator == "suffix":
         return len(operand) <= len(value) and bool(value[len(value) - len(operand) :] == operand)
     if operator == "equals-ignore-case":
-        return bool(value.lower() == operand.lower())
+        return bool(value.casefold() == operand.casefold())
     if operator == "cidr":
         try:
             return ip_address(value) in ip_network(operand)

@@ -91,10 +91,14 @@ def test_what_is_no_object_matches_nothing_also_where_it_is_passed_over(broken: 
     assert not says({"kind": ["big"]}, broken)
 
 
-def test_a_number_past_every_bound_is_no_number_and_hides_no_other_field() -> None:
-    written = b'{"kind":"big","n":1e999,"text":"%b"}' % (b"x" * READ_WHOLE)
+@pytest.mark.parametrize("size", [0, READ_WHOLE])
+def test_T44_a_number_past_every_bound_is_above_all_others_and_hides_no_other_field(size: int) -> None:
+    written = b'{"kind":"big","n":1e999,"in":[{"low":-1e400,"k":"v"}],"text":"%b"}' % (b"x" * size)
     assert says({"kind": ["big"]}, written)
-    assert not says({"n": [{"exists": True}]}, written)
+    assert says({"n": [{"exists": True}]}, written)
+    assert says({"n": [{"numeric": [">", 10**9]}]}, written)
+    assert not says({"n": [10**9, {"numeric": ["<", 10**9]}]}, written)
+    assert says({"in": {"k": ["v"], "low": [{"numeric": ["<", 0]}]}}, written)
 
 
 def peeked(written: bytes) -> Peeked:
