@@ -244,6 +244,7 @@ class Moving:
     async def _until_done(self, id: str, stop: Signal) -> None:
         broker = self._broker
         clock, move, rate = broker.clock, self._moves[id], self._moves[id].rate
+        dead = broker.nouns.head(move.source)
         size = CHUNK if rate is None else max(1, min(CHUNK, int(rate / STEPS_A_SECOND)))
         due = clock.now()
         # The queue it was asked for may be gone, and its letters be those of others.
@@ -267,6 +268,8 @@ class Moving:
                         due = max(due, clock.now()) + len(fit) / rate
                         await clock.wait(stop, due)
                     left = broker.choosing.still(left)
+        if self._moves[id].state == "running" and broker.nouns.find_head(move.source) is not dead:
+            raise NotFound(f"the dead letters {move.source} were deleted meanwhile")
         self._end(id, "cancelled" if self._moves[id].state == "cancelling" else "completed")
 
     async def _fit(
@@ -284,18 +287,27 @@ class Moving:
         """Move letters, each as a new message (SQS: Q99), into the open group; their entry in the audit with them."""
         broker = self._broker
         nouns, now = broker.nouns, broker.clock.now()
-        to = nouns.head(move.to) if move.to is not None else None
+        dead = nouns.head(move.source)
         # Before anything is moved: what one of them cannot do, none of them has done.
-        targets = [to or nouns.find_head(message.source or "") or nouns.head(move.queue) for message, _ in letters]
-        for (message, after), target in zip(letters, targets, strict=True):
+        names = [_destination(move, message) for message, _ in letters]
+        targets = {name: self._target(dead, name, move) for name in dict.fromkeys(names)}
+        for (message, after), name in zip(letters, names, strict=True):
             lane = broker.choosing.take_out(message)
-            broker.inlet.redrive(lane, target, message, after, now)
+            broker.inlet.redrive(lane, targets[name], message, after, now)
         if not letters:
             return entry
         # What left may have been before others of its group: who waits for letters is told too.
-        letters_of = nouns.head(move.source)
-        broker.after_intake(nouns.lanes() if to is None else (*to.lanes, *letters_of.lanes))
+        broker.after_intake([lane for head in (*targets.values(), dead) for lane in head.lanes])
         return broker.trail.counted(entry, [message.id for message, _ in letters], digests_of(letters))
+
+    def _target(self, dead: Head, name: str, move: Move) -> Head:
+        """The queue that letters go to; NotFound when it is gone, or another one of its name takes no such letters."""
+        target = self._broker.nouns.find_head(name)
+        if target is None and move.to is None:
+            raise NotFound(f"there is no queue {name} any more, which letters came from; name one for them with --to")
+        target = target or self._broker.nouns.head(name)
+        _check_target(dead, target)
+        return target
 
     # -- what is remembered --------------------------------------------------------------------------------------
 
@@ -340,6 +352,11 @@ class Moving:
 def _choice(move: Move) -> Choice:
     ids = frozenset(move.ids) if move.ids is not None else None
     return Choice(move.source, ids, move.where, move.limit, move.upto)
+
+
+def _destination(move: Move, message: Stored) -> str:
+    # Never to another queue than it came from (SQS: Q98). What was sent to the dead letters came from none.
+    return move.to or message.source or move.queue
 
 
 def _check_target(dead: Head, target: Head) -> None:

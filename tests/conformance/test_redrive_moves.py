@@ -82,6 +82,40 @@ async def test_Q98_without_a_destination_each_letter_goes_back_to_the_queue_it_c
     assert (await desk.bodies(), await desk.bodies(queue="other")) == (["q0", "q1", "q2"], ["other0", "other1"])
 
 
+async def test_Q98_a_letter_whose_queue_is_gone_goes_to_no_other(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await desk.queue("other", dead_letters="dead")
+    await bury(desk, 2, "other")
+    await bury(desk, 2)
+    await desk.store.delete_queue("other")
+    await desk.store.start_move(Redrive("q", rate=1))
+    await desk.advance(5)
+    (move,) = await desk.store.moves("q")
+    assert (move.state, move.moved, "no queue other any more" in move.failure) == ("failed", 0, True)
+    with pytest.raises(NotFound, match="name one for them with --to"):
+        await desk.store.redrive(Redrive("q"))
+    assert (await desk.counts(), await desk.counts("dead")) == ((0, 0, 0), (4, 0, 0))
+    assert (await desk.store.redrive(Redrive("q", to="q"))).moved == 4
+
+
+async def test_Q98_a_letter_does_not_go_to_a_queue_of_another_kind_that_has_its_name_now(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await desk.queue("other", dead_letters="dead")
+    await bury(desk, 1, "other")
+    await desk.store.delete_queue("other")
+    await desk.queue("other", fifo=True)
+    with pytest.raises(NotFound, match="dead letters of a standard queue go to a standard queue"):
+        await desk.store.redrive(Redrive("q"))
+    assert await desk.counts("other") == (0, 0, 0)
+
+
+async def test_Q98_what_was_sent_to_the_dead_letters_goes_to_the_queue_that_asks(desk: Desk) -> None:
+    await desk.queue(dead_letters="dead")
+    await desk.send("a", queue="dead")
+    assert (await desk.store.redrive(Redrive("q"))).moved == 1
+    assert await desk.bodies() == ["a"]
+
+
 async def test_Q99_moved_letters_are_new_messages_oldest_first(desk: Desk) -> None:
     await desk.queue(dead_letters="dead")
     (sent,) = await desk.send("a", attributes={"kind": "x"})
@@ -119,6 +153,22 @@ async def test_Q100_a_move_takes_what_matches_up_to_its_limit_and_the_last_ten_a
     assert [move.moved for move in moves] == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
     assert await desk.store.moves() == moves
     assert (await desk.stats()).dead == 2
+
+
+async def test_Q100_a_move_from_dead_letters_that_are_deleted_fails_and_says_so(desk: Desk) -> None:
+    await desk.queue("to")
+    await desk.queue(dead_letters="dead")
+    await bury(desk, 10)
+    await desk.store.start_move(Redrive("q", to="to", rate=1))
+    await desk.advance(2.5)
+    await desk.store.delete_queue("q")
+    await desk.store.delete_queue("dead")
+    await desk.queue("dead")
+    await desk.advance(10)
+    (move,) = await desk.store.moves()
+    assert (move.state, move.moved) == ("failed", 3)
+    assert move.failure == "the dead letters dead were deleted meanwhile"
+    assert await desk.counts("to") == (3, 0, 0)
 
 
 async def test_Q101_a_cancelled_move_leaves_moved_what_was_moved(desk: Desk) -> None:
