@@ -16,7 +16,7 @@ from pipeflow.errors import ConfigurationError
 from pipeflow.messages import Delivery, Receipt, Release, Want
 from pipeflow.names import valid_group
 from pipeflow.state.queue import LONGEST_HOLD
-from pipeflow.state.stored import GONE, Stored
+from pipeflow.state.stored import GONE, IN_FLIGHT, Stored
 
 
 class Handing(Protocol):
@@ -153,7 +153,8 @@ def delivery(head: Head, message: Stored, body: bytes | None = None) -> Delivery
         Receipt(message.place, message.boot, message.receives),
         message.receives - message.releases,
         message.sent_at,
-        message.until,
+        # Received for no time at all it is visible already, and has no deadline any more (SQS: Q2 e).
+        message.until if message.state == IN_FLIGHT else message.received_at,
         message.place,
         attributes or {},
         headers or {},

@@ -258,7 +258,7 @@ class QueueState:
         if attempt_id is not None and self.attempts is not None:
             again = self.attempts.repeated(attempt_id, now, self.known)
             if again is not None:
-                self._restart(again, now + timeout)
+                self._restart(again, now, timeout)
                 self.attempts.note(attempt_id, again, now)
                 return again
         if self._alone is not None and self.runs_alone:
@@ -303,8 +303,10 @@ class QueueState:
             self.attempts.note(attempt_id, taken, now)
         return taken
 
-    def _restart(self, messages: list[Stored], until: float) -> None:
+    def _restart(self, messages: list[Stored], now: float, timeout: float) -> None:
         for message in messages:
+            # It is the same receive, and one receive hides a message for so long at most (SQS: Q63).
+            until = min(now + timeout, message.received_at + LONGEST_HOLD)
             if until < message.until:
                 message.until = until
                 self._hold(message)
@@ -500,6 +502,8 @@ class QueueState:
         # Asked this way, what is no number is refused too.
         if not (timeout <= 0 or now + timeout - message.received_at <= LONGEST_HOLD):
             return _TOO_LONG
+        if self.attempts is not None:
+            self.attempts.changed(message.place)
         durable = message.durable
         if timeout <= 0:
             self._take_back(message)

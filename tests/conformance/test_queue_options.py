@@ -241,6 +241,25 @@ async def test_Q57_what_was_changed_and_changed_back_is_not_as_it_was(desk: Desk
     assert await ask(desk, "1") == []
 
 
+async def test_Q57_what_was_extended_to_the_deadline_it_had_is_not_as_it_was(desk: Desk) -> None:
+    await desk.queue(fifo=True)
+    await desk.send("a", group="g")
+    ((_, receipt),) = await ask(desk, "1")
+    await desk.advance(10)
+    assert await desk.settle(Extend(receipt, 20.0)) == [Settled()]
+    assert await ask(desk, "1") == []
+
+
+async def test_Q57_Q63_a_receive_that_is_repeated_hides_its_messages_for_twelve_hours_at_most(desk: Desk) -> None:
+    await desk.queue(fifo=True)
+    await desk.send("a", group="g")
+    first = await ask(desk, "1", timeout=43_200.0)
+    await desk.advance(200)
+    assert await ask(desk, "1", timeout=43_200.0) == first
+    await desk.advance(43_000)
+    assert await desk.counts() == (1, 0, 0)
+
+
 async def test_Q57_after_five_minutes_the_id_means_nothing(desk: Desk) -> None:
     await desk.queue(fifo=True)
     await desk.send("a", group="g")

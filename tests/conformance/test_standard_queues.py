@@ -65,6 +65,7 @@ async def test_Q2_a_receive_with_no_visibility_timeout_counts_and_leaves_the_mes
     await desk.queue(max_receives=None)
     await desk.send("a")
     first = await desk.one(visibility_timeout=0)
+    assert first.deadline == desk.clock.now()
     assert first.attempt == 1
     again = await desk.one(visibility_timeout=0)
     assert again.attempt == 2

@@ -72,8 +72,10 @@ RECEIPTS = (
     Mutant("gone_message_is_known", QUEUE, "        self.known.pop(message.place, None)\n        self.order.released_from(message)\n        self.changes.gone",
            "        self.order.released_from(message)\n        self.changes.gone", BESIDE),
     Mutant("repeat_after_five_minutes", ATTEMPTS, "now - made[0] >= REPEATABLE", "False", REPEATED),
-    Mutant("repeat_of_what_was_extended", ATTEMPTS, " or message.until != until", "", REPEATED),
-    Mutant("repeat_of_what_changed_and_changed_back", ATTEMPTS, "self._made.pop(id, None)", "self._made.get(id)", REPEATED),
+    Mutant("repeat_of_what_was_extended", QUEUE, "            self.attempts.changed(message.place)\n", "            pass\n",
+           REPEATED),
+    Mutant("repeat_hides_for_longer_than_may_be", QUEUE, "min(now + timeout, message.received_at + LONGEST_HOLD)",
+           "now + timeout", REPEATED),
     Mutant("repeat_gives_no_new_time", QUEUE, "            message.until = until\n            if message.durable:",
            "            if message.durable:", REPEATED),
 )  # fmt: skip

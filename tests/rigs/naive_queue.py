@@ -69,8 +69,8 @@ class Model:
     letters: list[Item] = field(default_factory=list)
     """Dead letters that nobody has taken from here yet."""
     accepted: list[Accepted] = field(default_factory=list)
-    attempts: dict[str, tuple[float, list[tuple[str, int, float]]]] = field(default_factory=dict)
-    """By attempt id: when it received, and (message, receive, deadline) of what it brought."""
+    attempts: dict[str, tuple[float, list[tuple[str, int]]]] = field(default_factory=dict)
+    """By attempt id: when it received, and (message, receive) of what it brought."""
     places: int = 0
     released: int = 0
     sent: int = 0
@@ -250,21 +250,20 @@ class Model:
         """What a receive with this id brought in the last five minutes, if all of it is as it left it (SQS: Q57)."""
         at, brought = self.attempts.get(attempt_id, (0.0, []))
         same = all(
-            body in self.live
-            and (item := self.live[body]).state == "in_flight"
-            and (item.receives, item.until) == (receive, until)
-            for body, receive, until in brought
+            body in self.live and (item := self.live[body]).state == "in_flight" and item.receives == receive
+            for body, receive in brought
         )
-        return [body for body, _, _ in brought] if brought and now - at < WINDOW and same else None
+        return [body for body, _ in brought] if brought and now - at < WINDOW and same else None
 
     def hand_out_again(self, attempt_id: str, taken: Sequence[str], timeout: float, now: float) -> None:
         for body in taken:
-            self.live[body].until = now + timeout
+            item = self.live[body]
+            item.until = min(now + timeout, item.received_at + LONGEST_HOLD)
         self.note_attempt(attempt_id, taken, now)
 
     def note_attempt(self, attempt_id: str, taken: Sequence[str], now: float) -> None:
         items = [self.live[body] for body in taken]
-        self.attempts[attempt_id] = now, [(item.body, item.receives, item.until) for item in items]
+        self.attempts[attempt_id] = now, [(item.body, item.receives) for item in items]
 
     # -- settling ------------------------------------------------------------------------------------------------
 
@@ -289,6 +288,8 @@ class Model:
             case Extend(visibility_timeout=timeout):
                 if timeout > 0 and now + timeout - item.received_at > LONGEST_HOLD:
                     return Refused
+                mine = (body, item.receives)
+                self.attempts = {id: each for id, each in self.attempts.items() if mine not in each[1]}
                 item.until = now + timeout
                 if timeout <= 0:
                     item.state, item.visible_since = "ready", now
