@@ -16,7 +16,19 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 METADATA = tuple(
-    map(ip_network, ("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fd00:ec2::/32"))
+    map(
+        ip_network,
+        (
+            "169.254.0.0/16",
+            "100.100.100.200/32",
+            "168.63.129.16/32",
+            "192.0.0.192/32",
+            "fd00:ec2::/32",  # AWS
+            "fd20:ce::/32",  # Google
+            "fd00:42::42/128",  # Scaleway
+            "fe80::a9fe:a9fe/128",  # OpenStack
+        ),
+    )
 )
 """Where clouds answer with the machine's own credentials. Nothing allows these."""
 
@@ -63,7 +75,17 @@ _ALLOWING = "allow its network by endpoint=Endpoint(networks=(...)), or name thi
 NAT64 = ip_network("64:ff9b::/96")
 TEREDO = ip_network("2001::/32")
 SIX_TO_FOUR = ip_network("2002::/16")
-COMPATIBLE = ip_network("::/96")
+CARRYING_AT_THE_END = tuple(
+    map(
+        ip_network,
+        (
+            "64:ff9b::/96",  # NAT64
+            "64:ff9b:1::/48",  # NAT64 of a network's own
+            "::ffff:0:0:0/96",  # SIIT
+            "::/96",  # compatible
+        ),
+    )
+)
 ISATAP = (0x00005EFE, 0x02005EFE)
 
 
@@ -130,7 +152,7 @@ def _carried(address: Address) -> Iterable[Address]:
         return
     bits = int(address)
     last = IPv4Address(bits & 0xFFFFFFFF)
-    if address in NAT64 or address in COMPATIBLE:
+    if _within(address, CARRYING_AT_THE_END):
         yield last
     if address in SIX_TO_FOUR:
         yield IPv4Address((bits >> 80) & 0xFFFFFFFF)

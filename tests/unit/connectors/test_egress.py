@@ -49,7 +49,8 @@ def test_public_addresses_are_asked(address: str) -> None:
 @pytest.mark.parametrize(
     "address",
     ["169.254.169.254", "169.254.170.2", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "::ffff:169.254.169.254",
-     "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"],
+     "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::", "fd20:ce::254", "fd00:42::42",
+     "fe80::a9fe:a9fe%eth0", "64:ff9b:1::a9fe:a9fe", "::ffff:0:a9fe:a9fe", "::a9fe:a9fe"],
 )  # fmt: skip
 def test_cloud_metadata_is_never_asked_whatever_is_allowed(address: str) -> None:
     refusal = Policy(loopback=True, networks=("0.0.0.0/0", "::/0")).refusal(address)
