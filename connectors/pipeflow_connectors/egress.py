@@ -36,11 +36,13 @@ Kind: TypeAlias = Literal["refused", "unresolved", "connect", "reset", "timeout"
 
 
 class EgressError(Exception):
-    """No answer. `kind` says why: `refused` by the policy, `connect`: nothing was sent, and so on."""
+    """No whole answer. `kind` says why: `refused` by the policy, `connect`: nothing was sent, and so on."""
 
-    def __init__(self, kind: Kind, reason: str) -> None:
+    def __init__(self, kind: Kind, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.kind = kind
+        self.status = status
+        """Of an answer that was too large to be read to its end."""
 
 
 class Answer(Struct, frozen=True):
@@ -196,5 +198,6 @@ async def _body(response: httpx.Response, limit: int, target: Target) -> bytes:
     async for part in response.aiter_raw():
         read += part
         if len(read) > limit:
-            raise EgressError("too-large", f"{target.origin}: answered {response.status_code} with over {limit} bytes")
+            status = response.status_code
+            raise EgressError("too-large", f"{target.origin}: answered {status} with over {limit} bytes", status)
     return bytes(read)

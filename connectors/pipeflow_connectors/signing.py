@@ -60,11 +60,13 @@ class Signer:
         }
 
 
-def verify(document: Mapping[str, object], certificate: bytes) -> bool:
+def verify(document: object, certificate: bytes) -> bool:
     """Whether this notification or confirmation was signed with the key of this certificate, given as PEM.
 
-    `document` is the decoded JSON body of a request. False for one that is not signed, or malformed.
+    `document` is the decoded JSON body of a request. False for one that is not signed, malformed, or no object at all.
     """
+    if not isinstance(document, Mapping):
+        return False
     key = x509.load_pem_x509_certificate(certificate).public_key()
     algorithm = _HASHES.get(str(document.get("SignatureVersion")))
     if algorithm is None or not isinstance(key, rsa.RSAPublicKey) or document.get("Type") not in KEYS:

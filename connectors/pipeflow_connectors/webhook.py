@@ -1,7 +1,8 @@
 """Notifications to an HTTP endpoint, as SNS posts them (SNS: T53, T59). Every request leaves by the one egress.
 
 2xx takes a message. Other answers below 500, but 429, are the endpoint's last word: a redirect is one, as none is
-followed. Everything else may be otherwise next time: 429, 5xx, 1xx, no answer, an answer too large to read.
+followed. Everything else may be otherwise next time: 429, 5xx, 1xx, no answer. What an answer says besides its status
+means nothing: one that is too large is not read to its end, and counts like any other.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class HttpPoster:
                 timeout=self._timeout,
             )
         except EgressError as error:
+            if error.status is not None:
+                return verdict_on(error.status, self._origin)
             return Verdict(False, reason=str(error))
         return verdict_on(answer.status, self._origin)
 
