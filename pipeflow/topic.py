@@ -133,9 +133,7 @@ class Topic(Generic[T]):
 
     def where_body(self, fields: Mapping[str, object], /) -> Selection[T]:
         """The messages whose body matches, as in an SNS filter policy of scope MessageBody."""
-        from pipeflow.filters import where_body
-
-        return Selection(self, where_body(fields))
+        return Selection(self, _on_bodies(fields, self.codec, f"topic {self.name}"))
 
     async def replay(
         self,
@@ -212,9 +210,7 @@ class TopicPattern(Generic[T]):
 
     def where_body(self, fields: Mapping[str, object], /) -> Selection[T]:
         """Of their messages those whose body matches, as with `topic.where_body`."""
-        from pipeflow.filters import where_body
-
-        return Selection(self, where_body(fields))
+        return Selection(self, _on_bodies(fields, self.codec, f"topics {self.name}"))
 
     def misfit(self, topic: Topic[Any]) -> str | None:
         """Why what this topic publishes cannot be what is taken here; None when it can."""
@@ -241,6 +237,17 @@ class Selection(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<{self.topic!r} where {self.filter.scope} match {self.filter.policy}>"
+
+
+def _on_bodies(fields: Mapping[str, object], codec: Codec[T], noun: str) -> FilterPolicy:
+    from pipeflow.filters import where_body
+
+    if codec.name == "msgpack":
+        raise ConfigurationError(
+            f"{noun}: a filter on bodies reads JSON, and these are msgpack, so nothing would match; use codec='json',"
+            " or publish what is filtered as attributes and use where(...)"
+        )
+    return where_body(fields)
 
 
 def outgoing(

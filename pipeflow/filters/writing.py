@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeAlias
+from math import isfinite
+from typing import Literal, TypeAlias, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -29,12 +30,12 @@ class Rule(Struct, frozen=True):
         return {self.operator: operand}
 
 
-Alternatives: TypeAlias = Scalar | Rule | Sequence[Scalar | Rule]
+Alternatives: TypeAlias = Scalar | Rule | Sequence[Scalar | Rule | Mapping[str, object]]
 
 
 def where(**attributes: Alternatives) -> FilterPolicy:
     """A policy on attributes: all of them, each one value, one rule or a list of alternatives. InvalidFilter if bad."""
-    return _checked({name: _rules(value) for name, value in attributes.items()}, "attributes")
+    return _checked(_attributes(attributes), "attributes")
 
 
 def where_body(fields: Mapping[str, object]) -> FilterPolicy:
@@ -103,8 +104,27 @@ def _checked(policy: Mapping[str, object], scope: FilterScope) -> FilterPolicy:
     return written
 
 
+def _attributes(attributes: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: [_attributes(branch) for branch in value] if name == "$or" and _is_choice(value) else _values(name, value)
+        for name, value in attributes.items()
+    }
+
+
+def _values(name: str, value: object) -> list[object]:
+    rules = _rules(value)
+    if any(isinstance(each, bytes | bytearray | memoryview) for each in rules):
+        # As JSON it would be a text in base64, which no attribute is.
+        raise InvalidFilter(
+            f"FilterPolicy: bytes are never looked at in attributes\n at {name}: publish and match text"
+        )
+    return rules
+
+
 def _rules(value: object) -> list[object]:
     values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+    if any(isinstance(each, float) and not isfinite(each) for each in values):
+        raise InvalidFilter(f"FilterPolicy: a value is {value!r}, which would be written as null: name a finite number")
     return [each.written() if isinstance(each, Rule) else each for each in values]
 
 
@@ -115,10 +135,12 @@ def _fields(fields: Mapping[str, object]) -> dict[str, object]:
 def _field(name: str, value: object) -> object:
     if isinstance(value, Mapping):
         return _fields(value)
-    if name == "$or" and isinstance(value, Sequence) and all(_is_branch(each) for each in value):
+    if name == "$or" and _is_choice(value):
         return [_fields(branch) for branch in value]
     return _rules(value)
 
 
-def _is_branch(value: object) -> bool:
-    return isinstance(value, Mapping) and OPERATORS.isdisjoint(value)
+def _is_choice(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
+    return isinstance(value, Sequence) and all(
+        isinstance(each, Mapping) and OPERATORS.isdisjoint(each) for each in value
+    )

@@ -196,6 +196,14 @@ async def test_where_selects_by_attributes_and_where_body_by_content() -> None:
         assert [order.id for order in h.queued(large)] == [1, 2]
 
 
+def test_T44_a_filter_on_bodies_that_are_no_json_is_refused_where_it_is_written() -> None:
+    app = App("shop")
+    for orders in (app.topic("orders", Order, codec="msgpack"), app.topics_named("orders-*", Order, codec="msgpack")):
+        with pytest.raises(ConfigurationError, match="msgpack, so nothing would match"):
+            orders.where_body({"total": [1]})
+        orders.where(total=1)
+
+
 async def test_many_are_sent_at_once_and_a_refused_one_is_a_value_among_the_answers() -> None:
     app = App("shop")
     ledger = app.queue("ledger", Order, fifo=True, max_body=60)

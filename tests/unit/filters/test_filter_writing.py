@@ -90,3 +90,22 @@ def test_an_enum_of_strings_is_its_value_in_policy_and_attribute() -> None:
     policy = compile_filter(where(kind=Kind.PLACED))
     assert policy(b"", {"kind": Kind.PLACED})
     assert policy(b"", {"kind": "placed"})
+
+
+def test_T46_alternatives_of_attributes_are_written_with_values_and_rules_too() -> None:
+    either: list[dict[str, object]] = [{"kind": "placed"}, {"total": num(">", 100), "vip": [True]}]
+    written = where(**{"$or": either}, shop="ulm")
+    assert json.loads(written.policy) == {
+        "$or": [{"kind": ["placed"]}, {"total": [{"numeric": [">", 100]}], "vip": [True]}],
+        "shop": ["ulm"],
+    }
+
+
+def test_T39_a_value_that_no_attribute_could_be_is_refused_where_it_is_written() -> None:
+    for value in (float("inf"), float("nan"), [1, float("-inf")]):
+        with pytest.raises(InvalidFilter, match="would be written as null"):
+            where(total=value)
+        with pytest.raises(InvalidFilter, match="would be written as null"):
+            where_body({"total": value})
+    with pytest.raises(InvalidFilter, match="bytes are never looked at"):
+        where(kind=[b"placed"])  # type: ignore[list-item]  # what a careless caller writes
