@@ -26,7 +26,10 @@ class QueueStats(Struct, frozen=True):
     purged: int
     quarantined: int
     oldest_age: float
-    """Seconds since the oldest ready message was sent; 0 when there is none."""
+    """Seconds since the oldest message was sent that is ready, in flight or waits for a retry; 0 when there is none.
+
+    A dead letter counts from when it died, what was delayed for more than 15 minutes from when it came due.
+    """
     holds_dead_letters: bool = False
     archives: bool = False
     dead_letters_of: list[str] = []

@@ -111,7 +111,8 @@ def queues(
 ) -> None:
     """List queues and what is in them; or delete one.
 
-    dead: in its dead letters now; buried: ever moved there; oldest: how long the oldest ready message has waited.
+    dead: in its dead letters now; buried: ever moved there; oldest: how long the oldest message is there that is ready,
+    in flight or waits for a retry.
     """
     if context.invoked_subcommand is not None:
         return

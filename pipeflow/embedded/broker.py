@@ -533,10 +533,7 @@ class EmbeddedBroker:
 
     async def stats(self) -> StoreStats:
         self.check_open()
-        now = self.clock.now()
-        for lane in self.nouns.lanes():
-            lane.tick(now)
-        return inspection.stats(self, await self.archives.beginnings())
+        return await inspection.stats(self)
 
     async def files(self, stream: str, query: FileQuery) -> list[FileFacts]:
         return await self.catalogue(stream).files(query)

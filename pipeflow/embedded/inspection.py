@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from math import inf
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -35,6 +36,8 @@ SCANNED_BYTES = 8 << 20
 STATES = {READY: "ready", DELAYED: "delayed", IN_FLIGHT: "in_flight"}
 
 Matches = Callable[[Peeked], bool]
+
+_kept_from = attrgetter("kept_from")
 
 
 def matcher(where: FilterPolicy | None, now: float) -> Matches:
@@ -167,9 +170,17 @@ def look(head: Head, message: Stored) -> Peeked:
     )
 
 
-def stats(broker: EmbeddedBroker, archived_since: Mapping[str, float]) -> StoreStats:
-    """Counts from the counters that are journaled with every group, and by topic since when its archive holds any."""
+async def stats(broker: EmbeddedBroker) -> StoreStats:
+    """Counts from the counters that are journaled with every group, and ages of what waits longest."""
+    archived_since = await broker.archives.beginnings()
+    for lane in list(broker.nouns.lanes()):
+        lane.tick(broker.clock.now())
+        if lane.tail.ready and not lane.spec.archives and _oldest(lane, broker.clock.now()) == inf:
+            # What is loaded first is what waits longest; a store that was opened just now has nothing of it in memory.
+            await broker.tending.fed(lane)
     now = broker.clock.now()
+    for lane in broker.nouns.lanes():
+        lane.tick(now)
     sources = broker.nouns.sources()
     queues = [_queue_stats(head, now, sources.get(head.spec.name, [])) for head in broker.nouns.heads()]
     topics = [
@@ -240,10 +251,14 @@ def _queue_stats(head: Head, now: float, sources: list[str]) -> QueueStats:
 
 
 def _oldest(lane: Head, now: float) -> float:
-    """When the first ready message was sent that has not ended; inf when there is none."""
-    ended = now - lane.spec.retention
-    ready = (each for each in lane.state.order.all() if each.state == READY)
-    return next((each.sent_at for each in ready if each.kept_from > ended and each.expires_at > now), inf)
+    """Since when the oldest message is here that is ready, in flight or to be tried again; inf when there is none.
+
+    That is when it was sent, died, or came due after a long delay: the moment from which retention counts.
+    """
+    here = [each for each in lane.state.order.all() if each.state == READY]
+    here += lane.state.known.values()
+    ended = now - lane.spec.retention  # which memory may not have deleted yet
+    return min((moment for moment in map(_kept_from, here) if moment > ended), default=inf)
 
 
 class Counts(Struct):

@@ -464,6 +464,19 @@ async def test_the_oldest_age_is_never_that_of_a_message_that_has_ended(path: Pa
     await store.close()
 
 
+@BOTH
+async def test_the_oldest_age_is_known_of_a_store_that_was_opened_just_now(
+    path: Path, clock: VirtualClock, queue: str
+) -> None:
+    store = await opened(path, clock)
+    await send(store, queue, 10)
+    await clock.advance(60)
+    await store.close()
+    again = await open_store(f"sqlite:///{path}", clock=clock)
+    assert [each.oldest_age for each in (await again.stats()).queues if each.name == queue] == [60.0]
+    await again.close()
+
+
 async def test_the_oldest_age_skips_what_memory_has_not_deleted_yet(clock: VirtualClock) -> None:
     """A sweep of memory rests in proportion to what it looked at."""
     store = await open_store("memory://", clock=clock)
