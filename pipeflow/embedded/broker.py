@@ -268,6 +268,8 @@ class EmbeddedBroker:
 
     async def declare(self, topology: Topology) -> None:
         self.check_open()
+        while (unsettled := self.nouns.unsettled(topology)) is not None:
+            await self.tending.fed(unsettled)
         now = self.clock.now()
         self.claims.check(topology.claims)
         declared = self.nouns.declare(topology, now)

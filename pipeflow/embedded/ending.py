@@ -121,8 +121,7 @@ class Ending:
             start = (0.0, max(start[1], tail.cursor, head.counters.purged_upto))
         found = await self._journal.load_ending(head.number, course.way, start, course.step)
         for message in found.messages:
-            tail.redelay(message)
-            ends = message.expires_at if course is self._life else message.kept_from + head.spec.retention
+            ends = message.expires_at if course is self._life else tail.kept_from(message) + head.spec.retention
             if ends > now:
                 course.at = min(course.at, max(ends, now + PAUSE))
                 break

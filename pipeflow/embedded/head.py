@@ -217,22 +217,26 @@ class Head:
         due, tail = self.state.next_due(), self.tail
         if tail.ending.at < due:
             due = tail.ending.at
+        if tail.delays is not None and tail.delays.at < due:
+            due = tail.delays.at
         if self.pace is not None:
             due = min(due, self.pace.again)
         return min(due, tail.horizon[0]) if tail.delayed else due
 
-    def respec(self, spec: QueueSpec) -> None:
+    def respec(self, spec: QueueSpec, now: float) -> None:
         """Go on with other options, in every priority; messages keep what they were sent with."""
+        redelayed = spec.fifo and spec.delay != self.spec.delay
         if spec.max_per_second != self.spec.max_per_second:
             before = self.pace
             self.pace = Pace(spec.max_per_second) if spec.max_per_second is not None else None
             if self.pace is not None and before is not None:
                 self.pace.go_on_from(before)
         for lane in self.lanes:
+            lane.tick(now)
             lane.pace = self.pace
             lane.spec = spec
             lane.state.respec(spec)
-            lane.tail.ending.respec()
+            lane.tail.respec(now, redelayed)
 
     def hold(self, message: Stored) -> None:
         """Take back a message that an outside consumer has held since before the restart."""

@@ -278,11 +278,13 @@ class Counts(Struct):
 
 
 def _counts(lane: Head) -> Counts:
-    state, tail, counters = lane.state, lane.tail, lane.counters
+    state, tail, counters, delays = lane.state, lane.tail, lane.counters, lane.tail.delays
+    # A FIFO queue's delayed messages lie among those that are ready.
+    waiting, retrying = (delays.count, delays.retrying) if delays is not None else (0, tail.retrying)
     return Counts(
-        state.ready + tail.ready,
-        state.delayed + tail.delayed,
-        state.retrying + tail.retrying,
+        state.ready + tail.ready - waiting,
+        state.delayed + tail.delayed + waiting,
+        state.retrying + retrying,
         state.in_flight,
         counters.sent,
         counters.acked,

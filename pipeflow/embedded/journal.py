@@ -57,6 +57,10 @@ class Counters(Struct):
     """A message with a time to live ever came: what of them lies on disk has to be looked for."""
     cancelled: int = 0
     """Taken back by key before they were visible, also to make room for another of the key."""
+    redelayed_at: float = 0.0
+    """When a FIFO queue's delay changed, while rows on disk do not all tell so; 0: they do (SQS: Q17)."""
+    redelayed_upto: int = 0
+    """The last place that there was then."""
 
 
 class TopicCounters(Struct):
@@ -178,6 +182,8 @@ class RecoveredQueue(Struct):
     number: int
     spec: QueueSpec
     counters: Counters
+    waiting: tuple[float, int] = (0.0, 0)
+    """(moment, how many rows of a FIFO queue come due after it)."""
 
 
 class RecoveredLane(Struct):
@@ -241,11 +247,13 @@ class Loaded(Struct):
     """Keys of rows whose CRC did not hold: never delivered. The caller has them set aside, and counts them."""
     due: float = 0.0
     """Of delayed messages: the due time that the row of the last place lies under."""
+    waiting: dict[int, float] = {}
+    """By key of a damaged row: when it comes due, if it waits for a delay."""
 
 
-Way: TypeAlias = Literal["expires", "kept", "place"]
-"""In which order messages are looked through for what has ended: by time to live, by retention where that does not
-count in the order of places, or by places."""
+Way: TypeAlias = Literal["expires", "kept", "place", "due"]
+"""In which order messages are looked through for what time does to them: by time to live, by retention where that does
+not count in the order of places, by places, or by the end of delays."""
 
 
 class Heads(Struct):
@@ -253,6 +261,8 @@ class Heads(Struct):
 
     messages: list[Stored]
     """Damaged ones are not among them: whoever reads them whole has them set aside."""
+    damaged: list[tuple[float, int]] = []
+    """(moment, row) of those."""
     last: tuple[float, int] = (0.0, 0)
     """(moment, row) of the last row met, damaged or not; by places (0, place)."""
     rows: int = 0

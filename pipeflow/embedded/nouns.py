@@ -66,7 +66,7 @@ class Nouns:
         self._streams: dict[str, StreamSpec] = {}
         self._last_number = 0
         for queue in recovered.queues:
-            self._make_head(queue.spec, queue.number, queue.counters)
+            self._make_head(queue.spec, queue.number, queue.counters).tail.recall(*queue.waiting)
         for known in recovered.lanes:
             self._add_lane(self._by_number[known.of], known.priority, known.number, known.counters)
         for head in self._heads.values() if not recovered.clean else ():
@@ -202,6 +202,14 @@ class Nouns:
         heads = [self._heads[queue.name] for queue in queues]
         self._lead_to_dead_letters(heads)
         return heads
+
+    def unsettled(self, topology: Topology) -> Head | None:
+        """A queue that is to have another delay while an earlier one is not yet that of all it has (SQS: Q17)."""
+        for queue in topology.queues:
+            head = self._heads.get(queue.name)
+            if head is not None and head.spec.delay != queue.delay and not head.tail.settled:
+                return head
+        return None
 
     def delete_stream(self, stream: str, drop: bool) -> int:
         """Forget a stream; how many records were dropped. RefusedError while something feeds or uses it."""
@@ -391,7 +399,7 @@ class Nouns:
         head.counters.modified_at = now
         head.touch()
         # Messages keep what they were sent with; a new retention holds for all of them at once (SQS: Q17, Q18).
-        head.respec(spec)
+        head.respec(spec, now)
         self._remember("queue", spec.name, head.number, spec)
 
     def _lead_to_dead_letters(self, heads: Iterable[Head]) -> None:

@@ -19,7 +19,7 @@ from pipeflow.embedded.head import Head
 from pipeflow.embedded.inspection import SCANNED_BYTES, STATES, as_it_is, asks_about_bodies, look, matcher, seen
 from pipeflow.looking import FOUND_BYTES
 from pipeflow.protocols import Found, Peeked, Search
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 from pipeflow.webhooks import REPLAYED
 
 if TYPE_CHECKING:
@@ -174,6 +174,6 @@ def _from_disk(head: Head, read: Sequence[Stored], places: set[int], now: float)
 def _has_come_due(head: Head, message: Stored, now: float) -> bool:
     if message.state != DELAYED:
         return False
-    if head.spec.fifo and not message.receives:
-        redelay(message, head.spec.delay)
+    if head.tail.delays is not None:
+        head.tail.delays.redelay(message)
     return message.until <= now

@@ -8,26 +8,29 @@ Where the messages of noisy tenants fill the memory, those of quiet ones are rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from pipeflow.clock import Signal
+from pipeflow.embedded.delays import Delays
 from pipeflow.embedded.ending import Ending
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded
 from pipeflow.embedded.roll import GROUP_HEAD, Roll
 from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
-from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored, redelay
+from pipeflow.state.stored import DELAYED, GONE, IN_FLIGHT, READY, Stored
 
 if TYPE_CHECKING:
     from pipeflow.embedded.head import Head
 
 UNGROUPED = " "
 """The tenant of messages without a group, where tenants are told apart on disk. No group has this name."""
+NEVER: Mapping[int, float] = MappingProxyType({})
 
 
 class Tail:
@@ -43,6 +46,7 @@ class Tail:
         "ahead",
         "horizon",
         "ending",
+        "delays",
         "fed",
         "late",
         "left",
@@ -75,6 +79,7 @@ class Tail:
         """By tenant: places behind the cursor that are in memory already, in order."""
         self.horizon: tuple[float, int] = (0.0, 0) if self.delayed else (inf, 0)
         self.ending = Ending(head, journal, bool(self.count))
+        self.delays = Delays(head, journal) if groups is not None else None
         self.fed: list[Signal] = []
         """Who waits for a load to end."""
         self.late: list[Stored] | None = None
@@ -109,6 +114,8 @@ class Tail:
             self._begin_behind(message.place - 1)
         self.ready += 1
         self._lies_here(message)
+        if delay > 0 and self.delays is not None:
+            self.delays.comes(message)
         self._head.changed(message)
 
     def _begin_behind(self, place: int) -> None:
@@ -216,6 +223,8 @@ class Tail:
 
     def due(self, now: float) -> bool:
         """Whether time has come for something on disk."""
+        if self.delays is not None and self.delays.at <= now:
+            return True
         return self.ending.at <= now or self.delayed_due(now)
 
     def begin_load(self) -> None:
@@ -240,6 +249,8 @@ class Tail:
         if not self._watching:
             self.left = None
             self.edited.clear()
+            if self.delays is not None:
+                self.delays.unwatched()
 
     async def load(self, now: float) -> int:
         """Bring the next part of the tail into memory; how many rows it found. One load at a time.
@@ -311,7 +322,7 @@ class Tail:
             fair.tail = bool(self.ready)
 
     def _take_in(self, loaded: Loaded, now: float) -> int:
-        found = self._set_aside(loaded.damaged)
+        found = self.set_aside(loaded.damaged, loaded.waiting)
         expired_before = now - self._head.spec.retention
         for message in loaded.messages:
             if self._is_elsewhere(message):
@@ -319,10 +330,13 @@ class Tail:
             found += 1
             self.met += 1
             self.ready -= 1
-            self._settle_in(self.edited.get(message.place, message), now, expired_before)
+            message = self.edited.get(message.place, message)
+            if self.delays is not None:
+                self.delays.leaves(message)
+            self._settle_in(message, now, expired_before)
         return found
 
-    def _set_aside(self, keys: Sequence[int]) -> int:
+    def set_aside(self, keys: Sequence[int], due: Mapping[int, float] = NEVER) -> int:
         """Have damaged rows of the tail moved out of it, whole, and count them; how many were new."""
         new = 0
         for key in keys:
@@ -335,6 +349,8 @@ class Tail:
                 self.delayed -= 1
             else:
                 self.ready -= 1
+            if self.delays is not None:
+                self.delays.lost(key, due.get(key))
             self.met += 1
             new += 1
         return new
@@ -362,7 +378,8 @@ class Tail:
         message.queue = self._number
         if message.body is not None:
             self._head.bytes += message.size
-        self.redelay(message)
+        if self.delays is not None and self.delays.redelay(message):
+            self._head.changed(message)
         if message.kept_from <= expired_before:
             self._counters.expired += 1
             self._head.gone(message)
@@ -390,7 +407,7 @@ class Tail:
         self._head.tick(now)
 
     def _take_in_delayed(self, loaded: Loaded, late: list[Stored], full: bool, now: float) -> None:
-        self._set_aside(loaded.damaged)
+        self.set_aside(loaded.damaged)
         self.horizon = (loaded.due, loaded.last + 1) if full else (inf, 0)
         unseen = {message.place for message in late}
         seen = [message for message in loaded.messages if message.place not in unseen]
@@ -403,10 +420,25 @@ class Tail:
                 self._settle_in(self.edited.get(message.place, message), now, expired_before)
         self.retrying = max(0, min(self.retrying, self.delayed))
 
-    def redelay(self, message: Stored) -> None:
-        """A message of a FIFO queue that was read from the disk waits as long as the queue says now (SQS: Q17)."""
-        if message.state == DELAYED and self._head.spec.fifo and not message.receives:
-            redelay(message, self._head.spec.delay)
+    def kept_from(self, message: Stored) -> float:
+        """From when the retention of a message that was read from the disk counts."""
+        return message.kept_from if self.delays is None else self.delays.kept_from(message)
+
+    def respec(self, now: float, redelayed: bool) -> None:
+        """Go on with another retention, or for a FIFO queue with another delay (SQS: Q17, Q18)."""
+        if redelayed and self.ready and self.delays is not None:
+            self.delays.respec(now)
+        self.ending.respec()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all rows tell how long they wait."""
+        return self.delays is None or self.delays.settled
+
+    def recall(self, moment: float, waiting: int) -> None:
+        """Go on after a restart: so many rows of a FIFO queue come due after this moment."""
+        if self.delays is not None:
+            self.delays.recall(moment, waiting)
 
     def end(self, message: Stored) -> None:
         """Delete a message that was read from the disk and has ended, unless it is in memory or left meanwhile."""
@@ -444,6 +476,8 @@ class Tail:
         else:
             self.ready -= 1
             self._tell_tail()
+        if self.delays is not None:
+            self.delays.leaves(message)
         if message.body is not None:
             self._head.bytes += message.size
         self._head.moved(message)
@@ -482,4 +516,6 @@ class Tail:
         self._begin_behind(self._head.places.last_place)
         self.horizon = (inf, 0)
         self.ending.clear()
+        if self.delays is not None:
+            self.delays.clear()
         return count

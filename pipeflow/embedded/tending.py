@@ -152,13 +152,16 @@ class Tending:
         fed, head.tail.fed = head.tail.fed, []
         before, found = head.tail.progress, 0
         head.tail.begin_load()
-        ending = head.tail.ending.begin(self._broker.clock.now())
+        now, delays = self._broker.clock.now(), head.tail.delays
+        ending, coming = head.tail.ending.begin(now), delays is not None and delays.begin(now)
         try:
             # What is on disk must be what this process did until now: rows deleted in the open group are gone.
             await self._broker.committed()
             now = self._broker.clock.now()
             if ending:
                 await head.tail.ending.look(now)
+            if delays is not None and coming:
+                await delays.look()
             if head.tail.delayed_due(now):
                 await head.tail.load_delayed(now)
             if head.tail.ready and (fed or head.tail.hungry):

@@ -165,7 +165,6 @@ COLD = (
     Mutant("first_look_is_the_last", ENDING, "                course.at = now\n", "                pass\n", KEPT),
     Mutant("look_goes_on_where_the_last_one_ended", ENDING, "            course.after = BEGIN\n", "            pass\n", KEPT),
     Mutant("look_does_not_begin_again", ENDING, "            course.at = min(course.at, now + PAUSE)\n", "            pass\n", KEPT),
-    Mutant("delay_on_disk_is_as_it_was", ENDING, "            tail.redelay(message)\n", "            pass\n", KEPT),
     Mutant("what_comes_during_a_look_is_forgotten", ENDING, "course.due, course.at = True, inf", "course.due = True",
            ("tests/unit/embedded/test_retention_on_disk.py", "tests/unit/embedded/test_expiry.py")),
     Mutant("look_brings_all_into_memory", "pipeflow/embedded/tending.py", " and (fed or head.tail.hungry)", "", KEPT),
@@ -177,4 +176,34 @@ COLD = (
     Mutant("age_of_what_has_ended", "pipeflow/embedded/inspection.py", " if moment > ended", "", KEPT),
 )  # fmt: skip
 
-MUTANTS = (*COLD, *DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE, *WISHES)
+DELAYS = "pipeflow/embedded/delays.py"
+WAITING = ("tests/unit/embedded/test_delays_on_disk.py",)
+
+DELAYED = (
+    Mutant("delayed_on_disk_counted_as_ready", DELAYS, "        self.count += 1\n", "", WAITING),
+    Mutant("delayed_on_disk_for_ever", DELAYS, "        if message.until < self.at:\n            self.at = message.until\n", "", WAITING),
+    Mutant("delayed_on_disk_forgotten_at_restart", DELAYS, "        self.count = self.retrying = count\n", "", WAITING),
+    Mutant("delays_pass_a_moment_late", DELAYS, "if message.until > begun:", "if message.until >= begun:", WAITING),
+    Mutant("one_look_at_delays_is_enough", DELAYS, "            self.at = begun\n", "", WAITING),
+    Mutant("next_delay_not_looked_at", DELAYS, "self.at = min(self.at, max(message.until, begun + PAUSE))", "pass", WAITING),
+    Mutant("passed_delay_counted_again", DELAYS, "            self._passed = (message.until, message.row)\n", "", WAITING),
+    Mutant("what_left_comes_due", DELAYS, "return tail.has(message) and not tail.has_left(message.place)", "return True", WAITING),
+    Mutant("damaged_row_waits_for_ever", DELAYS, "        if due is not None and (due, row) > self._passed:", "        if False:", WAITING),
+    Mutant("damaged_row_in_the_way_of_delays", DELAYS, "        if found.damaged:", "        if False:", WAITING),
+    Mutant("new_delay_is_not_for_what_is_on_disk", DELAYS, "            if self.redelay(message):", "            if False:", WAITING),
+    Mutant("new_delay_is_for_what_came_due", DELAYS, "if not counters.redelayed_at < message.until or", "if", WAITING),
+    Mutant("new_delay_is_for_what_comes_later", DELAYS, "message.place > counters.redelayed_upto", "False", WAITING),
+    Mutant("new_delay_is_for_retries", DELAYS, "if message.state != DELAYED or message.receives:", "if message.state != DELAYED:", WAITING),
+    Mutant("new_delay_is_not_written", DELAYS, "                head.changed(message)\n", "", WAITING),
+    Mutant("new_delay_forgotten_at_a_kill", DELAYS, "        if count or self._head.counters.redelayed_at:", "        if count:", WAITING),
+    Mutant("new_delay_of_one_page", DELAYS, "        if found.rows == PAGE:\n            self._after", "        if False:\n            self._after", WAITING),
+    Mutant("second_delay_at_once", "pipeflow/embedded/nouns.py", "and not head.tail.settled", "and False", WAITING),
+    Mutant("read_as_it_was_before_the_new_delay", DELAYS, "            message.until, message.kept_from = written\n", "            pass\n", WAITING),
+    Mutant("delay_on_disk_is_as_it_was", ENDING, "tail.kept_from(message) + head", "message.kept_from + head", WAITING),
+    Mutant("loaded_as_it_was_before_the_new_delay", "pipeflow/embedded/tail.py", "and self.delays.redelay(message):", "and False:", WAITING),
+    Mutant("loaded_ones_are_still_counted_as_delayed", "pipeflow/embedded/tail.py", "            if self.delays is not None:\n                self.delays.leaves(message)\n            self._settle_in", "            self._settle_in", WAITING),
+    Mutant("taken_ones_are_still_counted_as_delayed", "pipeflow/embedded/tail.py", "        if self.delays is not None:\n            self.delays.leaves(message)\n        if message.body", "        if message.body", WAITING),
+    Mutant("purged_ones_are_still_counted_as_delayed", "pipeflow/embedded/tail.py", "            self.delays.clear()\n", "            pass\n", WAITING),
+)  # fmt: skip
+
+MUTANTS = (*COLD, *DELAYED, *DEADLINES, *COUNTS, *RECEIPTS, *ORDER, *TOLD, *NOISE, *WISHES)

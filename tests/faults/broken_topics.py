@@ -127,7 +127,6 @@ ROLL, GROUPED = "pipeflow/embedded/roll.py", ("tests/unit/embedded/test_groups_o
 
 MEMORY = (
     Mutant("cold_message_hides_behind_new_ones", HEAD, "elif tail.ready or", "elif", TAILS),
-    Mutant("new_delay_is_not_for_what_is_on_disk", TAIL, "            redelay(message, self._head.spec.delay)\n", "            pass\n", ("tests/unit/embedded/test_races.py",)),
     Mutant("expired_on_disk_not_counted", TAIL, "            self._counters.expired += 1\n            self._head.gone", "            self._head.gone", KEPT),
     Mutant("hold_of_an_outside_consumer_ends_at_a_load", TAIL, "message.state == IN_FLIGHT and message.durable and", "False and", TAILS),
     Mutant("read_twice", TAIL, "return message.place in self._state.known or self.has_left(message.place)", "return False", TAILS),

@@ -147,7 +147,7 @@ class SqliteJournal:
         left = self._ahead.left(connection, synced=synced, accept_loss=self._accept_loss)
         if left is not None:
             recovery.transact(connection, lambda: self._put(connection, [left.rest()], self._ahead.number))
-        return recovery.recover(connection, self.path, self._ahead.begin())
+        return recovery.recover(connection, self.path, self._clock.now(), self._ahead.begin())
 
     async def close(self, clean: bool) -> None:
         if self._connection is None:

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from pipeflow.embedded.journal import DELAYED_BIT, Loaded
-from pipeflow.embedded.sqlite import recovery
+from pipeflow.embedded.sqlite import recovery, statements
 
 
 def loaded(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], most_bytes: float = inf) -> Loaded:
@@ -18,7 +18,12 @@ def loaded(connection: sqlite3.Connection, statement: str, values: tuple[Any, ..
     rows = connection.execute(statement, values).fetchall()
     messages, damaged = recovery.read_messages(connection, rows)
     last = rows[-1][0] & (DELAYED_BIT - 1) if rows else 0
-    return Loaded(messages, last, damaged)
+    return Loaded(messages, last, damaged, waiting=_due(connection, damaged) if damaged else {})
+
+
+def _due(connection: sqlite3.Connection, rows: list[int]) -> dict[int, float]:
+    found = ((row, connection.execute(statements.DUE, (row,)).fetchone()) for row in rows)
+    return {row: due[0] for row, due in found if due is not None and due[0] is not None}
 
 
 def _loaded_upto(connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], most_bytes: float) -> Loaded:

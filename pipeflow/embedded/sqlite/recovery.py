@@ -158,7 +158,7 @@ def _mark_out_of_line(connection: sqlite3.Connection) -> None:
         connection.executemany(statements.MARK, marks)
 
 
-def recover(connection: sqlite3.Connection, path: Path, begun: Sequence[tuple[str, Any]]) -> Recovered:
+def recover(connection: sqlite3.Connection, path: Path, now: float, begun: Sequence[tuple[str, Any]]) -> Recovered:
     """Everything but the messages, which are loaded when somebody asks for them; begins a new boot.
 
     `begun`: more facts of the new boot.
@@ -174,7 +174,7 @@ def recover(connection: sqlite3.Connection, path: Path, begun: Sequence[tuple[st
     put = [("boot", boot), ("clean", 0), ("store_id", store_id), ("receipt_key", key), *begun]
     transact(connection, lambda: connection.executemany(statements.PUT_FACT, put))
     clock = float(facts.get("clock", 0.0))
-    nouns = _nouns(connection, path)
+    nouns = _nouns(connection, path, now)
     recent = execute(statements.RECENT_KNOWN, (clock - 300.0, KNOWN_KEPT)).fetchall()
     sources = {}
     for name, position, crc in execute(statements.ALL_SOURCES):
@@ -217,7 +217,7 @@ class _Nouns(Struct):
     claims: ClaimSpec | None = None
 
 
-def _nouns(connection: sqlite3.Connection, path: Path) -> _Nouns:
+def _nouns(connection: sqlite3.Connection, path: Path, now: float) -> _Nouns:
     found = _Nouns()
     counted = _counters(connection, path, statements.ALL_QUEUE_COUNTERS, Counters)
     published = _counters(connection, path, statements.ALL_TOPIC_COUNTERS, TopicCounters)
@@ -226,9 +226,11 @@ def _nouns(connection: sqlite3.Connection, path: Path) -> _Nouns:
             raise _damaged(path, f"the declaration of {kind} {name}")
         if kind in ("queue", "gone"):
             known = counted.get(number) or Counters()
-            (found.queues if kind == "queue" else found.gone).append(
-                RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known)
-            )
+            queue = RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known)
+            (found.queues if kind == "queue" else found.gone).append(queue)
+            if queue.spec.fifo and known.rows:
+                moment = known.redelayed_at or now
+                queue.waiting = moment, connection.execute(statements.COUNT_DUE, (number, moment)).fetchone()[0]
         elif kind == "lane":
             of, priority = msgspec.msgpack.decode(spec, type=tuple[int, int])
             found.lanes.append(RecoveredLane(number, of, priority, counted.get(number) or Counters()))
@@ -284,7 +286,7 @@ def read_messages(connection: sqlite3.Connection, rows: list[Any]) -> tuple[list
 
 def read_heads(rows: Iterable[Any], way: Way) -> Heads:
     """The messages of these rows without their bodies; of places, those without a moment of their own."""
-    found = Heads([])
+    found = Heads([], damaged=[])
     by_place = way == "place"
     for key, head, crc, shared, kept, moment in rows:
         found.rows += 1
@@ -292,7 +294,9 @@ def read_heads(rows: Iterable[Any], way: Way) -> Heads:
         if by_place and kept is not None:
             continue
         row = _decoded(key, head, crc)
-        if row is not None:
+        if row is None:
+            found.damaged.append((moment, key))
+        else:
             found.messages.append(_stored(key, row, None, shared))
     return found
 

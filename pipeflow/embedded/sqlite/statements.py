@@ -148,13 +148,21 @@ LOAD_KEPT: Final = """
     ORDER BY kept, key
     LIMIT ?
 """
+LOAD_DUE: Final = """
+    SELECT key, head, crc, shared, kept, due FROM messages
+    WHERE due IS NOT NULL AND key >> 43 = ? AND (due, key) > (?, ?)
+    ORDER BY due, key
+    LIMIT ?
+"""
 LOAD_PLACED: Final = """
     SELECT key, head, crc, shared, kept, 0.0 FROM messages
     WHERE key > ? AND key < ?
     ORDER BY key
     LIMIT ?
 """
-LOAD_ENDING: Final = {"expires": LOAD_EXPIRING, "kept": LOAD_KEPT, "place": LOAD_PLACED}
+LOAD_ENDING: Final = {"expires": LOAD_EXPIRING, "kept": LOAD_KEPT, "place": LOAD_PLACED, "due": LOAD_DUE}
+DUE: Final = "SELECT due FROM messages WHERE key = ?"
+COUNT_DUE: Final = "SELECT count(*) FROM messages WHERE key >> 43 = ? AND due > ?"
 LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
 BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"
 SHARED_BODY: Final = "SELECT body, claim FROM bodies WHERE number = ?"
