@@ -355,6 +355,36 @@ async def test_Q17_Q102_a_replayed_message_keeps_its_delay_and_holds_nobody_up(p
     await store.close()
 
 
+async def with_the_young_before_the_old(path: Path, clock: VirtualClock) -> Kept:
+    """Memory is full of messages that are kept for long, and on disk behind them lie ten that are not."""
+    store = await opened(path, clock, LINE, replace(GROUPS, delay=1000.0))
+    await send(store, "groups", 10, headers={REPLAYED: "1"})
+    await store.declare(Topology(queues=(GROUPS,)))
+    await send(store, "groups", 10)
+    await clock.settle()
+    assert not store.nouns.head("groups").tail.hungry
+    return store
+
+
+async def test_Q102_what_ends_behind_what_does_not_ends_in_time_after_a_restart(
+    path: Path, clock: VirtualClock
+) -> None:
+    await (await with_the_young_before_the_old(path, clock)).close()
+    store = await opened(path, clock)
+    await clock.advance(RETENTION)
+    assert (await stats(store, "groups")).expired == 10
+    await store.close()
+
+
+async def test_Q18_a_new_retention_ends_what_lies_behind_what_does_not(path: Path, clock: VirtualClock) -> None:
+    store = await with_the_young_before_the_old(path, clock)
+    await clock.advance(20)
+    await store.declare(Topology(queues=(replace(GROUPS, retention=10.0),)))
+    await clock.settle()
+    assert (await stats(store, "groups")).expired == 10
+    await store.close()
+
+
 async def test_Q102_a_row_that_is_older_than_one_before_it_is_marked(path: Path, clock: VirtualClock) -> None:
     """As a letter is that was sent, received and buried within one commit, behind one that was sent meanwhile."""
     store = await opened(path, clock)
