@@ -205,7 +205,7 @@ async def forget_topic(store: Store, topic: str) -> bool:
 @store_options
 @json_option
 def delete_topic(topic: str, broker: str | None, app: str | None, as_json: bool) -> None:
-    """Delete TOPIC and its subscriptions from the store. What lies in queues and streams stays."""
+    """Delete TOPIC, its subscriptions and what is left of its archive. What lies in queues and streams stays."""
     deleted = ask(store_url(broker, app), lambda store: forget_topic(store, topic))
     show_one(
         {"topic": topic, "deleted": deleted}, f"{topic}: {'deleted' if deleted else 'is not there'}", as_json=as_json

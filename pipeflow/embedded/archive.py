@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from pipeflow.archives import IDS_SHOWN, ArchiveReport, ArchiveRequest
 from pipeflow.clock import Clock
@@ -23,6 +24,7 @@ from pipeflow.embedded.intake import Intake
 from pipeflow.embedded.journal import Journal
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns
+from pipeflow.embedded.records import replays_of_topic
 from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.errors import NotFound, ObjectDamaged, ObjectMissing, RefusedError
 from pipeflow.filters import compile_filter
@@ -117,7 +119,7 @@ class Archives:
         self, topic: TopicHead, head: Head, target: Subscription, request: ArchiveRequest
     ) -> ArchiveReport:
         broker = self._broker
-        source = f"archive/{topic.spec.name}/{target.kind}:{target.target}/{request.name}"
+        source = f"{replays_of_topic(topic.spec.name)}{target.kind}:{target.target}/{request.name}"
         known = broker.inlet.sources.get(source)
         if known is None or request.again:
             begin = await self._start(head, request.since)
@@ -136,6 +138,10 @@ class Archives:
             await broker.log.room(target.target)
         now = broker.clock.now()
         # From here on nothing waits: all of it goes in one group, with the position, or nothing of it.
+        if broker.inlet.sources.get(source) != known or broker.nouns.find_topic(topic.spec.name) is not topic:
+            # While this waited somebody else went on with it, or there is another topic.
+            return await self.ask(replace(request, again=False))
+        target = _subscriber(topic, f"{target.kind}:{target.target}")  # it may have gone meanwhile
         taken = [message for message in taken if _is_whole(message, bodies, target, head, now)]
         made: list[tuple[Stored, Outgoing]] = []
         for message in taken:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import Journal
+from pipeflow.embedded.records import FORGOTTEN
 from pipeflow.errors import RefusedError
 from pipeflow.messages import Outgoing
 from pipeflow.names import new_secret
@@ -136,6 +137,15 @@ class Confirmations:
             "unsubscribed" if left else "confirmed" if not pending else "expired" if stale else "pending",
             None if known is None or pending else known.confirmed_at,
         )
+
+    def forget(self, *, topic: str | None = None, webhook: str | None = None) -> None:
+        """Of what is gone nobody has confirmed: another of its name asks anew (SNS: T4)."""
+        for name in [*self._known]:
+            of_topic, _, of_webhook = name.removeprefix(_PREFIX).partition("/")
+            if of_topic == topic or of_webhook == webhook:
+                del self._known[name]
+                if not self._journal.instant:
+                    self._gathering.sources[name] = FORGOTTEN
 
     def _of(self, subscription: Subscription) -> Confirmation | None:
         """What is known of it, while its endpoint is the same."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeflow.specs import archive_of
+
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
+    from pipeflow.embedded.head import Head
 
 
 async def purge_queue(broker: EmbeddedBroker, name: str) -> int:
@@ -28,19 +31,24 @@ async def purge_queue(broker: EmbeddedBroker, name: str) -> int:
 
 async def delete_queue(broker: EmbeddedBroker, name: str) -> int:
     """Forget a queue (SQS: Q105, Q106); how many messages were in it."""
-    nouns = broker.nouns
-    head = nouns.open_head(name)
-    nouns.check_unused(name)
+    head = broker.nouns.open_head(name)
+    broker.nouns.check_unused(name)
+    count = _remove(broker, head)
+    await broker.committed()
+    return count
+
+
+def _remove(broker: EmbeddedBroker, head: Head) -> int:
+    name = head.spec.name
     count = sum(lane.purge() for lane in head.lanes)
     broker.workbench.note_loss("delete", head, count)
-    nouns.remove_queue(head)
+    broker.nouns.remove_queue(head)
     broker.moving.forget_queue(name)
     broker.choosing.forget_queue(name)
     for lane in head.lanes:
         broker.tending.sweep(lane)
     for signal in [*head.waiters, *(signal for lane in head.lanes for signal in lane.tail.fed)]:
         signal.fire()
-    await broker.committed()
     return count
 
 
@@ -53,7 +61,11 @@ async def delete_stream(broker: EmbeddedBroker, name: str, drop: bool) -> int:
 
 
 async def delete_topic(broker: EmbeddedBroker, name: str) -> bool:
-    """Forget a topic and its subscriptions; whether there was one."""
+    """Forget a topic, its subscriptions, and what its archive still keeps; whether there was one."""
     deleted = broker.nouns.delete_topic(name)
+    archive = broker.nouns.find_head(archive_of(name))
+    if deleted and archive is not None and archive.spec.archives:
+        _remove(broker, archive)
+        broker.inlet.forget_archive(name)
     await broker.committed()
     return deleted

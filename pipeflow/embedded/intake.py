@@ -19,7 +19,7 @@ from pipeflow.embedded.journal import Journal, Known, Recovered
 from pipeflow.embedded.keys import Keys
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns
-from pipeflow.embedded.records import replays_of
+from pipeflow.embedded.records import FORGOTTEN, replays_of, replays_of_topic
 from pipeflow.embedded.rewriting import Rewritten, rewrite
 from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.embedded.weighing import unfit, weigh
@@ -313,6 +313,13 @@ class Intake:
         """A number for a body that several rows may hold."""
         self._last_body += 1
         return self._last_body
+
+    def forget_archive(self, topic: str) -> None:
+        """Of a topic that is gone no replay goes on: another of its name has messages of its own."""
+        for name in [name for name in self.sources if name.startswith(replays_of_topic(topic))]:
+            del self.sources[name]
+            if not self._journal.instant:
+                self._gathering.sources[name] = FORGOTTEN
 
     def forget_replays(self, stream: str) -> None:
         """Of a stream that is gone no replay goes on."""

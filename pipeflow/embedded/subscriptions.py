@@ -116,11 +116,13 @@ class Subscriptions:
         for key in [key for key in self._known if key[0] == name]:
             del self._known[key]
             self._remember("subscription", "\0".join(key), 0, None)
+        self._confirmations.forget(topic=name)
 
     def forget_queue(self, name: str) -> None:
         """End the subscriptions of a queue that goes."""
         for key in [key for key in self._known if key[1:] == ("queue", name)]:
             self._unsubscribe(key)
+        self._confirmations.forget(webhook=name)
 
     def declare(self, topology: Topology) -> None:
         """Give the targets that are declared what is declared for them, and nothing else."""

@@ -13,7 +13,7 @@ from pipeflow.errors import NotFound, RefusedError, SpecConflict
 from pipeflow.filters import where_body
 from pipeflow.messages import Outgoing, Refused, Sent
 from pipeflow.specs import DAY, FilterPolicy, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_queue
-from pipeflow.webhooks import TEXTS
+from pipeflow.webhooks import TEXTS, TOKEN
 
 if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
@@ -47,6 +47,50 @@ async def test_T4_deleting_a_topic_deletes_its_subscriptions_and_leaves_what_was
     await desk.store.declare(Topology(topics=(TopicSpec("t"),)))
     assert isinstance(await desk.publish("c"), Sent)
     assert await desk.bodies() == []
+
+
+async def test_T4_what_the_archive_of_a_deleted_topic_keeps_goes_with_it(desk: Desk) -> None:
+    archived = TopicSpec("t", archive=DAY)
+    kept = Topology(
+        (archived,),
+        (QueueSpec("q"), archive_queue(archived)),
+        subscriptions=(Subscription("t", "queue", "q"), Subscription("t", "queue", "t-archive")),
+    )
+    await desk.store.declare(kept)
+    await desk.publish("old")
+    again = ArchiveRequest("t", "q", name="all")
+    assert (await desk.store.archived(again)).sent == 1
+    await desk.store.declare(Topology((TopicSpec("t"),)))
+    await desk.store.delete_topic("t")
+    assert "t-archive" not in [queue.name for queue in (await desk.store.describe()).queues]
+    await desk.store.declare(kept)
+    await desk.publish("new")
+    assert await desk.bodies() == ["old", "old", "new"]
+    assert (await desk.store.archived(again)).sent == 1, "another topic of its name begins with nothing"
+    assert await desk.bodies() == ["new"]
+
+
+async def test_T4_T11_who_confirmed_a_topic_or_queue_that_is_deleted_is_asked_anew_by_another(desk: Desk) -> None:
+    hook = Topology(
+        (TopicSpec("t"),),
+        (QueueSpec("hook"),),
+        subscriptions=(Subscription("t", "queue", "hook", endpoint="https://example.org/in", handshake=True),),
+    )
+
+    async def state() -> list[str]:
+        await desk.store.declare(hook)
+        return [each.state for each in await desk.store.webhooks()]
+
+    assert await state() == ["pending"]
+    await desk.store.confirm("t", (await desk.take(queue="hook"))[0].headers[TOKEN])
+    assert await state() == ["confirmed"]
+    await desk.store.delete_topic("t")
+    assert await state() == ["pending"]
+    await desk.publish("not for it")
+    (asked,) = await desk.take(queue="hook")
+    await desk.store.confirm("t", asked.headers[TOKEN])
+    await desk.store.delete_queue("hook")
+    assert await state() == ["pending"]
 
 
 async def test_T74_a_topic_that_archives_is_not_deleted(desk: Desk) -> None:

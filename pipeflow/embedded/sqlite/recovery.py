@@ -32,6 +32,7 @@ from pipeflow.embedded.journal import (
     TopicCounters,
     Way,
 )
+from pipeflow.embedded.records import FORGOTTEN
 from pipeflow.embedded.sqlite import audit, schema, statements, streams
 from pipeflow.errors import PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
@@ -180,7 +181,8 @@ def recover(connection: sqlite3.Connection, path: Path, now: float, begun: Seque
     for name, position, crc in execute(statements.ALL_SOURCES):
         if crc32(position) != crc:
             raise _damaged(path, f"the position of source {name}")
-        sources[name] = position
+        if position != FORGOTTEN:
+            sources[name] = position
     held, _ = read_messages(connection, execute(statements.LOAD_HELD).fetchall())
     return Recovered(
         store_id=store_id,

@@ -24,7 +24,7 @@ from pipeflow.protocols import Store
 from pipeflow.registry import open_store
 from pipeflow.specs import DAY, FilterPolicy, QueueSpec, StreamSpec, Subscription, TopicSpec, Topology, archive_queue
 from pipeflow.testing import harness
-from pipeflow.webhooks import TEXTS
+from pipeflow.webhooks import TEXTS, TOKEN
 
 START = 1_900_000_000.0
 
@@ -490,6 +490,86 @@ async def test_a_replay_takes_a_part_of_what_its_subscriber_takes_and_another_pa
         assert (await orders.replay(billing, where=orders.where(total=num(">=", 4)).filter)).sent == 1
         assert (await orders.replay(billing, where=small)).before == 2
         assert h.queued(billing) == ["1", "3", "5", "1", "3", "5"]
+
+
+async def test_T75_a_replay_that_several_ask_for_at_a_time_delivers_each_message_once(url: str) -> None:
+    async with archive(url) as (store, _):
+        await publish(store, *(str(n) for n in range(40)))
+        await drain(store)
+
+        async def asked(again: bool) -> int:
+            sent, request = 0, ArchiveRequest("t", "q", name="x", again=again, limit=6)
+            while True:
+                report = await store.archived(request)
+                sent, request = sent + report.sent, replace(request, again=False)
+                if report.done:
+                    return sent
+
+        for again in (False, True):
+            sent = [0, 0, 0]
+
+            async def one(n: int, again: bool = again, sent: list[int] = sent) -> None:
+                sent[n] = await asked(again)
+
+            async with anyio.create_task_group() as group:
+                for n in range(3):
+                    group.start_soon(one, n)
+            bodies = sorted(int(each.body) for each in await drain(store))
+            assert len(bodies) == sum(sent)
+            assert set(bodies) == set(range(40))
+            assert again or len(bodies) == 40
+
+
+@pytest.mark.parametrize("gone", ["subscriber", "topic"])
+async def test_T75_a_replay_whose_topic_or_subscriber_goes_meanwhile_says_so_and_delivers_nothing(
+    tmp_path: Path, gone: str
+) -> None:
+    async with archive(f"sqlite:///{tmp_path}/a.db") as (store, _):
+        await publish(store, "a", "b")
+        await drain(store)
+        await store.declare(Topology(topics=(TopicSpec("t"),)))  # one that archives is not deleted
+        found: list[type[Exception]] = []
+
+        async def asked() -> None:
+            try:
+                await store.archived(ArchiveRequest("t", "q", name="x"))
+            except NotFound as error:
+                found.append(type(error))
+
+        async def leave() -> None:
+            await (store.delete_queue("q") if gone == "subscriber" else store.delete_topic("t"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(asked)
+            group.start_soon(leave)
+        assert found == [NotFound]
+        if gone == "topic":
+            assert await drain(store) == []
+
+
+async def test_T4_a_restart_remembers_that_a_deleted_topic_was_replayed_and_confirmed_by_nobody(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    hook = Subscription("t", "queue", "other", endpoint="https://example.org/in", handshake=True)
+    async with archive(url) as (store, clock):
+        await publish(store, "old")
+        assert await replay(store, clock) == (1, 1)
+        await drain(store, "other")
+        await store.declare(Topology(topics=(TopicSpec("t"),), queues=(QueueSpec("other"),), subscriptions=(hook,)))
+        (asked,) = await store.receive("other", Want())
+        await store.confirm("t", asked.headers[TOKEN])
+        await store.delete_topic("t")
+    clock = VirtualClock(START)
+    store = await open_store(url, clock=clock)
+    try:
+        assert [queue.name for queue in (await store.describe()).queues] == ["q", "other"]
+        await store.declare(replace(topology(), subscriptions=(*topology().subscriptions[::2], hook)))
+        assert [each.state for each in await store.webhooks()] == ["pending"]
+        await drain(store)
+        await publish(store, "new")
+        assert await replay(store, clock) == (1, 1)
+        assert [each.body for each in await drain(store)] == [b"new", b"new"]
+    finally:
+        await store.close()
 
 
 async def test_Q17_a_message_that_is_replayed_to_a_fifo_queue_keeps_the_delay_it_came_with(url: str) -> None:
