@@ -101,7 +101,7 @@ class Delivery(Struct, frozen=True, gc=False, array_like=True):
     body: bytes
     receipt: Receipt
     attempt: int
-    """1-based: receives minus releases. This is what `max_receives` compares."""
+    """1-based: receives in this queue minus releases. This is what `max_receives` compares."""
     sent_at: float
     deadline: float
     sequence: int

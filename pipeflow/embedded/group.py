@@ -252,6 +252,7 @@ def encode_row(message: Stored, body_crc: int) -> bytes:
             body_crc,
             message.expires_at if message.expires_at != inf else None,
             message.key,
+            message.tried,
         )
     )
 

@@ -151,7 +151,7 @@ def delivery(head: Head, message: Stored, body: bytes | None = None) -> Delivery
         head.spec.name,
         body,
         Receipt(message.place, message.boot, message.receives),
-        message.receives - message.releases,
+        message.attempt,
         message.sent_at,
         # Received for no time at all it is visible already, and has no deadline any more (SQS: Q2 e).
         message.until if message.state == IN_FLIGHT else message.received_at,

@@ -250,6 +250,7 @@ class Intake:
         if head.spec.fifo:
             message.dedup_id = message.id
         message.stops = 0
+        message.tried = message.receives - message.releases
         # Whoever looks at dead letters is to find it, however late.
         message.expires_at = inf
         self._move_in(self._nouns.lane(dead, head.priority), message, now)
@@ -268,7 +269,7 @@ class Intake:
         message.id = self._ids.new(now)
         message.sent_at = message.kept_from = now
         message.expires_at = inf
-        message.receives = message.releases = 0
+        message.receives = message.releases = message.tried = 0
         message.first_received_at = message.received_at = 0.0
         message.source = None
         message.dedup_id = None

@@ -99,6 +99,7 @@ class Row(Struct, array_like=True, gc=False):
     expires_at: float | None = None
     """None: it has no time to live of its own."""
     key: str | None = None
+    tried: int = 0
 
 
 class Declared(Struct, frozen=True):

@@ -275,7 +275,7 @@ class QueueState:
             if message.kept_from <= expired_before:
                 self._expire(message)
                 continue
-            if limit_of_receives is not None and message.receives - message.releases >= limit_of_receives:
+            if limit_of_receives is not None and message.attempt >= limit_of_receives:
                 self._bury(message)
                 continue
             # Only what was here at a stop that was not clean can have caused it.

@@ -66,11 +66,13 @@ class Stored(Struct, gc=False):
     """When its own time to live ends; the queue's retention holds besides."""
     key: str | None = None
     """What it can be replaced or cancelled by, until it is visible for the first time."""
+    tried: int = 0
+    """Attempts in the queues whose dead letter it is: dead letters that may fail themselves count anew (SQS: Q95)."""
 
     @property
     def attempt(self) -> int:
-        """Which attempt its newest receive was."""
-        return self.receives - self.releases
+        """Which attempt in this queue its newest receive was."""
+        return self.receives - self.releases - self.tried
 
 
 LONGEST_OF_SQS: Final = 900.0

@@ -94,7 +94,7 @@ async def test_Q90_a_dead_letter_keeps_all_that_it_was_and_says_where_it_came_fr
     )
     assert dead.sent_at == sent_at
     assert dead.dead_letter_source == "q"
-    assert dead.attempt == 2, "the receive count goes on"
+    assert (dead.receives, dead.attempt) == (2, 1), "the receive count goes on, in a queue of its own"
     assert [failure.type for failure in dead.failures] == ["ValueError"]
 
 
@@ -132,15 +132,28 @@ async def test_Q94_a_dead_letter_is_subject_to_neither_delay_nor_size_of_its_new
 async def test_Q95_dead_letters_may_have_dead_letters(desk: Desk) -> None:
     await desk.queue("last", max_receives=None)
     await desk.queue("dead", max_receives=2, dead_letters="last")
-    await desk.queue(max_receives=1, dead_letters="dead")
+    await desk.queue(max_receives=3, dead_letters="dead")
     await desk.send("a")
-    await fail(desk, 1)
+    await fail(desk, 3)
     assert await desk.bodies() == []
-    delivery = await desk.one("dead")
-    assert delivery.attempt == 2
-    await desk.settle(Defer(delivery.receipt, 0), queue="dead")
+    delivery = await fail(desk, 2, "dead")
+    assert (delivery.attempt, delivery.receives) == (2, 5)
     assert await desk.bodies(queue="dead") == []
-    assert await desk.bodies(queue="last") == ["a"]
+    delivery = await desk.one("last")
+    assert (delivery.attempt, delivery.receives) == (1, 6)
+    (peeked,) = await desk.store.peek("dead", dead=True)
+    assert peeked.attempt == 6, "an operator is told how often it was tried at all"
+
+
+async def test_Q95_a_dead_letter_that_is_sent_back_has_all_its_attempts_again(desk: Desk) -> None:
+    await desk.queue(max_receives=2, dead_letters="dead")
+    await desk.send("a")
+    await fail(desk, 2)
+    assert await desk.bodies() == []
+    assert (await desk.store.redrive(Redrive("q"))).moved == 1
+    assert (await fail(desk, 2)).receives == 2
+    assert await desk.bodies() == []
+    assert (await desk.stats()).dead == 1
 
 
 async def test_Q87_dead_letters_are_of_the_kind_of_their_queue(desk: Desk) -> None:

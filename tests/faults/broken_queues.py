@@ -37,8 +37,8 @@ DEADLINES = (
 )  # fmt: skip
 
 COUNTS = (
-    Mutant("release_counts_towards_the_dead_letters", QUEUE, "message.receives - message.releases >=",
-           "message.receives >=", BESIDE),
+    Mutant("release_counts_towards_the_dead_letters", QUEUE, "if limit_of_receives is not None and message.attempt >=",
+           "if limit_of_receives is not None and message.receives - message.tried >=", BESIDE),
     Mutant("dead_without_dead_letters", QUEUE, "spec.max_receives if spec.dead_letters is not None else None",
            "spec.max_receives", BESIDE),
     Mutant("one_more_in_flight", QUEUE, "spec.max_in_flight - self.in_flight", "spec.max_in_flight - self.in_flight + 1",

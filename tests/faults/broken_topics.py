@@ -110,7 +110,7 @@ MOVES = (
     Mutant("letter_moved_out_of_hands", CHOOSING, "if message.state == IN_FLIGHT or not (", "if not (", MOVED),
     Mutant("letter_that_came_meanwhile_moves_too", CHOOSING, "if message.place > choice.upto or ", "if ", MOVED),
     Mutant("redriven_under_its_old_id", INTAKE, "message.id = self._ids.new(now)\n        message.sent_at", "message.sent_at", MOVED),
-    Mutant("redriven_with_its_attempts", INTAKE, "        message.receives = message.releases = 0\n", "", MOVED),
+    Mutant("redriven_with_its_attempts", INTAKE, "        message.receives = message.releases = message.tried = 0\n", "", MOVED),
     Mutant("redriven_with_its_age", INTAKE, "message.sent_at = message.kept_from = now", "message.sent_at = now", MOVED),
     Mutant("redriven_not_counted", INTAKE, "dead.counters.redriven += 1", "pass", MOVED),
     Mutant("letter_with_the_age_of_its_message", INTAKE, "            message.kept_from = now\n        message.source", "            pass\n        message.source", MOVED),

@@ -39,6 +39,8 @@ class Item:
     key: str | None = None
     receives: int = 0
     releases: int = 0
+    tried: int = 0
+    """Attempts before it was a dead letter."""
     first_received_at: float = 0.0
     received_at: float = 0.0
     durable: bool = False
@@ -47,7 +49,7 @@ class Item:
 
     @property
     def attempts(self) -> int:
-        return self.receives - self.releases
+        return self.receives - self.releases - self.tried
 
 
 @dataclass

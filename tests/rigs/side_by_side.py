@@ -257,11 +257,12 @@ class Bench:
 
     def _move(self, to: Pair, name: str, item: Item, message: Stored, receives: int, releases: int) -> None:
         moved = to.model.send(name, item.group, 0.0, self.now, item.size)
-        moved.receives, moved.releases = receives, releases
+        moved.receives, moved.releases, moved.tried = receives, releases, receives - releases
         moved.first_received_at = item.first_received_at if receives else 0.0
         twin = msgspec.structs.replace(
             message, place=moved.place, id=name, state=READY, until=0.0, boot=0, held_by=0, durable=False,
             kept_from=self.now, sent_at=self.now, expires_at=inf, receives=receives, releases=releases,
+            tried=moved.tried,
         )  # fmt: skip
         moved.given_back = True
         to.state.add(twin, self.now)

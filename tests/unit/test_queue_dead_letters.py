@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from pipeflow import App, Queue, Reject
+from pipeflow import App, Backoff, Message, Queue, Reject
 from pipeflow.errors import CodecError, ConfigurationError, RefusedError
 from pipeflow.messages import Outgoing
 from pipeflow.testing import harness
@@ -88,3 +90,27 @@ async def test_a_redrive_tries_the_first_three_letters_and_what_else_cannot_be_r
         assert [letter.body for letter in await billing.peek(dead=True)] == [b'{"total":3}']
         with pytest.raises(CodecError, match="its handler could not read it"):
             await billing.dead_letters.redrive("body.total=4")
+
+
+async def test_Q95_the_handler_of_a_queue_of_dead_letters_has_as_many_attempts_as_any_other(tmp_path: Path) -> None:
+    app, seen = App("shop"), list[tuple[str, int]]()
+    second = app.queue("second", Order, max_receives=2, backoff=Backoff(base=0))
+    first = app.queue("first", Order, max_receives=3, backoff=Backoff(base=0), dead_letters="second")
+
+    @first.handler
+    async def charge(message: Message[Order]) -> None:
+        seen.append(("first", message.attempt))
+        raise ConnectionError
+
+    @second.handler
+    async def charge_by_hand(message: Message[Order]) -> None:
+        seen.append(("second", message.attempt))
+        raise ConnectionError
+
+    for store in ("memory://", f"sqlite:///{tmp_path}/store.db?hot_messages=3"):
+        seen.clear()
+        async with harness(app, store=store) as h:
+            await first.send(Order("o", 0))
+            await h.settle()
+            assert seen == [("first", 1), ("first", 2), ("first", 3), ("second", 1), ("second", 2)]
+            assert h.dead(second) == [Order("o", 0)]

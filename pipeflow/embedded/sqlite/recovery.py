@@ -361,6 +361,7 @@ def _stored(key: int, row: Row, body: bytes | None, shared: int | None, claim: C
         claim=claim,
         expires_at=row.expires_at if row.expires_at is not None else inf,
         key=row.key,
+        tried=row.tried,
     )
 
 

@@ -99,3 +99,25 @@ async def test_Q90_a_dead_letter_keeps_its_failures_over_a_restart(tmp_path: Pat
     (letter,) = await store.peek("work", dead=True)
     assert letter.failures == [failure]
     await store.close()
+
+
+async def test_Q95_the_attempts_of_a_dead_letter_begin_anew_after_a_restart_too(tmp_path: Path) -> None:
+    url, clock = f"sqlite:///{tmp_path}/store.db?hot_messages=3", VirtualClock()
+    queues = (
+        QueueSpec("first", max_receives=2, dead_letters="second"),
+        QueueSpec("second", max_receives=2, dead_letters="last"),
+    )
+    opened = await open_store(url, clock=clock)
+    await opened.declare(Topology(queues=queues))
+    await opened.send("first", [Outgoing(b"%d" % n) for n in range(6)])
+    while taken := await opened.receive("first", Want(limit=10)):
+        await opened.settle("first", [Defer(delivery.receipt, 0) for delivery in taken])
+    await opened.close()
+    opened = await open_store(url, clock=clock)
+    attempts = []
+    while taken := await opened.receive("second", Want(limit=10)):
+        attempts += [(delivery.attempt, delivery.receives) for delivery in taken]
+        await opened.settle("second", [Defer(delivery.receipt, 0) for delivery in taken])
+    assert sorted(attempts) == [(1, 3)] * 6 + [(2, 4)] * 6
+    assert (await counted(opened, "second")).dead == 6
+    await opened.close()
