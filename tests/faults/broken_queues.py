@@ -173,7 +173,7 @@ COLD = (
     Mutant("moved_row_not_marked", "pipeflow/embedded/group.py", "moved = key != message.row or (", "moved = (", KEPT),
     Mutant("marked_row_met_in_line_too", "pipeflow/embedded/sqlite/recovery.py", "if by_place and kept is not None:", "if False:", KEPT),
     Mutant("older_rows_not_marked", "pipeflow/embedded/sqlite/recovery.py", "marks.append((kept, after))", "pass", KEPT),
-    Mutant("age_of_what_has_ended", "pipeflow/embedded/inspection.py", " if moment > ended", "", KEPT),
+    Mutant("age_of_what_has_ended", "pipeflow/embedded/inspection.py", "ended < message.kept_from", "message.kept_from", KEPT),
 )  # fmt: skip
 
 DELAYS = "pipeflow/embedded/delays.py"

@@ -246,6 +246,20 @@ async def test_letters_that_wait_on_disk_are_counted_until_they_are_moved_or_dis
     await store.close()
 
 
+async def test_asking_for_counts_and_ages_brings_no_more_than_has_room_into_memory(
+    path: Path, clock: VirtualClock
+) -> None:
+    store = await opened(path, clock)
+    for n in range(50):
+        await send(store, "a", group=f"g{n}")
+    await store.close()
+    store = await opened(path, clock)
+    for _ in range(50):
+        assert await counts(store) == (0, 50)
+    assert store.nouns.head("groups").hot <= 3
+    await store.close()
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
