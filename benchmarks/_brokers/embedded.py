@@ -13,6 +13,8 @@ from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
 from pipeflow.state import queue as hot_path
 
+SOURCES = Path(__file__).resolve().parents[2] / "pipeflow"
+
 
 class Pipeflow:
     """Every caller uses the store as it is."""
@@ -58,4 +60,19 @@ async def open_peer(setting: str, folder: Path) -> Pipeflow:
 async def open_compiled(setting: str, folder: Path) -> Pipeflow:
     if hot_path.__file__.endswith(".py"):
         raise Absent("it is not in build/compiled; scripts/compiled --build makes it")
+    other = differing(Path(hot_path.__file__).parents[1], SOURCES)
+    if other is not None:
+        raise Absent(f"build/compiled was made of another {other} than is here; scripts/compiled --build makes it anew")
     return await open_peer(setting, folder)
+
+
+def differing(made: Path, sources: Path) -> str | None:
+    """The first module that a build has otherwise than the sources; it carries those it was made of."""
+    names = {path.relative_to(place) for place in (made, sources) for path in place.rglob("*.py")}
+    return next(
+        (f"{sources.name}/{name}" for name in sorted(names) if _read(made / name) != _read(sources / name)), None
+    )
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
