@@ -34,6 +34,7 @@ FLOORS: dict[str, int] = {
             "moves",
             "queries",
             "stats",
+            "texts",
             "webhooks",
         ],
         0,

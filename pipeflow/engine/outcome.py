@@ -15,6 +15,7 @@ from pipeflow.messages import Ack, Bury, Defer, Delivery, Emit, Failure, Refused
 from pipeflow.names import digest
 from pipeflow.specs import YEAR, Backoff
 from pipeflow.state.wishes import in_seconds
+from pipeflow.texts import encodable, told
 
 __all__ = [
     "Cancelled",
@@ -131,7 +132,7 @@ def shrugged_off() -> bool:
 def describe(error: BaseException, delivery: Delivery, now: float) -> Failure:
     """A failed attempt as it is kept with the message: type, message, and a fingerprint of the place it came from."""
     kind = RefusedError.__name__ if isinstance(error, EmitRefused) else type(error).__name__
-    message = str(error)
+    message = told(error)
     if len(message) > _LONGEST:
         message = message[:_LONGEST] + "..."
     return Failure(now, delivery.attempt, kind, message, _place(error))
@@ -150,4 +151,4 @@ def _place(error: BaseException) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
         if not frame.f_code.co_filename.startswith(_OURS)  # the way the engine called it is no part of the place
     ]
-    return digest("\n".join(frames).encode(), size=4).hex() if frames else ""
+    return digest(encodable("\n".join(frames)).encode(), size=4).hex() if frames else ""

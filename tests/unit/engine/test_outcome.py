@@ -96,6 +96,26 @@ def test_a_failure_keeps_type_message_attempt_and_time() -> None:
     assert failure.message == "x" * 1000 + "..."
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even that")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("no such file: caf\udce9.txt, naïve"), "no such file: caf\\udce9.txt, naïve"),
+        (Mute(), "(its text cannot be had: RuntimeError)"),
+    ],
+    ids=["surrogate", "mute"],
+)
+def test_what_an_error_cannot_say_is_no_second_error(error: Exception, told: str) -> None:
+    """Half a surrogate pair, as in the name of a file that is no UTF-8, could not be kept: its commit failed."""
+    failure = describe(error, delivery(), 0.0)
+    assert failure.message == told
+    assert failure.message.encode()
+
+
 def test_failures_at_one_place_have_one_digest_and_at_another_place_another() -> None:
     def first(text: str) -> None:
         raise ValueError(text)
