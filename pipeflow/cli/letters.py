@@ -24,6 +24,7 @@ from pipeflow.filters import parse_where
 from pipeflow.letters import PROVENANCE, Change, Discard, Discarded, Rewrite, Seen
 from pipeflow.protocols import Peeked, Store
 from pipeflow.specs import QueueSpec
+from pipeflow.texts import encodable
 
 C = TypeVar("C", bound=Callable[..., object])
 
@@ -43,6 +44,7 @@ def user_option(command: C) -> C:
         default="",
         envvar="PIPEFLOW_USER",
         show_envvar=True,
+        callback=lambda context, parameter, name: encodable(name),
         help="Who does this, for the audit. Default: the user of this process.",
     )(command)
 

@@ -22,6 +22,7 @@ from pipeflow.edits import Edit
 from pipeflow.embedded.sqlite.audit import entries, entry_of
 from pipeflow.errors import NotFound
 from pipeflow.specs import FilterPolicy
+from pipeflow.texts import encodable
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
@@ -78,7 +79,7 @@ class Trail:
                 self._broker.clock.now(),
                 action,
                 queue,
-                user or who.user,
+                encodable(user or who.user),
                 who.uid,
                 who.pid,
                 letters,
@@ -87,7 +88,7 @@ class Trail:
                 _cut(edit.text) if edit is not None else "",
                 count,
                 move=move,
-                note=note,
+                note=encodable(note),
                 finished=finished,
             )
         )
@@ -211,4 +212,5 @@ def user_name(uid: int) -> str:
 
 
 def _cut(text: str) -> str:
+    text = encodable(text)
     return text if len(text) <= TEXT_KEPT else f"{text[: TEXT_KEPT - 3]}..."

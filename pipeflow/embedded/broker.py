@@ -21,6 +21,7 @@ from pipeflow.audit import Entry
 from pipeflow.clock import Clock, Signal
 from pipeflow.embedded import deleting, endpoints, inspection
 from pipeflow.embedded.archive import Archives
+from pipeflow.embedded.arguments import check_call, emits_of
 from pipeflow.embedded.auditing import Trail
 from pipeflow.embedded.catalogue import StreamCatalogue
 from pipeflow.embedded.choosing import Choosing
@@ -47,9 +48,7 @@ from pipeflow.events import Event, Observers
 from pipeflow.files import CompactReport, CompactRequest, FileFacts, FileQuery
 from pipeflow.letters import Change, Discard, Discarded, Redrive, Redriven, Rewrite
 from pipeflow.messages import (
-    Ack,
     Delivery,
-    Emit,
     Manifest,
     Outgoing,
     Position,
@@ -365,10 +364,7 @@ class EmbeddedBroker:
     async def settle(self, queue: str, batch: Sequence[Settlement]) -> Sequence[Settled | Stale | Refused]:
         self.check_open()
         head = self.nouns.head(queue)
-        emits: list[Emit] = []
-        for settlement in batch:
-            if isinstance(settlement, Ack) and settlement.emits:
-                emits += settlement.emits
+        emits = emits_of(queue, batch)
         if emits:
             if self.claims.wanted([emit.message for emit in emits]):
                 return await self.claims.around_acks(batch, partial(self.settle, queue))
@@ -478,6 +474,7 @@ class EmbeddedBroker:
 
     async def search(self, request: Search) -> Found:
         self.check_open()
+        check_call("search", request)
         head = self.nouns.dead_of(request.queue) if request.dead else self.nouns.head(request.queue)
         for lane in head.lanes:
             if lane.tail.hungry:
@@ -495,18 +492,22 @@ class EmbeddedBroker:
 
     async def discard(self, request: Discard) -> Discarded:
         self.check_open()
+        check_call("discard", request)
         return await self.workbench.discard(request)
 
     async def audit(self, name: str | None = None, limit: int = 100, before: int | None = None) -> list[Entry]:
         self.check_open()
+        check_call("audit", name, limit, before)
         return await self.trail.read(name, limit, before)
 
     async def redrive(self, request: Redrive) -> Redriven:
         self.check_open()
+        check_call("redrive", request)
         return await self.moving.redrive(request)
 
     async def start_move(self, request: Redrive) -> Move:
         self.check_open()
+        check_call("start_move", request)
         return await self.moving.start(request)
 
     async def moves(self, queue: str | None = None) -> list[Move]:

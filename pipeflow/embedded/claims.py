@@ -27,6 +27,7 @@ import msgspec
 from msgspec.structs import replace
 
 from pipeflow.clock import Clock
+from pipeflow.embedded.arguments import check_outgoing
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.head import Head
 from pipeflow.embedded.journal import Declared, Journal
@@ -187,7 +188,8 @@ class Claims:
             for outgoing in batch:
                 if len(outgoing.body) > inline and _is_large(outgoing, inline):
                     return True
-        except TypeError:
+        except (AttributeError, TypeError):
+            check_outgoing(batch)
             # What is not even a text is refused later, by name.
             return any(_is_large(outgoing, inline) for outgoing in batch)
         return False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from math import inf, isnan
-from typing import Protocol
+from math import inf
+from typing import Any, Protocol
 
 from pipeflow.clock import Clock
+from pipeflow.embedded.arguments import MOST, NUMBERS, NUMBERS_OR_NONE, unwanted
 from pipeflow.embedded.claims import Claims
 from pipeflow.embedded.fanout import envelope
 from pipeflow.embedded.head import Head
@@ -39,9 +40,15 @@ class Handing(Protocol):
     def bury(self, head: Head, now: float) -> None: ...
 
 
-def check_want(head: Head, want: Want) -> None:
-    """ConfigurationError for a receive that asks for what its queue cannot give."""
-    if want.limit < 1 or isnan(want.wait):
+def check_want(head: Head, given: Any) -> None:
+    """ConfigurationError for a receive that asks for what its queue cannot give. TypeError: for what is no number."""
+    kind: Any = type(given)  # compared with its class itself it would be taken for a Want, with its fields as declared
+    if kind is not Want or type(given.limit) is not int or type(given.max_bytes) is not int:
+        raise unwanted(head.spec.name, given)
+    if type(given.wait) not in NUMBERS or type(given.visibility_timeout) not in NUMBERS_OR_NONE:
+        raise unwanted(head.spec.name, given)
+    want: Want = given
+    if want.limit < 1 or not (want.wait <= MOST or want.wait == inf):
         # Who is woken and takes nothing keeps the wake-up from others.
         raise ConfigurationError(
             f"{head.spec.name}: a receive of {want.limit} that waits {want.wait} s; ask for at least 1, and wait 0 s or"

@@ -276,7 +276,7 @@ class Head:
         """This queue has messages of one more priority."""
         self.lanes = tuple(sorted((*self.lanes, lane), key=lambda lane: -lane.priority))
 
-    def lane_with(self, place: int) -> Head:
+    def lane_with(self, place: object) -> Head:
         """Where a message that was received before is; this head itself when it is nowhere."""
         return next((lane for lane in self.lanes if place in lane.state.known), self)
 

@@ -76,7 +76,7 @@ class Intake:
             # What one of them replaces must not leave memory while another is sent before it.
             for lane in head.lanes:
                 self._use(lane.keys)
-        for outgoing in batch:
+        for outgoing in given:
             results.append(self.send(head, outgoing, now))
             if outgoing.checkpoint is not None and isinstance(results[-1], Refused):
                 break
@@ -210,7 +210,7 @@ class Intake:
             refused = unwaitable(spec.name, given.delay, fifo=spec.fifo)
             if refused is not None:
                 return refused
-        if given.ttl is not None or given.priority:
+        if given.ttl is not None or given.priority or type(given.priority) is not int:
             refused = unfulfillable(spec.name, given, fifo=spec.fifo)
             if refused is not None:
                 return refused

@@ -151,7 +151,10 @@ class Link:
         if reason is not None:
             raise FeatureMissing(reason)
         self._last_id += 1
-        frame = encode((self._last_id, verb.name, arguments))
+        try:
+            frame = encode((self._last_id, verb.name, arguments))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TypeError(f"{verb.name}: {error}") from None
         if len(frame) > MAX_FRAME:
             raise RefusedError(
                 "TooLong",

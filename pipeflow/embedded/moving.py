@@ -31,6 +31,7 @@ from pipeflow.errors import NotFound, PipeflowError, RefusedError, Unavailable
 from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import KEPT, Move, MoveState
 from pipeflow.state.stored import Stored
+from pipeflow.texts import encodable
 
 if TYPE_CHECKING:
     from pipeflow.embedded.broker import EmbeddedBroker
@@ -332,6 +333,7 @@ class Moving:
         return move
 
     def _end(self, id: str, state: MoveState, failure: str = "") -> None:
+        failure = encodable(failure)
         move = self._change(id, state=state, ended_at=self._broker.clock.now(), failure=failure)
         entry = self._entries.pop(id, None)
         if entry is not None:

@@ -91,10 +91,10 @@ class Nouns:
 
     def head(self, name: str) -> Head:
         """The queue of this name, or NotFound."""
-        head = self._heads.get(name)
-        if head is None:
-            raise _not_found("queue", name, self._heads)
-        return head
+        try:
+            return self._heads[name]
+        except (KeyError, TypeError):
+            raise _not_found("queue", name, self._heads) from None
 
     def open_head(self, name: str) -> Head:
         """The queue of this name, for who sends to it or receives from it; RefusedError for an archive."""
@@ -107,10 +107,10 @@ class Nouns:
 
     def topic(self, name: str) -> TopicHead:
         """The topic of this name, or NotFound."""
-        topic = self._topics.get(name)
-        if topic is None:
-            raise _not_found("topic", name, self._topics)
-        return topic
+        try:
+            return self._topics[name]
+        except (KeyError, TypeError):
+            raise _not_found("topic", name, self._topics) from None
 
     def find_head(self, name: str) -> Head | None:
         """The queue of this name, if there is one."""
@@ -451,6 +451,6 @@ def _refuse_changes(kind: str, known: Struct, wanted: Struct, fixed: set[str]) -
 
 def _not_found(kind: str, name: str, known: Iterable[str]) -> NotFound:
     # Against all names of a store of a hundred thousand queues it would take seconds.
-    near = get_close_matches(name, islice(known, COMPARED), n=1)
+    near = get_close_matches(str(name), islice(known, COMPARED), n=1)
     hint = f"; did you mean {near[0]}?" if near else "; declare it in the app and start the app once"
     return NotFound(f"there is no {kind} {name}{hint}")

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from pipeflow.archives import ArchiveReport, ArchiveRequest
 from pipeflow.audit import Entry
 from pipeflow.clock import Clock, Signal
+from pipeflow.embedded.arguments import check_outgoing, unwanted
 from pipeflow.embedded.frames import short_named
 from pipeflow.embedded.link import Link, greeted
 from pipeflow.embedded.parts import Ahead, complete, in_parts
@@ -146,6 +147,8 @@ class RemoteStore:
 
     async def receive(self, queue: str, want: Want) -> Sequence[Delivery]:
         """As Broker.receive, always committed before it answers: this process may die alone."""
+        if not isinstance(want, Want):
+            raise unwanted(queue, want)
         link = await self._connected()
         return await complete(link, queue, await link.ask(VERBS["receive"], queue, replace(want, durable=True)))
 
@@ -368,6 +371,7 @@ class RemoteStore:
 
 
 def _slices(batch: Sequence[Outgoing]) -> list[list[Outgoing]]:
+    check_outgoing(batch)
     parts: list[list[Outgoing]] = [[]]
     size = 0
     for message in batch:

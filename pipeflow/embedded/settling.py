@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeflow.embedded.arguments import unkept
 from pipeflow.embedded.head import Head
 from pipeflow.messages import Ack, Refused, Settled, Settlement, Stale
 
@@ -30,7 +31,7 @@ def settle_all(
             state, counters = lane.state, lane.counters
         if not isinstance(settlement, Ack):
             due_changed = True
-            results.append(state.settle(settlement, now, broker.boot))
+            results.append(unkept(head.spec.name, settlement) or state.settle(settlement, now, broker.boot))
             continue
         refused = broker.emitting.refusal(settlement.emits) if settlement.emits else None
         if refused is not None:
@@ -39,7 +40,7 @@ def settle_all(
         result = state.settle(settlement, now, broker.boot, settlement.superseded_ok)
         if isinstance(result, Settled):
             counters.acked += 1
-            for emit in settlement.emits:
+            for emit in settlement.emits or ():
                 broker.emitting.emit(emit, now, touched)
         results.append(result)
     head.touch()

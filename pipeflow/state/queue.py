@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import assert_never
+from typing import Any, assert_never
 
 from pipeflow.messages import (
     Ack,
@@ -323,7 +323,7 @@ class QueueState:
         self, settlement: Settlement, now: float, boot: int, superseded_ok: bool = False
     ) -> Settled | Stale | Refused:
         """Decide the fate of one received message. The caller has let time pass (`tick`) before."""
-        receipt = settlement.receipt
+        receipt: Any = settlement.receipt  # what a careless caller made of it is no receipt of any message
         message = self.known.get(receipt.place)
         if message is None:
             return _GONE

@@ -42,7 +42,7 @@ def unwaitable(name: str, delay: float, *, fifo: bool) -> Refused | None:
 def unfulfillable(name: str, message: Outgoing, *, fifo: bool) -> Refused | None:
     """Why a message cannot be accepted with what it asks for; None when it can."""
     ttl, delay, priority = message.ttl, message.delay, message.priority
-    if priority:
+    if priority or type(priority) is not int:
         if type(priority) is not int or not 0 <= priority < PRIORITIES:
             return Refused(
                 "bad_priority", f"{name}: priority is {priority!r}; use 0 to {PRIORITIES - 1}, 9 comes first"

@@ -13,12 +13,13 @@ from killed_store import copy_killed
 
 from pipeflow.audit import CUT_OFF, Entry
 from pipeflow.clock import VirtualClock
+from pipeflow.edits import parse_edit
 from pipeflow.embedded import auditing
 from pipeflow.embedded.choosing import Choice, Choosing, Tally
 from pipeflow.embedded.opening import Kept
 from pipeflow.embedded.sqlite.audit import entries
 from pipeflow.errors import ConfigurationError, Unavailable
-from pipeflow.letters import Discard, Redrive
+from pipeflow.letters import Discard, Redrive, Rewrite
 from pipeflow.messages import Bury, Outgoing, Want
 from pipeflow.registry import open_store
 from pipeflow.specs import QueueSpec, Topology
@@ -187,6 +188,18 @@ async def test_a_start_after_an_unclean_stop_reads_no_entry_and_cut_off_stays_cu
         again = await opened(tmp_path / "x.db")
     await again.close()
     await doing
+    await store.close()
+
+
+async def test_who_has_a_name_in_no_encoding_is_told_of_all_the_same(tmp_path: Path) -> None:
+    """It failed the commit, and with it the store."""
+    store = await with_letters(tmp_path / "s.db", 3)
+    letter, *_ = await store.peek("work", dead=True)
+    await store.edit(Rewrite("work", letter.id, parse_edit([], b"{}"), user="caf\udce9"))
+    assert [entry.user for entry in await store.audit()] == ["caf\\udce9"]
+    with pytest.raises(TypeError, match="redrive: 'utf-8' codec can't encode"):
+        await store.redrive(Redrive("work", user="caf\udce9"))
+    await store.send("work", [Outgoing(b"more")])
     await store.close()
 
 

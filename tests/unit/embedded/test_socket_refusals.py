@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -137,3 +139,23 @@ async def test_another_user_is_refused(store: Recalling, path: Path, monkeypatch
             await connect(path, store.url, SystemClock(), patience=0)
         async with Raw(path) as raw:
             assert "may not use it" in str(refusal(await raw.answer()))
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda client: client.send("q", [Outgoing(b"1"), 5]), "item 1 of a batch to send is an int; use Outgoing"),
+        (lambda client: client.send("q", [Outgoing(b"1", headers={"x": "\ud800"})]), "send: 'utf-8' codec"),
+        (lambda client: client.receive("q", 5), "q: a receive asks with an int; use Want"),
+        (lambda client: client.settle("q", [object]), "settle: Encoding objects of type type is unsupported"),
+    ],
+)
+async def test_what_cannot_be_said_on_the_socket_is_named_and_the_connection_goes_on(
+    store: Recalling, path: Path, call: Callable[[Any], Awaitable[object]], told: str
+) -> None:
+    async with served(store, path) as client:
+        with pytest.raises(TypeError) as raised:
+            await call(client)
+        assert str(raised.value).startswith(told)
+        await client.send("q", [Outgoing(b"good")])
+    assert [message.body for message in store.sent] == [b"good"]
