@@ -182,7 +182,7 @@ class Moving:
         broker = self._broker
         nouns, now = broker.nouns, broker.clock.now()
         dead = nouns.dead_of(request.queue)
-        target = nouns.head(request.to if request.to is not None else request.queue)
+        target = nouns.open_head(request.to if request.to is not None else request.queue)
         _check_target(dead, target)
         matcher(request.where, now)
         return Move(

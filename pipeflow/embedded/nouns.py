@@ -392,11 +392,13 @@ class Nouns:
     def _declare_queue(self, spec: QueueSpec, now: float) -> None:
         head = self._heads.get(spec.name)
         if head is None:
-            counters = Counters(created_at=now, last_place=self._begin_behind)
+            counters = Counters(created_at=now, modified_at=now, last_place=self._begin_behind)
             head = self._make_head(spec, self._next_number(), counters)
         elif head.spec == spec:
             return
-        head.counters.modified_at = now
+        elif msgspec.structs.replace(head.spec, tags=spec.tags) != spec:
+            # Tags are words about a queue, not options of it (SQS: Q103).
+            head.counters.modified_at = now
         head.touch()
         # Messages keep what they were sent with; a new retention holds for all of them at once (SQS: Q17, Q18).
         head.respec(spec, now)

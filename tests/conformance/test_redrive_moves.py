@@ -11,6 +11,7 @@ from pipeflow.errors import ConfigurationError, NotFound, RefusedError
 from pipeflow.filters import parse_where
 from pipeflow.messages import Bury, Defer, Outgoing
 from pipeflow.protocols import Redrive
+from pipeflow.specs import DAY, TopicSpec, Topology, archive_of, archive_queue
 
 if TYPE_CHECKING:
     from tests.conformance.conftest import Desk
@@ -32,6 +33,17 @@ async def test_Q96_only_dead_letters_are_moved_and_both_queues_exist(desk: Desk)
         await desk.store.start_move(Redrive("nowhere"))
     with pytest.raises(NotFound, match="there is no queue nowhere"):
         await desk.store.start_move(Redrive("q", to="nowhere"))
+
+
+async def test_Q96_no_dead_letters_go_to_the_archive_of_a_topic(desk: Desk) -> None:
+    topic = TopicSpec("t", archive=DAY)
+    await desk.store.declare(Topology(topics=(topic,), queues=(archive_queue(topic),)))
+    await desk.queue(dead_letters="dead")
+    await bury(desk, 1)
+    for ask in (desk.store.redrive, desk.store.start_move):
+        with pytest.raises(RefusedError, match="is the archive of a topic"):
+            await ask(Redrive("q", to=archive_of("t")))
+    assert (await desk.stats()).dead == 1
 
 
 async def test_Q96_a_rate_is_kept_on_the_clock(desk: Desk) -> None:
