@@ -84,6 +84,7 @@ def check_webhook(
     origins: tuple[Origin[Any], ...],
     *,
     url: str,
+    public_url: str | None,
     raw: bool,
     handshake: bool,
     timeout: float,
@@ -94,10 +95,14 @@ def check_webhook(
         raise ConfigurationError(f"{where}: nothing is posted to it; name a topic")
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{where}: url is no http:// or https:// URL")
+    if public_url is not None and (not public_url.startswith(("http://", "https://")) or {"?", "#"} & {*public_url}):
+        raise ConfigurationError(
+            f"{where}: public_url {public_url!r} is no URL that a query can follow; write https://host/path"
+        )
     for word, value in (("raw", raw), ("handshake", handshake)):
         if not isinstance(value, bool):
             raise ConfigurationError(f"{where}: {word} is {value!r}; use True or False (SNS: T16)")
-    if not 0 < timeout <= 3600 or concurrency < 1:
+    if not 0 < timeout <= 3600 or type(concurrency) is not int or concurrency < 1:
         raise ConfigurationError(
             f"{where}: timeout is {timeout} and concurrency {concurrency}; use more than 0 s, at "
             "most 3600, and at least 1"

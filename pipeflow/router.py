@@ -376,7 +376,14 @@ class Router:
         full = self.prefix + name
         where = f"{place}: webhook {full}"
         topics = check_webhook(
-            where, origins, url=url, raw=raw, handshake=handshake, timeout=timeout, concurrency=concurrency
+            where,
+            origins,
+            url=url,
+            public_url=public_url,
+            raw=raw,
+            handshake=handshake,
+            timeout=timeout,
+            concurrency=concurrency,
         )
         spec = QueueSpec(
             full,

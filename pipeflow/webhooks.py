@@ -63,8 +63,16 @@ class DeliveryPolicy(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-                raise ConfigurationError(f"DeliveryPolicy: {name} is {value}; use 0 or more")
+            if value is UNSET or name == "backoff" or (name == "max_per_second" and value is None):
+                continue
+            if name == "content_type":
+                fits, use = isinstance(value, str), "text"
+            elif name.endswith("retries"):
+                fits, use = type(value) is int and value >= 0, "a whole number, 0 or more"
+            else:
+                fits, use = type(value) in (int, float) and value >= 0, "a number, 0 or more"
+            if not fits:
+                raise ConfigurationError(f"DeliveryPolicy: {name} is {value!r}; use {use}")
 
 
 class Retries(Struct, frozen=True):

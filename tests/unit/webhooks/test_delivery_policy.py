@@ -78,6 +78,14 @@ def test_T61_a_policy_out_of_its_ranges_is_refused_where_it_is_declared(policy: 
     assert words in str(raised.value)
 
 
-def test_T61_a_negative_number_is_refused_at_once() -> None:
-    with pytest.raises(ConfigurationError, match="no_delay_retries is -1"):
-        DeliveryPolicy(no_delay_retries=-1)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("no_delay_retries", -1), ("retries", 2.5), ("retries", True), ("max_delay_retries", "1"), ("min_delay", "20"),
+        ("max_delay", -1), ("max_per_second", float("nan")), ("content_type", 5), ("content_type", None),
+    ],
+)  # fmt: skip
+def test_T61_what_is_no_number_of_its_kind_is_refused_at_once(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=rf"DeliveryPolicy: {name} is .*; use "):
+        DeliveryPolicy(**{name: value})  # type: ignore[arg-type]  # what a careless caller writes
+    assert DeliveryPolicy(max_per_second=None).max_per_second is None

@@ -265,6 +265,10 @@ async def test_P15_retries_go_on_after_a_restart_under_the_same_id(tmp_path: Pat
         ({"handshake": 1}, "handshake is 1; use True or False"),
         ({"timeout": 0}, "timeout is 0 and concurrency 10"),
         ({"concurrency": 0}, "concurrency 0; use"),
+        ({"concurrency": 1.5}, "concurrency 1.5; use"),
+        ({"public_url": "shop.example/sns"}, "no URL that a query can follow"),
+        ({"public_url": "https://shop.example/sns?a=b"}, "no URL that a query can follow"),
+        ({"public_url": "https://shop.example/#sns"}, "no URL that a query can follow"),
         ({"url": "ftp://example.org"}, "url is no http:// or https:// URL"),
     ],
 )
