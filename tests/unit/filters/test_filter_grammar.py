@@ -205,6 +205,9 @@ def test_T42_wildcards_are_counted_under_the_limits_of_aws_only() -> None:
     assert accepted({"a": ten}, aws_limits=True)  # 10 points times 10 patterns
     assert refusal({"a": [*ten, {"wildcard": "x*"}]}, aws_limits=True).startswith("Rule is too complex")
     assert refusal({"a": [*ten, {"anything-but": {"wildcard": "x*"}}]}, aws_limits=True).startswith("Rule is too")
+    three_stars = [{"wildcard": f"*{n}*{n}*"} for n in range(4)]  # of each star three points
+    assert accepted({"a": three_stars[:3]}, aws_limits=True)
+    assert refusal({"a": three_stars}, aws_limits=True).startswith("Rule is too complex")
 
 
 def test_T38_numbers_beyond_a_thousand_million_are_refused_under_the_limits_of_aws_only() -> None:

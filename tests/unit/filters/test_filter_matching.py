@@ -56,6 +56,7 @@ def test_T32_an_empty_policy_matches_all() -> None:
         ({"wildcard": r"a\*c"}, ["a*c"], ["abc", "ac"]),
         ({"wildcard": r"a\\*"}, ["a\\", "a\\b"], ["a", "ab"]),
         ({"wildcard": "ab*ab"}, ["abab", "abxab"], ["ab", "abb"]),
+        ({"wildcard": "*aba*aba*"}, ["abaaba", "xaba-abax"], ["ababa", "aba"]),
         ({"wildcard": "plain"}, ["plain"], ["plains", ""]),
         ({"exists": True}, ["a", 0, False, 1.5], [None, ""]),
         ({"cidr": "10.0.0.0/8"}, ["10.1.2.3"], ["11.0.0.0", "10.1.2", "host", "", 10, "::1", "10.0.0.1/8"]),

@@ -100,8 +100,12 @@ async def test_T5_T18_unsubscribing_again_or_what_is_not_there_is_no_error_and_w
         await h.settle()
         assert kinds(h, hook).count("UnsubscribeConfirmation") == 1
         assert await store.unsubscribe(f"{ARN}:11111111-1111-1111-1111-111111111111") is None
-        with pytest.raises(RefusedError, match="at least 6 elements, not 1"):
-            await store.unsubscribe("hook")
+        for arn, elements in (("hook", 1), ("arn:aws:sns:us-east-1:1", 5)):
+            with pytest.raises(RefusedError, match=f"at least 6 elements, not {elements}"):
+                await store.unsubscribe(arn)
+        assert await store.unsubscribe("arn:aws:sns:us-east-1:1:orders") is None
+        await hook.confirm(h.endpoint(hook).token)  # the one it was sent when it was unsubscribed first
+        assert await states(hook) == ["confirmed"]
 
 
 async def test_T18_one_that_never_confirmed_is_told_nothing_and_is_asked_no_more(tmp_path: Path) -> None:
