@@ -31,6 +31,16 @@ async def test_Q38_a_group_is_needed_and_of_a_certain_alphabet(desk: Desk) -> No
     assert await desk.counts() == (0, 0, 0)
 
 
+@pytest.mark.parametrize("fields", [{"group": ""}, {"group": "a b"}, {"dedup_id": ""}, {"dedup_id": "i" * 129}])
+@pytest.mark.parametrize("fifo", [False, True])
+async def test_Q38_ids_are_of_that_alphabet_on_every_queue(desk: Desk, fifo: bool, fields: dict[str, str]) -> None:
+    await desk.queue(fifo=fifo)
+    given = ({"group": "g"} if fifo else {}) | fields
+    (result,) = await desk.store.send("q", [Outgoing(b"x", **given)])  # type: ignore[arg-type]  # texts all of them
+    assert isinstance(result, Refused)
+    assert result.code == f"bad_{next(iter(fields))}"
+
+
 async def test_Q69_sequences_rise_and_groups_are_in_order(desk: Desk) -> None:
     await desk.queue(fifo=True)
     sent = [(await desk.send(str(n), group="ab"[n % 2]))[0] for n in range(12)]

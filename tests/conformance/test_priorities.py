@@ -53,7 +53,7 @@ async def test_many_of_each_come_out_in_order(desk: Desk) -> None:
     assert seen == expected
 
 
-async def test_one_receive_brings_several_priorities_within_its_bounds(desk: Desk) -> None:
+async def test_Q56_one_receive_brings_several_priorities_within_its_bounds(desk: Desk) -> None:
     await desk.queue(max_in_flight=4)
     await desk.send("aaaa", priority=2)
     await desk.send("bbbb", priority=1)
