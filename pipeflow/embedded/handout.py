@@ -115,7 +115,10 @@ def hand_over(broker: Handing, head: Head, taken: list[Stored]) -> list[Delivery
 
 
 async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want) -> list[Delivery]:
-    """Messages that were just taken, as deliveries; given back unharmed when the receiver is cancelled meanwhile."""
+    """Messages that were just taken, as deliveries; given back unharmed when the receiver is cancelled meanwhile.
+
+    Those of a receive with an id stay in flight: it can be repeated.
+    """
     receipts = [Receipt(message.place, message.boot, message.receives) for message in taken]
     try:
         aside: dict[int, bytes] = {}
@@ -127,7 +130,9 @@ async def hand_out(broker: Handing, head: Head, taken: list[Stored], want: Want)
         else:
             broker.written_behind()
     except asyncio.CancelledError:
-        give_back(broker, head, receipts)
+        # Who named this receive asks again and gets the same; where it was a repeat, its first caller has them (Q57).
+        if want.attempt_id is None:
+            give_back(broker, head, receipts)
         raise
     for message in taken:
         head.drop_body(message)

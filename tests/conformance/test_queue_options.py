@@ -262,6 +262,25 @@ async def test_Q57_Q63_a_receive_that_is_repeated_hides_its_messages_for_twelve_
     assert await desk.counts() == (1, 0, 0)
 
 
+async def test_Q57_a_repeat_that_is_given_up_takes_nothing_from_who_has_it(desk: Desk) -> None:
+    await desk.queue(fifo=True)
+    await desk.send("a", group="g")
+    want = Want(durable=True, attempt_id="1")
+    (held,) = await desk.store.receive("q", want)
+    repeat = asyncio.create_task(_receive_all(desk, want))
+    await asyncio.sleep(0)
+    repeat.cancel()
+    await asyncio.wait([repeat])
+    assert await desk.bodies() == []
+    (again,) = await desk.store.receive("q", want)
+    assert again.receipt == held.receipt
+    await desk.ack(held)
+
+
+async def _receive_all(desk: Desk, want: Want) -> None:
+    await desk.store.receive("q", want)
+
+
 async def test_Q57_after_five_minutes_the_id_means_nothing(desk: Desk) -> None:
     await desk.queue(fifo=True)
     await desk.send("a", group="g")
