@@ -103,7 +103,9 @@ async def test_T52_raw_delivery_is_the_body_with_its_attributes_under_the_id_of_
     assert delivery.attributes == attributes
 
 
-async def test_T50_T58_enveloped_delivery_renders_the_envelope_of_the_publish_and_sets_no_attributes(desk: Desk) -> None:
+async def test_T50_T58_enveloped_delivery_renders_the_envelope_of_the_publish_and_sets_no_attributes(
+    desk: Desk,
+) -> None:
     await desk.fan_out(QueueSpec("a", max_receives=None), raw=False)
     sent = await desk.publish("text", {"kind": "x"}, headers={"subject": "hello"})
     assert isinstance(sent, Sent)
