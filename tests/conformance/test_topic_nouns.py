@@ -154,6 +154,10 @@ async def test_T25_a_text_that_is_too_large_for_its_target_refuses_the_publish(d
     answer = await desk.publish("small", headers=texts(queue="x" * 11))
     assert isinstance(answer, Refused)
     assert isinstance(await desk.publish("x" * 11, headers=texts(queue="small")), Sent)
+    await desk.fan_out(QueueSpec("q", max_body=64 << 20))
+    answer = await desk.publish("small", headers=texts(queue="x" * ((16 << 20) + 1)))
+    assert isinstance(answer, Refused)
+    assert "at most 16777216 bytes" in answer.reason
 
 
 async def test_T48_a_filter_on_bodies_looks_at_the_text_its_subscriber_gets(desk: Desk) -> None:

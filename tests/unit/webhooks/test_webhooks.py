@@ -42,14 +42,19 @@ async def test_T11_T29_nothing_but_the_request_to_confirm_is_posted_before_someb
 
 async def test_T19_a_token_that_is_none_confirms_nothing_and_the_right_one_may_be_used_again() -> None:
     app, hook = shop()
+    app.topic("other", str)
     async with harness(app) as h:
         await h.settle()
         token = h.endpoint(hook).token
         assert len(bytes.fromhex(token)) >= 16
+        with pytest.raises(RefusedError, match="topic other: no subscription waits for this token"):
+            await h.runtime.store.confirm("other", token)
         for wrong in ("", token[:-1], "f" * len(token)):
             with pytest.raises(RefusedError, match="no subscription waits for this token"):
                 await hook.confirm(wrong)
         first = await h.runtime.store.confirm("orders", token)
+        assert await h.runtime.store.confirm("orders", token) == first
+        await h.advance(2 * TOKEN_LIFE)
         assert await h.runtime.store.confirm("orders", token) == first
 
 
