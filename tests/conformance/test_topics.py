@@ -191,11 +191,13 @@ async def test_T69_a_fifo_topic_needs_a_group(desk: Desk) -> None:
 async def test_T70_a_duplicate_publish_answers_with_the_original_and_delivers_nothing(desk: Desk) -> None:
     await desk.fan_out(QueueSpec("f", fifo=True), QueueSpec("s"), fifo=True)
     first = await desk.publish("x", group="g", dedup_id="1")
-    again = await desk.publish("y", group="g", dedup_id="1")
     assert isinstance(first, Sent)
-    assert isinstance(again, Sent)
-    assert (again.id, again.sequence, again.duplicate) == (first.id, first.sequence, True)
-    await desk.advance(300)
+    for passed in (0, 299):
+        await desk.advance(passed)
+        again = await desk.publish("y", group="g", dedup_id="1")
+        assert isinstance(again, Sent)
+        assert (again.id, again.sequence, again.duplicate) == (first.id, first.sequence, True)
+    await desk.advance(1)
     later = await desk.publish("z", group="g", dedup_id="1")
     assert isinstance(later, Sent)
     assert not later.duplicate
