@@ -18,14 +18,18 @@ from typing import Any, Final, cast
 import msgspec
 
 from pipeflow.filters.grammar import parse_policy
-from pipeflow.filters.rules import Alternative, Json, Leaf, Path
+from pipeflow.filters.rules import Alternative, Json, Leaf, Path, Prefix, Suffix
 from pipeflow.filters.values import Test, test_of
 from pipeflow.messages import AttributeValue
 from pipeflow.specs import FilterPolicy
 
-# From a dot to the end of a key, in bytes; linear, and wrong on the safe side only.
-_DOTTED_KEY: Final = re.compile(rb'\.(?:[^".\\]|\\.)*"\s*:', re.DOTALL)
+# From a dot to the end of a key, in bytes; linear, and wrong on the safe side only. What was passed is not looked at
+# again: with a way back it takes three to five times as long.
+_DOTTED_KEY: Final = re.compile(rb'\.[^".\\]*+(?:\\.[^".\\]*+)*+"\s*+:', re.DOTALL)
 _ESCAPED_DOT: Final = b"\\u002"
+_ESCAPED: Final = b"\\u"
+# Without such an escape a text of these characters stands in a body as it is.
+_AS_IT_IS: Final = re.compile(r'[^"\\/\x00-\x1f\ud800-\udfff]+')
 _ABSENT: Final = object()
 _decode_in_range = msgspec.json.decode
 _decode_any_number = msgspec.json.Decoder(float_hook=float).decode
@@ -40,7 +44,7 @@ WAYS: Final = 64
 class Subject:
     """One message as filters see it: its body is parsed at most once, and only when a policy looks at it."""
 
-    __slots__ = ("body", "attributes", "_tree", "_parsed", "_dotted")
+    __slots__ = ("body", "attributes", "_tree", "_parsed", "_dotted", "_plain")
 
     def __init__(self, body: bytes, attributes: Mapping[str, AttributeValue] | None) -> None:
         self.body = body
@@ -48,6 +52,16 @@ class Subject:
         self._tree: dict[str, Json] | None = None
         self._parsed = False
         self._dotted = False
+        self._plain: bool | None = None
+
+    def lacks(self, texts: Sequence[Sequence[bytes]]) -> bool:
+        """Whether a large body has none of some of these texts anywhere: it takes 1/20 of the time of reading them."""
+        body = self.body
+        if len(body) <= READ_WHOLE:
+            return False
+        if self._plain is None:
+            self._plain = _ESCAPED not in body
+        return self._plain and any(not any(map(body.__contains__, each)) for each in texts)
 
     def tree(self) -> dict[str, Json] | None:
         """The body when it is a JSON object; anything else matches nothing (SNS: T44)."""
@@ -93,7 +107,7 @@ class _Parts(dict[str, Json]):
         try:
             if len(written) > READ_WHOLE and written.startswith(b"{"):
                 return _Parts(written)
-            if _may_have_dots(written):
+            if not written.startswith(b'"') and _may_have_dots(written):
                 self._below.add(name)
             read: Json = _decode(written)
             return read
@@ -247,8 +261,11 @@ def _body(alternative: Alternative) -> Callable[[Subject], bool]:
     absent = [path for path, leaf in alternative if leaf.missing and not _says_more_than_absent(leaf)]
     asked = [(path, leaf) for path, leaf in alternative if not leaf.missing or _says_more_than_absent(leaf)]
     holds = _by_what_is_there(asked) if any(leaf.missing for _, leaf in asked) else _wanted(asked)
+    texts = [found for _, leaf in alternative if (found := _texts_of(leaf))]
 
     def matches(subject: Subject) -> bool:
+        if texts and subject.lacks(texts):
+            return False
         tree = subject.tree()
         if tree is None:
             return False
@@ -260,6 +277,18 @@ def _body(alternative: Alternative) -> Callable[[Subject], bool]:
         return holds(tree)
 
     return matches
+
+
+def _texts_of(leaf: Leaf) -> list[bytes]:
+    """Texts of which a body has one as it is if it has what this asks for; none: it may ask for something else."""
+    if leaf.missing or leaf.exists or leaf.numbers or leaf.literals:
+        return []
+    texts = [*leaf.strings]
+    for operator in leaf.operators:
+        if not isinstance(operator, Prefix | Suffix):
+            return []
+        texts.append(operator.operand)
+    return [text.encode() for text in texts] if all(map(_AS_IT_IS.fullmatch, texts)) else []
 
 
 def _says_more_than_absent(leaf: Leaf) -> bool:
@@ -321,9 +350,7 @@ def _value(node: _Node) -> Test:
     def branch(value: object) -> bool:
         if isinstance(value, dict):
             return below(value)
-        if isinstance(value, list):
-            return any(below(each) for each in elements(value) if isinstance(each, dict))
-        return False
+        return isinstance(value, list) and _some(value, below, objects=True)
 
     if not node.leaves:
         return branch
@@ -336,10 +363,21 @@ def _scalar(node: _Node) -> Test:
 
     def leaf(value: object) -> bool:
         if isinstance(value, list):
-            return any(test(each) for each in elements(value) if not isinstance(each, dict))
+            return _some(value, test, objects=False)
         return not isinstance(value, dict) and test(value)
 
     return leaf
+
+
+def _some(values: list[Json], test: Callable[[Any], bool], objects: bool) -> bool:
+    """Whether this holds for one of the objects of an array, or of what is none, and in arrays within."""
+    nested = False
+    for value in values:  # half of what `elements` costs, where there are many
+        if isinstance(value, list):
+            nested = True
+        elif isinstance(value, dict) is objects and test(value):
+            return True
+    return nested and any(test(each) for each in elements(values) if isinstance(each, dict) is objects)
 
 
 def elements(values: list[Json]) -> Iterator[Json]:
@@ -373,6 +411,9 @@ def may_lie_at(path: Path, subject: Subject) -> bool:
 
 def _spelled_out(node: _Node, found: dict[str, Json]) -> dict[str, Json]:
     """The part of an object that a policy speaks of, with keys such as "a.b" written as objects in objects."""
+    if node.height == 1:
+        # No key with a dot spells what is asked for.
+        return {name: found[name] for name in node.below if name in found}
     spelled = [
         (segments, _spelled_value(below, found[key]))
         for key in found

@@ -122,3 +122,53 @@ def test_a_large_body_that_is_no_json_is_a_text_in_a_search(text: bytes) -> None
     seen = view(peeked(written))
     assert compile_filter(parse_where("id=a", 1.0))(seen, {})
     assert json.loads(seen)["body"] == written.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "rule", ["absent", "ab/sent", 'ab"sent', "naïve", "\U0001f600", {"prefix": "abs"}, {"suffix": "sent"}], ids=repr
+)
+@pytest.mark.parametrize("spelling", ["there", "escaped", "elsewhere", "not there"])
+def test_a_text_that_is_nowhere_in_a_large_body_is_not_looked_for_field_by_field(
+    rule: object, spelling: str, read: list[int]
+) -> None:
+    text = rule if isinstance(rule, str) else "absent"
+    value = "other" if spelling in ("elsewhere", "not there") else text
+    fields = {"rows": [*ROWS, {"sku": value}], "note": text if spelling == "elsewhere" else ""}
+    written = json.dumps(fields, ensure_ascii=False).encode()
+    if spelling == "escaped":
+        written = written.replace(json.dumps(text, ensure_ascii=False).encode(), _escaped(text))
+    read.clear()
+    assert says({"rows": {"sku": [rule]}}, written) is (spelling in ("there", "escaped"))
+    if spelling == "not there":
+        assert (read == []) is not any(char in text for char in '/"')
+
+
+def _escaped(text: str) -> bytes:
+    units = text.encode("utf-16-be")
+    return b'"%b"' % b"".join(b"\\u%02x%02x" % (units[n], units[n + 1]) for n in range(0, len(units), 2))
+
+
+def test_a_text_that_is_one_of_several_or_may_be_a_number_is_looked_for(read: list[int]) -> None:
+    assert says({"rows": {"sku": ["absent", "s5"]}}, body())
+    assert says({"rows": {"sku": ["absent"], "qty": [5]}}, body()) is False
+    assert says({"rows": {"qty": ["absent", 5]}}, body())
+    assert says({"rows": {"sku": ["absent", {"anything-but": "x"}]}}, body())
+    assert says({"gone": ["absent", {"exists": False}]}, body())
+    assert says({"$or": [{"rows": {"sku": ["absent"]}}, {"kind": ["big"]}]}, body())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("a.b", [{"x": 1}, {"x": 2, "y.z": 3}, {"x.y": 5}]),
+        ("a.b", [[{"x": 1}], [[{"x": 2}], 5]]),
+        ("a", {"b": {"x": 2}}),
+        ("a", [{"b.x": 2}]),
+    ],
+)
+def test_T44_a_path_is_found_however_it_is_spelled_below_an_array(name: str, value: object) -> None:
+    for size in (0, READ_WHOLE):
+        written = json.dumps({name: value, "text": "x" * size}).encode()
+        assert says({"a": {"b": {"x": [2]}}}, written)
+        assert not says({"a": {"b": {"x": [7]}}}, written)
+        assert not says({"a": {"b": {"y": [3]}}}, written)
