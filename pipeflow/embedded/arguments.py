@@ -48,6 +48,7 @@ def unwanted(queue: str, want: object) -> TypeError:
     wanted: tuple[tuple[str, tuple[type, ...], str], ...] = (
         ("limit", (int,), "a whole number"),
         ("max_bytes", (int,), "a whole number"),
+        ("durable", (bool,), "True or False"),
         ("wait", NUMBERS, "a number of seconds"),
     )
     for name, kinds, use in wanted:

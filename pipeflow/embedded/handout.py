@@ -40,14 +40,19 @@ class Handing(Protocol):
     def bury(self, head: Head, now: float) -> None: ...
 
 
-def check_want(head: Head, given: Any) -> None:
+def check_want(head: Head, want: Any) -> None:
     """ConfigurationError for a receive that asks for what its queue cannot give. TypeError: for what is no number."""
-    kind: Any = type(given)  # compared with its class itself it would be taken for a Want, with its fields as declared
-    if kind is not Want or type(given.limit) is not int or type(given.max_bytes) is not int:
-        raise unwanted(head.spec.name, given)
-    if type(given.wait) not in NUMBERS or type(given.visibility_timeout) not in NUMBERS_OR_NONE:
-        raise unwanted(head.spec.name, given)
-    want: Want = given
+    # By its class: an `is` of the type itself would make it a Want, whose fields compiled code takes to be as declared.
+    kind: Any = type(want)
+    if (
+        kind is not Want
+        or type(want.limit) is not int
+        or type(want.max_bytes) is not int
+        or type(want.durable) is not bool
+        or type(want.wait) not in NUMBERS
+        or type(want.visibility_timeout) not in NUMBERS_OR_NONE
+    ):
+        raise unwanted(head.spec.name, want)
     if want.limit < 1 or not (want.wait <= MOST or want.wait == inf):
         # Who is woken and takes nothing keeps the wake-up from others.
         raise ConfigurationError(

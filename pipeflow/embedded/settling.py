@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeflow.embedded.arguments import unkept
 from pipeflow.embedded.head import Head
@@ -25,11 +25,14 @@ def settle_all(
     ranked = len(head.lanes) > 1
     state, counters = head.state, head.counters
     due_changed = emits
-    for settlement in batch:
+    # As their callers made them: compiled code takes the fields of what has a type to be as declared.
+    given: Sequence[Any] = batch
+    for settlement in given:
+        kind: Any = type(settlement)
         if ranked:
             lane = head.lane_with(settlement.receipt.place)
             state, counters = lane.state, lane.counters
-        if not isinstance(settlement, Ack):
+        if kind is not Ack:
             due_changed = True
             results.append(unkept(head.spec.name, settlement) or state.settle(settlement, now, broker.boot))
             continue
@@ -37,7 +40,7 @@ def settle_all(
         if refused is not None:
             results.append(refused)
             continue
-        result = state.settle(settlement, now, broker.boot, settlement.superseded_ok)
+        result = state.settle(settlement, now, broker.boot, bool(settlement.superseded_ok))
         if isinstance(result, Settled):
             counters.acked += 1
             for emit in settlement.emits or ():

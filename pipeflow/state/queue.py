@@ -323,8 +323,10 @@ class QueueState:
         self, settlement: Settlement, now: float, boot: int, superseded_ok: bool = False
     ) -> Settled | Stale | Refused:
         """Decide the fate of one received message. The caller has let time pass (`tick`) before."""
-        receipt: Any = settlement.receipt  # what a careless caller made of it is no receipt of any message
-        message = self.known.get(receipt.place)
+        # What a careless caller made of a receipt is that of no message.
+        receipt: Any = settlement.receipt
+        known: Any = self.known
+        message: Stored | None = known.get(receipt.place)
         if message is None:
             return _GONE
         if not self._current(message, receipt):

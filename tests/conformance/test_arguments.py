@@ -138,6 +138,7 @@ NOT_WANTED = [
     (no(limit=0), ConfigurationError, "a receive of 0"),
     (no(max_bytes=None), TypeError, "max_bytes of a receive is None"),
     (no(max_bytes="1"), TypeError, "max_bytes of a receive is '1'"),
+    (no(durable=None), TypeError, "durable of a receive is None"),
     (no(max_bytes=1.5), TypeError, "max_bytes of a receive is 1.5"),
     (no(wait=None), TypeError, "wait of a receive is None"),
     (no(wait="1"), TypeError, "wait of a receive is '1'"),
@@ -208,6 +209,7 @@ async def test_what_is_no_settlement_is_named_with_its_place_and_nothing_is_sett
         (Ack(wrong), "has 5 for a receipt; use the delivery's own"),
         (Bury(wrong), "has 5 for a receipt"),
         (Ack(receipt, wrong), "has an int for emits; use a list of Emit"),
+        (Ack(receipt, (wrong,)), "emits an int; use Emit"),  # type: ignore[arg-type]  # wrong on purpose
         (Ack(receipt, [wrong]), "emits an int; use Emit"),
         (Ack(receipt, [Emit("queue", "q", wrong)]), "emits an int; use Emit(kind, target, Outgoing(body))"),
         (Ack(receipt, [Emit("queue", wrong, outgoing())]), "emits to an int"),
@@ -228,6 +230,15 @@ async def test_a_receipt_that_nobody_was_given_is_stale(desk: Desk) -> None:
         answers = await desk.settle(*(kind(Receipt(place, 1, 1)) for kind in (Ack, Bury, Release)))
         assert [type(answer) for answer in answers] == [Stale] * 3
     assert await desk.counts() == (2, 0, 0)
+
+
+async def test_an_acknowledgement_without_a_list_of_emits_publishes_nothing(desk: Desk) -> None:
+    await desk.queue()
+    nothing: list[Any] = [None, (), {}]
+    for emits in nothing:
+        await desk.send("1")
+        assert await desk.settle(Ack((await desk.one()).receipt, emits)) == [Settled()]
+    assert await desk.counts() == (0, 0, 0)
 
 
 async def test_of_a_large_batch_the_one_that_is_wrong_is_refused(desk: Desk) -> None:
