@@ -11,12 +11,15 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.errors import Indeterminate, Unavailable
-from pipeflow.messages import Ack, Outgoing, Refused, Sent, Settled, Want
+from pipeflow.messages import Ack, Extend, Outgoing, Refused, Sent, Settled, Want
 from pipeflow.protocols import Object, Store
 from pipeflow.registry import open_sink, open_store
 from pipeflow.specs import QueueSpec, Topology
@@ -120,17 +123,94 @@ async def test_p6_a_disk_that_others_fill_to_the_last_byte_still_lets_a_queue_be
     await store.close()
 
 
-async def test_p6_what_lies_in_the_commit_log_only_is_drained_on_a_disk_that_others_fill(large_disk: Path) -> None:
-    url = f"sqlite:///{large_disk}/store.db?min_free=0"
+@pytest.mark.parametrize("hot_messages", [100_000, 20], ids=["hot", "cold tail"])
+async def test_p6_what_lies_in_the_commit_log_only_is_drained_on_a_disk_that_others_fill(
+    large_disk: Path, hot_messages: int
+) -> None:
+    """A cold tail is read from the tables, so all of the log has to go there first."""
+    url = f"sqlite:///{large_disk}/store.db?min_free=0&hot_messages={hot_messages}"
     store = await opened(url)
-    for number in range(1500):
-        await store.send("q", [Outgoing(b"%d:" % number + BODY)])
+    await fill_log(store)
     assert (large_disk / "store.db-log").stat().st_size > 24 << 20
     eat(large_disk / "other")
-    assert await drain(store) == [*range(1500)]
+    drained: list[int] = []
+    while deliveries := await store.receive("q", Want(10)):
+        assert await store.settle("q", [Ack(each.receipt) for each in deliveries]) == [Settled()] * len(deliveries)
+        drained += [int(each.body.partition(b":")[0]) for each in deliveries]
+        with suppress(OSError), (large_disk / "other").open("ab", buffering=0) as other:
+            other.write(bytes(50_000))  # who fills the disk goes on
+    assert drained == [*range(1500)]
     await store.close()
     store = await opened(url)
     assert await drain(store) == []
+    await store.close()
+
+
+@pytest.mark.parametrize("hot_messages", [100_000, 20], ids=["hot", "cold tail"])
+async def test_p6_the_older_half_of_the_log_goes_into_the_tables_on_a_disk_that_others_fill(
+    large_disk: Path, hot_messages: int
+) -> None:
+    """The younger half is full of acknowledgements then, and is to go on where the older one lies."""
+    store = await opened(f"sqlite:///{large_disk}/store.db?min_free=0&hot_messages={hot_messages}&log_bytes={32 << 20}")
+    await fill_log(store)
+    eat(large_disk / "other")
+    assert isinstance(store, Kept)
+    assert isinstance(store.journal, SqliteJournal)
+    log = store.journal._ahead._log
+    assert log._base
+    held = await store.receive("q", Want(10))
+    rounds = 0
+    while log._base:
+        # Each changes rows that only the log tells of, or the tables when they hold all of it; none lets them go.
+        rounds += 1
+        extensions = [Extend(each.receipt, 600 + rounds) for each in held]
+        assert await store.settle("q", extensions) == [Settled()] * 10
+    assert rounds > 100
+    assert await store.settle("q", [Ack(each.receipt) for each in held]) == [Settled()] * 10
+    assert await drain(store) == [*range(10, 1500)]
+    await store.close()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from test_full_disk import eat, fill_log, opened
+async def main():
+    store = await opened(sys.argv[1])
+    await fill_log(store)
+    if sys.argv[3] == "gone":
+        Path(sys.argv[2], "store.db.ballast").unlink()
+    eat(Path(sys.argv[2], "other"))
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+async def killed_on_a_full_disk(url: str, disk: Path, ballast: str) -> None:
+    here = str(Path(__file__).parent)
+    environment = {"PYTHONPATH": f"{here}:{here}/../.."}
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, url, str(disk), ballast, env=environment)
+    assert await child.wait() == -9
+
+
+async def test_p6_a_store_that_was_killed_opens_on_a_disk_that_others_filled(large_disk: Path) -> None:
+    url = f"sqlite:///{large_disk}/store.db?min_free=0&hot_messages=20"
+    await killed_on_a_full_disk(url, large_disk, "there")
+    assert (large_disk / "store.db-log").stat().st_size > 24 << 20
+    store = await opened(url)
+    assert await drain(store) == [*range(1500)]
+    await store.close()
+
+
+async def test_p6_a_store_that_has_to_stop_says_on_which_disk_and_how_much_it_needs(large_disk: Path) -> None:
+    url = f"sqlite:///{large_disk}/store.db?min_free=0&hot_messages=20"
+    await killed_on_a_full_disk(url, large_disk, "gone")
+    says = rf"the disk of {large_disk} is full; free \d\d MiB on it, then start again. What was acknowledged is kept"
+    with pytest.raises(Unavailable, match=says):
+        await opened(url)
+    (large_disk / "other").unlink()
+    store = await opened(url)
+    assert await drain(store) == [*range(1500)]
     await store.close()
 
 
@@ -146,9 +226,15 @@ async def test_p6_a_store_does_without_the_commit_log_where_what_it_told_might_n
     await store.close()
 
 
+async def fill_log(store: Store) -> None:
+    """Send 30 MB."""
+    for number in range(1500):
+        await store.send("q", [Outgoing(b"%d:" % number + BODY)])
+
+
 def eat(path: Path) -> None:
     """Write until there is no room for one more byte."""
-    with path.open("wb", buffering=0) as file:
+    with path.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
                 while True:

@@ -26,6 +26,7 @@ from pipeflow.embedded.journal import DELAYED_BIT, PLACE_BITS, Counters, Declare
 from pipeflow.embedded.sqlite import ahead as ahead_module
 from pipeflow.embedded.sqlite import recovery
 from pipeflow.embedded.sqlite.journal import SqliteJournal
+from pipeflow.embedded.sqlite.statements import INSERT_COLUMNS
 from pipeflow.errors import Indeterminate
 from pipeflow.specs import TopicSpec
 
@@ -394,6 +395,69 @@ async def test_commits_go_between_the_parts_that_a_reader_has_put_into_the_table
     await logged.close(clean=True)
 
 
+async def test_changes_and_known_ids_go_into_the_tables_in_parts_as_rows_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = Groups(Random(6))
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", 1 << 20)
+    for _ in range(40):
+        group = groups.next()
+        await plain.commit(group)
+        await logged.commit(group)
+    assert await state_of(logged) == await state_of(plain)
+    for number, key in enumerate(list(groups.alive)[:30]):
+        group = groups.next()
+        for each in (group.inserts, group.updates, group.deletes, group.bodies, group.releases, group.declared):
+            each.clear()
+        group.updates.append((key, None, None, b"changed", 7, key, "?", 0.0, None))
+        group.known.append(Known(1, b"another %d" % number, 1000.0, "m", number))
+        await plain.commit(group)
+        await logged.commit(group)
+    monkeypatch.setattr(ahead_module, "PART", 4)
+    parts: list[int] = []
+    write = logged._tables.write
+
+    def counted(connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
+        parts.append(len(group.updates) + len(group.known) + len(group.inserts) // INSERT_COLUMNS + len(group.deletes))
+        write(connection, group, now)
+
+    monkeypatch.setattr(logged._tables, "write", counted)
+    assert await state_of(logged) == await state_of(plain)
+    assert sum(parts) >= 60
+    assert max(parts) <= 4
+    await plain.close(clean=True)
+    await logged.close(clean=True)
+
+
+async def test_a_part_has_no_more_bytes_than_fit_in_a_small_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead_module, "PART_BYTES", 500)
+    groups = Groups(Random(2))
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", 1 << 20)
+    written: list[int] = []
+    write = logged._tables.write
+
+    def counted(connection: sqlite3.Connection, group: FrozenGroup, now: float) -> None:
+        written.append(sum(len(body or b"") for body in group.inserts[8::INSERT_COLUMNS]))
+        write(connection, group, now)
+
+    for _ in range(60):
+        group = groups.next()
+        group.declared.clear()
+        await plain.commit(group)
+        await logged.commit(group)
+    assert logged._ahead._younger.bytes == sum(len(row[8] or b"") for row in logged._ahead._younger.rows.values())
+    assert logged._ahead._younger.bytes > 2000
+    monkeypatch.setattr(logged._tables, "write", counted)
+    assert await state_of(logged) == await state_of(plain)
+    assert max(written) <= 800
+    await plain.close(clean=True)
+    await logged.close(clean=True)
+
+
 async def test_a_shared_body_that_comes_and_goes_is_not_kept_for_the_tables(tmp_path: Path) -> None:
     groups = Groups(Random(1))
     logged = await opened(tmp_path / "logged.db", SMALL)
@@ -433,4 +497,58 @@ async def test_a_half_ends_when_it_deletes_or_changes_so_many_rows_that_putting_
             change = (key, None, None, b"changed", 1, key, "?", 0.0, None) if column == "updates" else key
             await logged.commit(msgspec.structs.replace(nothing, **{column: [change]}))
         assert logged._ahead._log._base != base
+    await logged.close(clean=True)
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("seed", [5, 9, 27])
+async def test_kills_while_a_start_puts_the_log_into_the_tables_leave_what_they_would_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Also where a part of it was there already when the first kill came."""
+    monkeypatch.setattr(ahead_module, "_SLICE", 1)
+    monkeypatch.setattr(ahead_module, "PART", 2)
+    random = Random(seed)
+    groups = Groups(random)
+    plain = await opened(tmp_path / "plain.db", 0)
+    logged = await opened(tmp_path / "logged.db", SMALL)
+    put, parts_left, left = SqliteJournal._put_some, 0, tmp_path / "left.db"
+
+    def dying(journal: SqliteJournal, *part: Any) -> None:
+        nonlocal parts_left
+        parts_left -= 1
+        if not parts_left:
+            copy_killed(journal.path, left)
+            raise _Killed
+        put(journal, *part)
+
+    kills = 0
+    for _ in range(8):
+        for _ in range(random.randrange(1, 12)):
+            group = groups.next()
+            group.declared.clear()
+            await plain.commit(group)
+            await logged.commit(group)
+            if random.random() < 0.3:
+                await logged.write_behind()
+                await logged._run(logged._settle_part)
+        await logged.write_behind()
+        copy = killed(tmp_path / "logged.db", "0.db")
+        with monkeypatch.context() as patched:
+            patched.setattr(SqliteJournal, "_put_some", dying)
+            for parts in random.sample(range(1, 9), 3):
+                parts_left = parts
+                try:
+                    await (await opened(copy, SMALL)).close(clean=False)
+                except _Killed:
+                    kills += 1
+                    copy = copy_killed(left, tmp_path / f"{kills}.db")
+        again = await opened(copy, SMALL)
+        assert await state_of(again) == await state_of(plain)
+        await again.close(clean=True)
+    assert kills > 8
+    await plain.close(clean=True)
     await logged.close(clean=True)

@@ -10,6 +10,7 @@ completes a half. Rows that were put there before it are put there again after a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ MOST_ROWS: Final = 20_000
 AT_ONCE: Final = 128 << 10
 """Bytes that are written on the loop when nothing has to be synced: that takes as long as a few steps of it."""
 PART: Final = 1000
-"""Rows that go into the tables at once when somebody wants to read them."""
+"""Rows that go into the tables at once when somebody wants to read them, of PART_BYTES at most."""
 FEW: Final = 100
 """As many when the disk is full: what they change of large bodies fits in the ballast's room."""
 PART_BYTES: Final = 2 << 20
@@ -63,15 +64,15 @@ class Ahead:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    def left(self, connection: sqlite3.Connection, *, synced: bool, accept_loss: bool) -> Pending | None:
-        """What the log of the last owner tells that the tables do not hold; the caller puts it there.
+    def take_over(self, connection: sqlite3.Connection, *, synced: bool, accept_loss: bool) -> None:
+        """Read what the log of the last owner tells that the tables do not hold; the caller puts it there.
 
         `synced`: the last owner had each group on disk before the next.
         """
         facts: dict[str, Any] = dict(connection.execute(statements.LOG_FACTS).fetchall())
         self.number = int(facts.get("folded", 0))
         if "log_salt" not in facts or facts.get("clean"):
-            return None
+            return
         path = self._log.path
         half, salt, left = facts["log_half"], facts["log_salt"], Pending()
         try:
@@ -80,9 +81,11 @@ class Ahead:
                     self.number += 1
                     left.take(decode(payload), self.number, None, again=True)
                 behind = commitlog.whole(file.fileno(), half, salt, self.number + 1) if synced else 0
+                # It goes into the tables in parts: none of them may be there without the group that it is from.
+                os.fsync(file.fileno())
         except FileNotFoundError:
             if accept_loss:
-                return None
+                return
             raise StoreCorrupt(
                 f"{self._store} was not closed, and its commit log {path.name} is gone; put it back beside the store,"
                 " or open with ?accept_loss=1 to go on without what only the log held"
@@ -97,7 +100,7 @@ class Ahead:
                     " it; a copy was put beside it as *.damaged. Restore a backup, or open with ?accept_loss=1 to go"
                     " on without them"
                 )
-        return left if left.last else None
+        self._older = left
 
     def begin(self) -> list[tuple[str, Any]]:
         """Open the log for a new life; the facts that are to be written before the first group."""
@@ -127,7 +130,7 @@ class Ahead:
         encode_into(frame, buffer, HEADER)
         if len(buffer) > self._log.half or (turn is None and len(buffer) > AT_ONCE):
             return 0
-        if not self._log.has_room(len(buffer)) or self._younger.size + len(self._younger.changes) >= MOST_ROWS:
+        if not self._log.has_room(len(buffer)) or self._younger.touched >= MOST_ROWS:
             if turn is None:
                 return 0
             turn()
@@ -155,24 +158,25 @@ class Ahead:
         return not (self._older.last or self._younger.last)
 
     @property
-    def used(self) -> int:
-        """Bytes of the log that tell what the tables do not hold, at most."""
-        return (self._log.half if self._older.last else 0) + (self._log.used if self._younger.last else 0)
+    def room(self) -> int:
+        """Bytes that what the tables do not hold may take there."""
+        return self._older.room + self._younger.room
 
     @property
     def due(self) -> bool:
         """Whether it is time to put some of the older half into the tables."""
         if not self._older.size:
             return False
-        return self._log.used > self._log.half * 3 // 4 or self._younger.size > MOST_ROWS * 3 // 4
+        return self._log.used > self._log.half * 3 // 4 or self._younger.touched > MOST_ROWS * 3 // 4
 
     def some(self) -> tuple[Pending, FrozenGroup]:
         """What of the older half goes into the tables next, beside the groups."""
         return self._older, self._older.some(max(_SLICE, self._brought * _TIMES), PART_BYTES)
 
     def parts(self, *, few: bool = False) -> int:
-        """How many of `part` there are; 0 when everything is no more than one."""
-        return (self._older.size + self._younger.size) // (FEW if few else PART)
+        """How many of `part` there are, about; 0 when everything is no more than one."""
+        pending, rows = (self._older, self._younger), FEW if few else PART
+        return max(sum(each.size for each in pending) // rows, sum(each.bytes for each in pending) // PART_BYTES)
 
     def part(self, *, few: bool) -> tuple[Pending, FrozenGroup] | None:
         """What goes into the tables next when all is to; None when no more than that is left of a half.
@@ -181,7 +185,8 @@ class Ahead:
         """
         rows = FEW if few else PART
         pending = self._older if self._older.last else self._younger
-        return (pending, pending.some(rows, PART_BYTES)) if pending.size > rows else None
+        large = pending.size > rows or pending.bytes > PART_BYTES
+        return (pending, pending.some(rows, PART_BYTES)) if large else None
 
     def older(self) -> FrozenGroup | None:
         """The rest of the older half, which completes it; None when the tables hold it."""

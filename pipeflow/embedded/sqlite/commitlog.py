@@ -85,7 +85,8 @@ class CommitLog:
 
     def sync(self) -> None:
         """Return when every frame is on the disk."""
-        os.fdatasync(self._fd)
+        if self._fd >= 0:
+            os.fdatasync(self._fd)
 
     def turn(self) -> None:
         """Go on at the start of the other half: what it tells, the tables hold."""

@@ -41,7 +41,7 @@ from pipeflow.embedded.sqlite.connection import Connection, connect
 from pipeflow.embedded.sqlite.loading import loaded
 from pipeflow.embedded.sqlite.ownership import Lock, check_place, keep_damaged, make_file
 from pipeflow.embedded.sqlite.pending import Pending
-from pipeflow.embedded.sqlite.room import MIN_FREE, Room
+from pipeflow.embedded.sqlite.room import BALLAST, LOG_PIECE, MIN_FREE, Room, is_full
 from pipeflow.embedded.sqlite.writing import Tables, delete
 from pipeflow.errors import Indeterminate, PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
@@ -131,23 +131,21 @@ class SqliteJournal:
 
     def _open(self, connection: sqlite3.Connection, created: bool, *, synced: bool) -> Recovered:
         try:
-            recovered = self._with_ballast(lambda: self._prepared(connection, created, synced))
+            self._with_ballast(lambda: recovery.prepare(connection, self.path, created))
+            self._room.measure(connection)
+            self._ahead.take_over(connection, synced=synced, accept_loss=self._accept_loss)
+            self._wal = os.open(self._beside("-wal"), os.O_RDONLY | os.O_CLOEXEC)
+            self._wal_index = os.open(self._beside("-shm"), os.O_RDONLY | os.O_CLOEXEC)
+            self._settle(connection)
+            recovered = self._with_ballast(
+                lambda: recovery.recover(connection, self.path, self._clock.now(), self._ahead.begin())
+            )
         except sqlite3.DatabaseError as error:
-            raise recovery.translated(self.path, error) from error
-        self._wal = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-        self._wal_index = os.open(f"{self.path}-shm", os.O_RDONLY | os.O_CLOEXEC)
+            raise self._translated(error) from error
         if self.durability == "normal":
             connection.execute("PRAGMA synchronous = NORMAL")
         self._look_at_space(connection)
         return recovered
-
-    def _prepared(self, connection: sqlite3.Connection, created: bool, synced: bool) -> Recovered:
-        recovery.prepare(connection, self.path, created)
-        self._room.measure(connection)
-        left = self._ahead.left(connection, synced=synced, accept_loss=self._accept_loss)
-        if left is not None:
-            recovery.transact(connection, lambda: self._put(connection, [left.rest()], self._ahead.number))
-        return recovery.recover(connection, self.path, self._clock.now(), self._ahead.begin())
 
     async def close(self, clean: bool) -> None:
         if self._connection is None:
@@ -155,13 +153,19 @@ class SqliteJournal:
         try:
             if clean and self._failed is None:
                 await self.write_behind()
-                await self._run(self._close_clean)
+                try:
+                    await self._run(self._close_clean)
+                except sqlite3.OperationalError as error:
+                    if not is_full(error):
+                        raise self._translated(error) from error
+                    # All of it is in the logs: the next start does what there was no room for.
         finally:
             await self._disconnect()
             self._lock.release()
 
     def _close_clean(self, connection: sqlite3.Connection) -> None:
         self._settle(connection)
+        self._room.lay_ballast(0)
         connection.execute("PRAGMA synchronous = FULL")
         facts = [("clean", 1), ("clock", self._clock.now())]
         self._transact(connection, lambda: connection.executemany(statements.PUT_FACT, facts))
@@ -196,7 +200,16 @@ class SqliteJournal:
                 await self._run(self._settle_part)
             return await self._run(read)
         except sqlite3.DatabaseError as error:
-            raise recovery.translated(self.path, error) from error
+            raise self._translated(error) from error
+
+    def _translated(self, error: sqlite3.DatabaseError) -> PipeflowError:
+        if is_full(error):
+            return Unavailable(f"{self.path}: {self._remedy()}. What was acknowledged is kept")
+        return recovery.translated(self.path, error)
+
+    def _remedy(self) -> str:
+        mib = -(-(self._ahead.room + 2 * BALLAST) >> 20)
+        return f"the disk of {self.path.parent} is full; free {mib} MiB on it, then start again"
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -208,16 +221,16 @@ class SqliteJournal:
             if not self._log_at_once(group, now):
                 await self.write_behind()
                 await self._run(lambda connection: self._commit(connection, group, now))
-            if self._ahead.due and self._connection is not None:
+            if self._ahead.due and not self.full and self._connection is not None:
                 self._folding = self._connection.start(self._fold)
         except (sqlite3.Error, OSError) as error:
+            why = self._remedy() if is_full(error) else f"{error}; repair the disk, then start again"
             self._failed = Unavailable(
-                f"{self.path}: a commit failed ({error}); the store is closed, start again to recover what was"
-                " acknowledged"
+                f"{self.path}: a commit failed, so the store is closed: {why}. What was acknowledged is kept"
             )
             raise Indeterminate(
-                f"{self.path}: the commit failed ({error}); it may or may not have been stored. Repair the disk or free"
-                " space, start again, and send again with the same dedup id"
+                f"{self.path}: the commit failed, and may or may not have been stored: {why}, and send again with the"
+                " same dedup id"
             ) from error
 
     def _log_at_once(self, group: FrozenGroup, now: float) -> bool:
@@ -274,7 +287,7 @@ class SqliteJournal:
             try:
                 return self._ahead.append(group, sync=sync, turn=lambda: self._complete(connection))
             except NoRoom:
-                if not self._room.release_ballast():
+                if not self._room.release_ballast(LOG_PIECE):
                     return 0
 
     def _put(self, connection: sqlite3.Connection, groups: Sequence[FrozenGroup], number: int) -> None:
@@ -340,6 +353,10 @@ class SqliteJournal:
         """Have the tables hold all of the older half, durably: the log goes on where it lies."""
         # The younger half is the older one from now on: no row of it goes into the tables before it is on the disk.
         self._ahead.sync()
+        if self._room.free < self._ahead.room + BALLAST:
+            self._room.full = True
+        while self.full and self._ahead.folded and (part := self._ahead.part(few=True)) is not None:
+            self._put_some(connection, *part)
         rest = self._ahead.older()
         if rest is None:
             self._sync_tables()
@@ -348,16 +365,16 @@ class SqliteJournal:
         self._checkpoint_when_long(connection)
 
     def _transact(self, connection: sqlite3.Connection, work: Callable[[], T]) -> T:
-        """One transaction. On a full disk it is tried once more in the ballast's room: rolled back, it left nothing."""
+        """One transaction. On a full disk it is tried again in the ballast's room: rolled back, it left nothing."""
         return self._with_ballast(lambda: recovery.transact(connection, work))
 
     def _with_ballast(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._room.release_ballast():
-                raise
-        return work()
+        while True:
+            try:
+                return work()
+            except sqlite3.OperationalError as error:
+                if not is_full(error) or not self._room.release_ballast():
+                    raise
 
     def _checkpoint_when_long(self, connection: sqlite3.Connection) -> None:
         if int.from_bytes(os.pread(self._wal_index, 4, _FRAMES_OFFSET), sys.byteorder) < self._room.checkpoint_frames:
@@ -367,7 +384,7 @@ class SqliteJournal:
         except sqlite3.OperationalError as error:
             # No room in the file for what the log holds: all of it is safe in the log, which goes on growing until
             # there is room, or none for the log either.
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            if not is_full(error):
                 raise
             self._room.full = True
 
@@ -375,14 +392,14 @@ class SqliteJournal:
         """See what room there is, and do without the commit log where there may be none to put it into the tables."""
         self._tables.written = 0
         room, ahead = self._room, self._ahead
-        short = room.look(connection) < 2 * ahead.size
+        short = room.look(connection, ahead.room) < 2 * ahead.size
         if short and not ahead.empty:
-            if room.free >= 3 * ahead.used:
+            if room.free >= 2 * (ahead.room + BALLAST):
                 self._settle(connection)
             else:
                 room.full = True  # others were faster: it takes deletes until it is empty or there is room
         ahead.resting = short and ahead.empty
-        room.lay_ballast()
+        room.lay_ballast(ahead.room)
 
     async def idle(self) -> None:
         if self.idle_at != inf and self._failed is None:

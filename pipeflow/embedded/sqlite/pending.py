@@ -16,6 +16,8 @@ from pipeflow.embedded.sqlite.statements import INSERT_COLUMNS
 
 _GROUP, _EXPIRES, _KEPT, _BODY, _SHARED = 2, 4, 5, 8, 9
 """Where these columns are in a row."""
+_PAGE, _ROW = 8192, 512
+"""Bytes: of a page, and about of a row without its body, indexes included."""
 
 
 class Pending:
@@ -24,7 +26,9 @@ class Pending:
     __slots__ = (
         "rows",
         "changes",
+        "former",
         "gone",
+        "bytes",
         "bodies",
         "releases",
         "queues",
@@ -40,8 +44,12 @@ class Pending:
         """By key: every column of a row that the tables do not have."""
         self.changes: dict[int, tuple[Any, ...]] = {}
         """By key: an update of a row that the tables have, maybe under another key, which is in it."""
+        self.former: dict[int, list[int]] = {}
+        """By key of a change, after a crash: other keys that its row may lie under."""
         self.gone: set[int] = set()
         """Keys of rows that the tables have."""
+        self.bytes = 0
+        """Of the bodies of the rows to insert."""
         self.bodies: dict[int, tuple[bytes, int]] = {}
         self.releases: dict[int, int] = {}
         self.queues: dict[int, bytes] = {}
@@ -53,9 +61,21 @@ class Pending:
         """Number of the last group in here; 0: there is none."""
 
     @property
+    def touched(self) -> int:
+        """Rows to insert, to change and to delete."""
+        return len(self.rows) + len(self.changes) + len(self.gone)
+
+    @property
     def size(self) -> int:
-        """Rows to insert and to delete."""
-        return len(self.rows) + len(self.gone)
+        """Everything that goes into the tables in parts."""
+        return self.touched + len(self.known)
+
+    @property
+    def room(self) -> int:
+        """Bytes that it may take in the tables: of pages with large rows up to a half is left over."""
+        inside = min(2 * self.bytes, self.bytes + _PAGE * len(self.rows)) + _ROW * self.size
+        # A shared body goes there in one transaction, which is in the WAL and in the file.
+        return inside + 2 * sum([len(body) for body, _ in self.bodies.values()])
 
     def take(self, group: Logged, number: int, older: Pending | None, *, again: bool = False) -> None:
         """Merge the next group in. What `older` still has to insert and this group deletes is forgotten there.
@@ -65,6 +85,7 @@ class Pending:
         rows, inserts = self.rows, group.inserts
         for start in range(0, len(inserts), INSERT_COLUMNS):
             rows[inserts[start]] = inserts[start : start + INSERT_COLUMNS]
+        self.bytes += _length(inserts[_BODY::INSERT_COLUMNS])
         for update in group.updates:
             self._change(update, again)
         if group.deletes:
@@ -98,6 +119,9 @@ class Pending:
             return
         change = self.changes.pop(old, None)
         if change is not None:
+            if again:
+                # A part of what the tables have already may have brought it here.
+                self.former[key] = [*self.former.pop(old, ()), old]
             old = change[5]
             if kept is None:
                 group, expires, kept = change[6:]
@@ -106,40 +130,69 @@ class Pending:
     def _delete(self, keys: list[int], older: Pending | None, again: bool) -> None:
         rows, changes, gone = self.rows, self.changes, self.gone
         before = older.rows if older is not None else {}
+        freed = freed_before = 0
         for key in keys:
-            if rows.pop(key, None) is not None:
+            row = rows.pop(key, None)
+            if row is not None:
+                freed += len(row[_BODY] or b"")
                 if again:
                     gone.add(key)
                 continue
             if changes and key in changes:
                 if again:
                     gone.add(key)
+                    gone.update(self.former.pop(key, ()))
                 key = changes.pop(key)[5]
-            if before.pop(key, None) is None:
+            row = before.pop(key, None)
+            if row is None:
                 gone.add(key)
+            else:
+                freed_before += len(row[_BODY] or b"")
+        self.bytes -= freed
+        if older is not None:
+            older.bytes -= freed_before
 
     def some(self, count: int, most_bytes: int) -> FrozenGroup:
-        """Up to `count` rows to insert and keys to delete, and of bodies what comes to `most_bytes` first."""
+        """Up to `count` rows to insert, to change and to delete and ids to know, and of bodies what comes to
+        `most_bytes` first.
+
+        Each of them may be there again after a crash, as each says how it is and not what becomes of it.
+        """
         group = _frozen([], self.clock)
         for row in islice(self.rows.values(), count):
             group.inserts += row
+            count -= 1
             most_bytes -= len(row[_BODY] or b"")
             if most_bytes < 0:
                 return group
-        group.deletes = [*islice(self.gone, count - len(group.inserts) // INSERT_COLUMNS)]
+        for key in islice(self.changes, count):
+            group.updates += self._updates(key)
+            count -= 1
+        group.deletes = [*islice(self.gone, count)]
+        group.known = self.known[: count - len(group.deletes)]
         return group
+
+    def _updates(self, key: int) -> list[tuple[Any, ...]]:
+        """The update under this key; of all keys that the row may lie under it does under one."""
+        change = self.changes[key]
+        return [change, *[(*change[:5], old, *change[6:]) for old in self.former.get(key, ())]]
 
     def forget(self, group: FrozenGroup) -> None:
         """The tables hold this one of `some`."""
         for key in group.inserts[::INSERT_COLUMNS]:
             del self.rows[key]
+        self.bytes -= _length(group.inserts[_BODY::INSERT_COLUMNS])
+        for key in {update[0] for update in group.updates}:
+            del self.changes[key]
+            self.former.pop(key, None)
         self.gone.difference_update(group.deletes)
+        del self.known[: len(group.known)]
 
     def rest(self) -> FrozenGroup:
         """Everything in here, as one group."""
         inserts = [value for row in self.rows.values() for value in row]
         group = _frozen(inserts, self.clock)
-        group.updates = [*self.changes.values()]
+        group.updates = [update for key in self.changes for update in self._updates(key)]
         group.deletes = [*self.gone]
         group.bodies = self.bodies
         group.releases = self.releases
@@ -148,6 +201,10 @@ class Pending:
         group.known = self.known
         group.sources = self.sources
         return group
+
+
+def _length(bodies: list[bytes | None]) -> int:
+    return sum(map(len, filter(None, bodies)))
 
 
 def _frozen(inserts: list[Any], clock: float) -> FrozenGroup:

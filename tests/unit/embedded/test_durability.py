@@ -6,11 +6,14 @@ import asyncio
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from killed_store import copy_killed
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.opening import Kept
+from pipeflow.embedded.sqlite import ahead
 from pipeflow.embedded.sqlite.journal import SqliteJournal
 from pipeflow.messages import Outgoing
 from pipeflow.registry import open_store
@@ -133,3 +136,33 @@ async def test_normal_syncs_nothing_for_a_reader_or_for_what_goes_into_the_table
     await store.declare(Topology(queues=(QueueSpec("q"), QueueSpec("another"))))
     assert syncs == []
     await store.close()
+
+
+async def test_a_start_syncs_the_log_before_a_part_of_it_goes_into_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut could leave rows of a group there whose frame is lost, and those of earlier ones not."""
+    clock = VirtualClock(1000.0)
+    path = tmp_path / "a.db"
+    store, _ = await journal_of(path, clock, "normal")
+    for number in range(5):
+        await store.send("q", [Outgoing(b"%d" % number)])
+    copy = copy_killed(path, tmp_path / "b.db")
+    await store.close()
+    monkeypatch.setattr(ahead, "PART", 2)
+    calls: list[str] = []
+    sync, put = os.fsync, SqliteJournal._put_some
+
+    def synced(fd: int) -> None:
+        calls.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        sync(fd)
+
+    def counted(journal: SqliteJournal, *part: Any) -> None:
+        calls.append("part")
+        put(journal, *part)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(SqliteJournal, "_put_some", counted)
+    again, _ = await journal_of(copy, clock, "normal")
+    assert calls.index("b.db-log") < calls.index("part")
+    await again.close()

@@ -37,7 +37,7 @@ def test_free_pages_of_the_file_count_as_room_for_what_they_hold(
         assert inside * page > 9_000_000
         room = Room(tmp_path / "a.db", 0)
         room.measure(connection)
-        assert room.look(connection) == inside * page
+        assert room.look(connection, 0) == inside * page
 
 
 async def test_a_checkpoint_comes_after_as_many_bytes_whatever_the_pages(tmp_path: Path, page: int) -> None:
