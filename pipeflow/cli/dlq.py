@@ -20,7 +20,7 @@ from pipeflow.cli.letters import (
     differences,
     discard,
     edit_letter,
-    named,
+    one,
     show_letter,
     user_option,
     with_dead_letters,
@@ -44,7 +44,7 @@ from pipeflow.cli.peek import DEAD, look, wanted
 from pipeflow.clock import Signal
 from pipeflow.codecs import Codec
 from pipeflow.edits import parse_edit
-from pipeflow.errors import RefusedError
+from pipeflow.errors import NotFound, RefusedError
 from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import Move
 from pipeflow.protocols import Peeked, Store
@@ -181,10 +181,13 @@ async def _wanted(store: Store, request: Redrive, selection: Selection) -> Redri
     await with_dead_letters(store, request.queue)
     if request.to is not None:
         await known(store, "queue", request.to)
-    where, ids = wanted(selection.where, store.clock.now()), await named(store, request.queue, selection.ids)
+    where = wanted(selection.where, store.clock.now())
+    named = [await one(store, request.queue, id) for id in selection.ids]
+    ids = tuple([letter.id for letter in named]) or None
     if request.edit is not None and selection.codec is not None:
-        # The first few are looked at here, where the type is known; the store knows bodies only.
-        for letter in await store.peek(request.queue, LOOKED_AT, True, where):
+        # Those that are named, or the first few, are looked at here, where the type is known; the store knows bodies.
+        looked_at = named if named and where is None else await store.peek(request.queue, LOOKED_AT, True, where)
+        for letter in looked_at:
             if ids is None or letter.id in ids:
                 _check_fit(request, selection.codec, letter)
     return replace(request, where=where, ids=ids)
@@ -204,7 +207,10 @@ async def drive_slowly(store: Store, request: Redrive, selection: Selection, det
     nobody = Signal()
     while move.under_way and not detach:
         await store.clock.wait(nobody, store.clock.now() + LOOK_EVERY)
-        move = next(each for each in await store.moves(request.queue) if each.id == move.id)
+        remembered = {each.id: each for each in await store.moves(request.queue)}
+        if move.id not in remembered:
+            raise NotFound(f"{request.queue}: move {move.id} is not remembered any more; pipeflow dlq log tells of it")
+        move = remembered[move.id]
     return move
 
 

@@ -20,10 +20,9 @@ from pipeflow.codecs import Codec
 from pipeflow.edits import Edit, apply, fingerprint, parse_edit
 from pipeflow.embedded.weighing import attributes_size
 from pipeflow.errors import CodecError, ConfigurationError, NotFound
-from pipeflow.filters import parse_where
 from pipeflow.letters import PROVENANCE, Change, Discard, Discarded, Rewrite, Seen
 from pipeflow.protocols import Peeked, Store
-from pipeflow.specs import QueueSpec
+from pipeflow.specs import FilterPolicy, QueueSpec
 from pipeflow.texts import encodable
 
 C = TypeVar("C", bound=Callable[..., object])
@@ -64,14 +63,22 @@ async def with_dead_letters(store: Store, queue: str) -> QueueSpec:
 async def one(store: Store, queue: str, id: str) -> Peeked:
     """The dead letter whose id is, or uniquely begins with, `id`."""
     await with_dead_letters(store, queue)
-    pattern = f"id='{id}'" if len(id) >= 36 else f"id={id}*"
-    letters = await store.peek(queue, 10, True, parse_where(pattern, store.clock.now()))
+    if not id:
+        # A variable of a shell that is not set: the only letter there is was not meant.
+        raise click.UsageError("an empty id; write that of a letter, or its beginning")
+    letters = await store.peek(queue, 10, True, _of_id({"prefix": id}))
     if len(letters) == 1:
         return letters[0]
     if letters:
+        if whole := await store.peek(queue, 1, True, _of_id(id)):
+            return whole[0]
         ids = ", ".join(letter.id for letter in letters)
         raise NotFound(f"{queue}: several dead letters begin with {id!r}: {ids}; write more of the id")
     raise NotFound(f"{queue}: no dead letter {id!r}; pipeflow dlq ls {queue} lists them")
+
+
+def _of_id(rule: object) -> FilterPolicy:
+    return FilterPolicy(_json({"id": [rule]}), "body")
 
 
 async def named(store: Store, queue: str, ids: Sequence[str]) -> tuple[str, ...] | None:

@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from pipeflow.edits import fingerprint
-from pipeflow.letters import Redrive
+from pipeflow.letters import Discard, Redrive
 from pipeflow.messages import Bury, Failure, Outgoing, Want
 from pipeflow.registry import open_store
 
@@ -238,6 +238,53 @@ def test_letters_are_named_by_the_beginnings_of_their_ids(call: Call, store: str
     assert (moved["state"], moved["moved"], moved["ids"]) == ("completed", 2, [ids[0], ids[2]])
     assert [letter["id"] for letter in letters(call)] == [ids[1]]
     assert call("dlq", "redrive", "billing", "--id", "nope").exit_code == 1
+
+
+async def bury_named(url: str) -> None:
+    store = await open_store(url)
+    await store.discard(Discard("billing", every=True))
+    await store.send("billing", [Outgoing(b"{}", id=id) for id in ("order-10", "order-1", "o,attempt>0", "*'")])
+    while deliveries := await store.receive("billing", Want(10)):
+        await store.settle("billing", [Bury(delivery.receipt) for delivery in deliveries])
+    await store.close()
+
+
+def test_an_id_is_taken_as_it_is_also_where_others_begin_with_it(call: Call, store: str) -> None:
+    """`order-1` could not be named beside `order-10`, and a comma in an id was a condition more."""
+    anyio.run(bury_named, store)
+    for id in ("order-1", "order-10", "o,attempt>0", "*'"):
+        assert answer(call("dlq", "show", "billing", id, "--json"))["id"] == id
+    assert "several dead letters begin with 'order'" in call("dlq", "show", "billing", "order").stderr
+    for id in ("*", "o,attempt>9", "rder-1"):
+        told = call("dlq", "discard", "billing", "--id", id, "--yes")
+        assert (id == "*") is (told.exit_code == 0), "it is the beginning of one id, and no pattern"
+    assert [letter["id"] for letter in letters(call)][-3:] == ["order-10", "order-1", "o,attempt>0"]
+
+
+def test_an_empty_id_is_no_beginning_of_the_only_letter_there_is(call: Call, store: str) -> None:
+    """A variable of a shell that is not set: `--id "$ID"`."""
+    for id in [letter["id"] for letter in letters(call)][1:]:
+        assert call("dlq", "discard", "billing", "--id", id, "--yes").exit_code == 0
+    for verb in (
+        ("discard", "billing", "--yes", "--id", ""),
+        ("redrive", "billing", "--id", ""),
+        ("show", "billing", ""),
+    ):
+        refused = call("dlq", *verb)
+        assert refused.exit_code == 2
+        assert "an empty id" in refused.stderr
+    assert len(letters(call)) == 1
+
+
+def test_a_letter_that_is_named_is_tried_on_the_type_however_many_lie_before_it(
+    call: Call, store: str, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeflow.cli.dlq.LOOKED_AT", 1)
+    id = letters(call)[1]["id"]
+    refused = call("dlq", "redrive", "billing", "--id", id, "--edit", "body.total=much", "--app", "app:app")
+    assert refused.exit_code == 1
+    assert "its handler could not read it" in refused.stderr
+    assert len(letters(call)) == 3
 
 
 # -- discard -------------------------------------------------------------------------------------------------------
