@@ -28,6 +28,8 @@ from pipeflow.version import __version__
 
 _WATCHED = 10_000
 """Events that wait for a slow watcher; later ones are missed."""
+GREETING = 10.0
+"""Seconds in which an owner that listens must say who it is: one that is stopped listens for ever."""
 
 
 async def greeted(path: Path, database: Path, url: str) -> Link:
@@ -49,7 +51,14 @@ async def greeted(path: Path, database: Path, url: str) -> Link:
     if peer is not None and peer[1] not in (os.geteuid(), 0):
         link.close()
         raise ConfigurationError(f"{url}: the socket {path} belongs to user {peer[1]}; run this program as that user")
-    await link.greet()
+    with anyio.move_on_after(GREETING):
+        await link.greet()
+    if link.welcome is None:
+        link.close()
+        raise Unavailable(
+            f"{url}: process {owner_of(database)} owns the store and has not answered for {GREETING:g} s: it is "
+            "stopped, or something in it never lets go of its event loop; wait for it, or stop it"
+        )
     return link
 
 

@@ -450,6 +450,18 @@ async def test_an_owner_that_does_not_answer_is_named(tmp_path: Path) -> None:
         await connect(tmp_path / "shop.db.sock", "sqlite:///shop.db", SystemClock(), patience=0)
 
 
+async def test_an_owner_that_listens_and_says_nothing_is_named_and_not_waited_for_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeflow.embedded.link.GREETING", 0.01)
+    monkeypatch.setattr("pipeflow.embedded.link.owner_of", lambda database: 4711)
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(str(path))
+        stopped.listen()
+        with pytest.raises(StoreOwned, match="process 4711 owns the store and has not answered"):
+            await connect(path, "sqlite:///shop.db", SystemClock(), patience=0)
+
+
 async def test_a_client_waits_for_an_owner_that_is_starting(
     store: Recalling, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
