@@ -11,7 +11,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
@@ -170,6 +170,14 @@ def threaded(function: Callable[..., Any], threads: int) -> Callable[..., Any]:
     limiter = CapacityLimiter(threads)
 
     async def call(*args: object, **keywords: object) -> object:
-        return await to_thread.run_sync(partial(function, *args, **keywords), abandon_on_cancel=True, limiter=limiter)
+        result = await to_thread.run_sync(partial(function, *args, **keywords), abandon_on_cancel=True, limiter=limiter)
+        if isinstance(result, Coroutine):
+            # Nothing of it has run: to go on as if it had would lose what it was to do.
+            result.close()
+            raise TypeError(
+                f"{called(function)} is no `async def` and returned a coroutine, of which nothing has run: write it, "
+                "and what it is decorated with, as `async def`, and await what it calls"
+            )
+        return result
 
     return call

@@ -92,6 +92,31 @@ async def test_a_sync_handler_runs_in_a_thread_and_may_publish_from_there_H70() 
 
 
 @pytest.mark.parametrize("batches", [False, True])
+async def test_a_coroutine_that_nobody_awaits_is_a_failure_and_no_acknowledgement(batches: bool) -> None:
+    app = App("shop")
+    work = app.queue("work", Order, max_receives=1)
+
+    async def later() -> None:
+        raise AssertionError("nobody awaits it")
+
+    def single(order: Order) -> object:
+        return later()
+
+    def many(batch: Batch[Order]) -> object:
+        return later()
+
+    if batches:
+        work.batch_handler(many)
+    else:
+        work.handler(single)
+    async with harness(app) as h:
+        await work.send(Order(1))
+        await h.settle()
+        (dead,) = await work.peek(dead=True)
+        assert "is no `async def` and returned a coroutine, of which nothing has run" in dead.failures[-1].message
+
+
+@pytest.mark.parametrize("batches", [False, True])
 async def test_a_handler_reads_the_priority_and_the_end_of_the_time_to_live(batches: bool) -> None:
     app = App("shop")
     work = app.queue("work", Order)
