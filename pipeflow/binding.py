@@ -45,6 +45,11 @@ class Binding:
             self._open.remove(runtime)
 
     @property
+    def is_open(self) -> bool:
+        """Whether an app with it is open."""
+        return bool(self._open)
+
+    @property
     def runtime(self) -> Runtime:
         """The runtime to talk to now; ConfigurationError when none is open."""
         slot = current_slot.get(None)

@@ -8,6 +8,7 @@ Whatever goes wrong is one `CodecError` that names the type and the place in the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
@@ -65,6 +66,13 @@ def type_name(kind: object) -> str:
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
+def record_type(kind: object) -> type | None:
+    """The class whose instances a payload is, where that can be told: others encode as something like it."""
+    if isinstance(kind, type) and (issubclass(kind, msgspec.Struct) or is_dataclass(kind) or _is_model(kind)):
+        return kind
+    return None
+
+
 _Encode: TypeAlias = Callable[[object], bytes]
 _Failures: Final = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -86,9 +94,12 @@ def _structured(kind: type[T], name: CodecName) -> Codec[T]:
 
 
 def _guarded(name: CodecName, kind: type[T], dump: _Encode, load: Callable[[bytes], T]) -> Codec[T]:
-    called = type_name(kind)
+    called, record = type_name(kind), record_type(kind)
 
     def encode(value: T) -> bytes:
+        if record is not None and not isinstance(value, record):
+            # It may well encode, and then fail where nobody sees who sent it: at whoever reads it.
+            raise CodecError(f"{type(value).__name__} is no {called}, as what is sent here has to be; convert it first")
         try:
             return dump(value)
         except _Failures as error:
@@ -126,6 +137,8 @@ def attributes_of(given: Mapping[str, object]) -> dict[str, AttributeValue]:
     """
     fit: dict[str, AttributeValue] = {}
     for name, value in given.items():
+        if not isinstance(name, str):
+            raise CodecError(f"attribute {name!r:.80}: names are text")
         # Encoded with the group of everybody who commits at the moment, where one that does not encode would fail all.
         fit[name] = value if type(value) is str else _attribute(name, value)
     return fit
@@ -191,8 +204,6 @@ def _model(kind: type[T], name: CodecName) -> Codec[T]:
 
 
 def _dump_model(value: object) -> bytes:
-    if not _is_model(type(value)):
-        raise TypeError(f"{type(value).__name__} is no model")
     return cast(_Model, value).model_dump_json().encode()
 
 

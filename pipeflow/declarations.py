@@ -21,6 +21,15 @@ Origin: TypeAlias = Topic[T] | TopicPattern[T] | Selection[T]
 """What a queue, a stream or a webhook subscribes to."""
 
 
+def check_origins(where: str, origins: tuple[Origin[Any], ...]) -> None:
+    """ConfigurationError where something is subscribed to that publishes nothing, such as a queue or a name."""
+    for origin in origins:
+        if not isinstance(origin, Topic | TopicPattern | Selection):
+            raise ConfigurationError(
+                f"{where}: it cannot subscribe to {origin!r}; give a topic, topic.where(...) or app.topics_named(...)"
+            )
+
+
 def check_stream(
     where: str,
     type: type[Any],
@@ -107,6 +116,7 @@ def check_webhook(
             f"{where}: timeout is {timeout} and concurrency {concurrency}; use more than 0 s, at "
             "most 3600, and at least 1"
         )
+    check_origins(where, origins)
     topics: list[Topic[Any] | TopicPattern[Any]] = []
     for origin in origins:
         topic = origin.topic if isinstance(origin, Selection) else origin

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 
@@ -11,6 +11,7 @@ from pipeflow.errors import ConfigurationError
 from pipeflow.letters import Provenance
 from pipeflow.messages import AttributeValue, Failure
 from pipeflow.specs import FilterPolicy
+from pipeflow.specs.numbers import check_numbers
 
 
 class Peeked(Struct, frozen=True):
@@ -70,6 +71,13 @@ class Search(Struct, frozen=True):
     state: State | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self.queue, limit=self.limit)
+        if self.state not in (None, *get_args(State)):
+            raise ConfigurationError(f"{self.queue}: state is {self.state!r}; use {', '.join(get_args(State))}")
+        if self.where is not None and not isinstance(self.where, FilterPolicy):
+            raise ConfigurationError(
+                f"{self.queue}: where is {self.where!r:.80}; write conditions as one text, such as 'attempt>2'"
+            )
         if self.limit < 1:
             raise ConfigurationError(f"{self.queue}: limit is {self.limit}; use at least 1 message")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.messages import AttributeValue, Batch, Message, Refused, Sent
 from pipeflow.protocols import Found, Search, State
 from pipeflow.specs import Backoff, FilterPolicy, QueueSpec
+from pipeflow.specs.numbers import check_numbers
 from pipeflow.topic import Topic, accepted, many, outgoing
 from pipeflow.wiring.functions import Function, inspected
 
@@ -235,9 +237,23 @@ class Queue(Generic[T]):
 
         return register if function is None else register(function)
 
+    @overload
+    def batch_handler(
+        self, function: Callable[Concatenate[Batch[T], P], R], /
+    ) -> Callable[Concatenate[Batch[T], P], R]: ...
+    @overload
     def batch_handler(
         self, *, size: int = 10, linger: float = 0.0, concurrency: int | None = None, timeout: float | None = None
-    ) -> BatchDecorator[T]:
+    ) -> BatchDecorator[T]: ...
+    def batch_handler(
+        self,
+        function: Callable[..., object] | None = None,
+        *,
+        size: int = 10,
+        linger: float = 0.0,
+        concurrency: int | None = None,
+        timeout: float | None = None,
+    ) -> object:
         """Handle this queue's messages many a call: up to `size`, or what came within `linger` seconds of the first.
 
         The function takes `batch: Batch[Order]`. Messages named by `batch.fail` are tried again or dead-lettered alone,
@@ -246,17 +262,18 @@ class Queue(Generic[T]):
         returns None there, and raises what the message failed with.
         """
         place = declared_at()
-        if size < 1 or linger < 0:
+        check_numbers(f"{place}: {self.spec.name}", size=size, linger=linger)
+        if size < 1 or not 0 <= linger < inf:
             raise ConfigurationError(
                 f"{self.spec.name}: batch_handler(size={size}, linger={linger}); use size >= 1 and linger >= 0 seconds"
             )
+        depth = 3 if function is None else 4
 
-        def register(function: Callable[Concatenate[Batch[T], P], R], /) -> Callable[Concatenate[Batch[T], P], R]:
-            batching = Batching(size, linger)
-            self._register(function, place, None, concurrency, timeout, batching, 3)
+        def register(function: Callable[..., object]) -> Callable[..., object]:
+            self._register(function, place, None, concurrency, timeout, Batching(size, linger), depth)
             return function
 
-        return register
+        return register if function is None else register(function)
 
     def _register(
         self,
@@ -273,6 +290,12 @@ class Queue(Generic[T]):
                 f"{place}: queue {self.spec.name} already has the handler {self.registration.function.name}; "
                 "one queue has one handler: give the second a queue of its own"
             )
+        if self.binding.is_open:
+            raise ConfigurationError(
+                f"{place}: queue {self.spec.name}: a handler that is declared while the app is open would not run; "
+                "declare it before"
+            )
+        check_numbers(f"{place}: {self.spec.name}", concurrency=concurrency, timeout=timeout)
         for word, number in (("concurrency", concurrency), ("timeout", timeout)):
             if number is not None and not number > 0:
                 raise ConfigurationError(f"{place}: {self.spec.name}: {word} is {number}; use more than 0")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol
 from msgspec import Struct
 
 from pipeflow.binding import declared_at
-from pipeflow.declarations import Origin, check_stream, check_webhook, usual_compression
+from pipeflow.declarations import Origin, check_origins, check_stream, check_webhook, usual_compression
 from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.events import Observer
 from pipeflow.messages import At
@@ -187,6 +187,7 @@ class Router:
         """
         place = self._declaring("queue", name)
         full = self.prefix + name
+        check_origins(f"{place}: queue {full}", origins)
         if dead_letters is False and max_receives not in (None, DEFAULT_MAX_RECEIVES):
             raise ConfigurationError(
                 f"{place}: queue {full}: max_receives={max_receives} needs dead letters to put messages in; "
@@ -288,6 +289,7 @@ class Router:
 
         place = self._declaring("stream", name)
         full = self.prefix + name
+        check_origins(f"{place}: stream {full}", origins)
         chosen = format or ("raw" if type is bytes else "jsonl")
         check_stream(
             f"{place}: stream {full}",

@@ -291,6 +291,7 @@ def many(
     key: Callable[[T], str] | None = None,
 ) -> list[Outgoing]:
     """Many messages on their way; options that are functions are asked for each value."""
+    _check_many(values, dedup_id, key)
     headers = causes()
     if group is None and dedup_id is None and key is None and not (callable(attributes) or callable(priority)):
         shared = attributes_of({**(attributes or {}), **keywords}) or None
@@ -312,6 +313,19 @@ def many(
         )
         for value in values
     ]
+
+
+def _check_many(values: object, dedup_id: object, key: object) -> None:
+    """ConfigurationError where one value was given, or one id that all of the messages would have."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ConfigurationError(
+            f"a {type(values).__name__} is one value; give a list of values, or use `send` or `publish`"
+        )
+    for word, option in (("dedup_id", dedup_id), ("key", key)):
+        if option is not None and not callable(option):
+            raise ConfigurationError(
+                f"{word} is {option!r:.80}, and no two messages have the same; give a function of the value"
+            )
 
 
 def accepted(answer: Sent | Refused, noun: str) -> str:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from pipeflow.errors import ConfigurationError
 from pipeflow.names import queue_name
+from pipeflow.specs.numbers import check_numbers
 from pipeflow.specs.tags import check_tags
 
 DAY = 86_400.0
@@ -70,6 +71,16 @@ class QueueSpec(Struct, frozen=True):
     def __post_init__(self) -> None:
         queue_name(self.name)
         check_tags(self.name, self.tags)
+        check_numbers(
+            self.name,
+            max_receives=self.max_receives,
+            visibility_timeout=self.visibility_timeout,
+            delay=self.delay,
+            retention=self.retention,
+            max_in_flight=self.max_in_flight,
+            max_body=self.max_body,
+            max_per_second=self.max_per_second,
+        )
         if self.max_receives is not None and not 1 <= self.max_receives <= 1000:
             raise ConfigurationError(
                 f"{self.name}: max_receives is {self.max_receives}; use 1 to 1000, or dead_letters=False for no limit"

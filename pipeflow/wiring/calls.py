@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import is_dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from pipeflow.codecs import type_name
+from pipeflow.codecs import record_type, type_name
 from pipeflow.context import Context, envelope
 from pipeflow.engine.outcome import Failed
 from pipeflow.engine.plan import HandleBatch
@@ -149,7 +148,7 @@ def _framed(
     provisions: Provisions,
 ) -> Handle:
     decode, emit = job.decode, job.emit
-    expected = None if emit is None else _record_type(emit.type)
+    expected = None if emit is None else record_type(emit.type)
     run = _runner(call, gets, needs, provisions)
     needs_context = any(need.type is Context for need in needs)
     needs_message = needs_context or any(wraps(need.type, Message, job.payload, job.function) for need in needs)
@@ -175,13 +174,6 @@ def _framed(
         return result
 
     return handle
-
-
-def _record_type(payload: object) -> type | None:
-    """The class whose instances a payload is, where that can be told: others encode as something like it."""
-    if isinstance(payload, type) and (issubclass(payload, Struct) or is_dataclass(payload)):
-        return payload
-    return None
 
 
 def _not_emitted(job: Job, result: object) -> str:

@@ -131,13 +131,19 @@ def test_the_error_names_the_place_in_the_payload() -> None:
 
 
 def test_a_value_that_does_not_encode_is_one_error_that_names_both_types() -> None:
-    codec: Any = codec_for(Order)
-    with pytest.raises(CodecError, match="Foreign does not encode as json of Order: Foreign inside it"):
-        codec.encode(Foreign())
+    with pytest.raises(CodecError, match=r"list does not encode as json of .*Order.*: Foreign inside it"):
+        codec_for(list[Order]).encode([Foreign()])  # type: ignore[list-item]  # as somebody without mypy does
     with pytest.raises(CodecError, match="dict does not encode"):
-        codec.encode({"a": "\ud800"})
-    with pytest.raises(CodecError, match="Foreign does not encode as json of Model"):
-        codec_for(Model).encode(Foreign())  # type: ignore[arg-type]  # as above
+        codec_for(dict[str, str]).encode({"a": "\ud800"})
+
+
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+@pytest.mark.parametrize("kind", [Order, Model, Point])
+def test_a_value_of_another_class_is_refused_though_it_would_encode(kind: Any, name: str) -> None:
+    codec = codec_for(kind, name)
+    for other in ({"id": "1", "total": 5}, Foreign(), None):
+        with pytest.raises(CodecError, match=f"{type(other).__name__} is no {kind.__name__}"):
+            codec.encode(other)
 
 
 @pytest.mark.parametrize("name", ["json", "msgpack"])

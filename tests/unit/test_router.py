@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from pipeflow import App, At, Delivery, Handle, Router, num
-from pipeflow.errors import ConfigurationError, InvalidName, WiringError
+from pipeflow.errors import CodecError, ConfigurationError, InvalidName, WiringError
 from pipeflow.messages import Refused, Sent
 from pipeflow.specs import QueueSpec, Subscription
 from pipeflow.testing import harness
@@ -101,6 +102,23 @@ def test_dead_letters_may_be_a_queue_with_a_handler_of_its_own() -> None:
         ),
         (lambda app: app.middleware(lambda delivery: None), WiringError, "too many positional arguments"),
         (lambda app: app.include(app), ConfigurationError, "included already"),
+        (
+            lambda app: app.queue("q", Order, app.queue("fed", Order)),
+            ConfigurationError,
+            r"test_router.py:\d+: queue q: it cannot subscribe to <queue fed>; give a topic",
+        ),
+        (lambda app: app.queue("q", Order, "orders"), ConfigurationError, "cannot subscribe to 'orders'"),
+        (lambda app: app.stream("s", Order, "orders", sink="memory://s"), ConfigurationError, "stream s: it cannot"),
+        (lambda app: app.webhook("w", "orders", url="https://a.example"), ConfigurationError, "webhook w: it cannot"),
+        (lambda app: app.queue("q", Order, visibility_timeout="30s"), ConfigurationError, "is '30s'; use a number"),
+        (lambda app: app.queue("q", Order, max_receives=True), ConfigurationError, "is True; use a number"),
+        (
+            lambda app: app.queue("q", Order).handler(concurrency="4")(print),
+            ConfigurationError,
+            r"test_router.py:\d+: q: concurrency is '4'; use a number",
+        ),
+        (lambda app: app.queue("q", Order).batch_handler(size="9"), ConfigurationError, "size is '9'; use a number"),
+        (lambda app: app.queue("q", Order).batch_handler(linger=float("nan")), ConfigurationError, "linger >= 0"),
     ],
 )
 def test_what_cannot_be_is_refused_where_it_is_written(declare, error, text) -> None:  # type: ignore[no-untyped-def]
@@ -220,6 +238,41 @@ async def test_many_are_sent_at_once_and_a_refused_one_is_a_value_among_the_answ
         refused = await ledger.send_many([Order(10**40, 10**40)], group="g", dedup_id=lambda order: "d")
         assert isinstance(refused[0], Refused)
         assert len(h.queued(ledger)) == 2
+
+
+async def test_what_is_no_list_of_values_is_not_taken_for_one() -> None:
+    app = App("shop")
+    names: Any = app.queue("names", str)
+    orders: Any = app.topic("orders", Order)
+    async with harness(app) as h:
+        for given in ("ada", {"ada": 1}, 5):
+            with pytest.raises(ConfigurationError, match="is one value; give a list of values"):
+                await names.send_many(given)
+        with pytest.raises(ConfigurationError, match="Order is one value"):
+            await orders.publish_many(Order(1))
+        with pytest.raises(ConfigurationError, match="dedup_id is 'd', and no two messages have the same"):
+            await names.send_many(["ada", "bo"], dedup_id="d")
+        assert h.queued(names) == []
+
+
+async def test_an_attribute_whose_name_is_no_text_is_refused_by_name() -> None:
+    app = App("shop")
+    names: Any = app.queue("names", str)
+    async with harness(app):
+        with pytest.raises(CodecError, match="attribute 1: names are text"):
+            await names.send("ada", attributes={1: "x"})
+
+
+async def test_a_look_that_cannot_be_is_refused_with_what_can() -> None:
+    app = App("shop")
+    names: Any = app.queue("names", str)
+    async with harness(app):
+        with pytest.raises(ConfigurationError, match="names: state is 'hidden'; use ready, delayed, in_flight"):
+            await names.peek(state="hidden")
+        with pytest.raises(ConfigurationError, match="write conditions as one text"):
+            await names.peek(where={"attempt": 2})
+        with pytest.raises(ConfigurationError, match="limit is '5'; use a number"):
+            await names.peek("5")
 
 
 async def test_middleware_runs_outermost_first_and_a_routers_own_around_its_own_handlers_only() -> None:

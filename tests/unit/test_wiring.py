@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pipeflow import App, At, Batch, Context, Message
-from pipeflow.errors import WiringError
+from pipeflow.errors import ConfigurationError, WiringError
 from pipeflow.testing import harness
 
 if TYPE_CHECKING:
@@ -159,6 +159,33 @@ def test_a_second_handler_is_refused_by_the_name_of_the_first() -> None:
 
         @billing.handler
         async def again(order: Order) -> None: ...
+
+
+async def test_a_handler_that_is_declared_while_the_app_is_open_is_refused() -> None:
+    app = shop()
+    billing = app.queue("billing", Order)
+
+    async def charge(order: Order) -> None: ...
+
+    async with harness(app):
+        with pytest.raises(ConfigurationError, match=r"test_wiring.py:\d+: queue billing: a handler .* would not run"):
+            billing.handler(charge)
+    billing.handler(charge)
+
+
+async def test_a_batch_handler_needs_no_options() -> None:
+    app = shop()
+    billing = app.queue("billing", Order)
+    seen: list[int] = []
+
+    @billing.batch_handler
+    async def charge(batch: Batch[Order]) -> None:
+        seen.extend(message.body.id for message in batch)
+
+    async with harness(app) as h:
+        await billing.send_many([Order(1), Order(2)])
+        await h.settle()
+    assert seen == [1, 2]
 
 
 def test_decorators_return_the_function_itself() -> None:
