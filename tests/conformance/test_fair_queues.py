@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pipeflow.messages import Delivery, Outgoing, Want
 from pipeflow.specs import QueueSpec
 
@@ -54,6 +56,27 @@ async def test_Q82_Q83_a_flood_holds_another_tenant_up_for_thirty_messages_at_mo
     tenants = await handle(desk, MANY + 2)
     assert (tenants[:MANY], sorted(tenants[MANY:])) == (["A"] * MANY, ["", "B"])
     assert sorted(await handle(desk, 270)) == ["A"] * 270
+
+
+@pytest.mark.parametrize("floods", [2, 5])
+async def test_Q82_Q83_where_several_flood_another_tenant_waits_for_thirty_of_each_at_most(
+    desk: Desk, floods: int
+) -> None:
+    await desk.queue()
+    for n in range(MANY + 10):
+        for flood in range(floods):
+            await desk.send(f"{n}", group=f"A{flood}")
+    await desk.send("b", group="B")
+    assert (await handle(desk, MANY * floods + 1))[-1] == "B"
+
+
+async def test_Q82_of_ten_tenants_that_flood_alike_none_has_more_than_a_tenth_and_none_is_noisy(desk: Desk) -> None:
+    await desk.queue()
+    for n in range(MANY + 10):
+        for flood in range(10):
+            await desk.send(f"{n}", group=f"A{flood}")
+    await desk.send("b", group="B")
+    assert "B" not in await handle(desk, 10 * MANY + 1)
 
 
 async def test_Q82_a_tenant_whose_messages_are_in_flight_is_noisy_from_thirty_on_and_a_tenth(desk: Desk) -> None:
