@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
@@ -180,7 +180,11 @@ class App(Router):
         """Run until SIGTERM or SIGINT, then drain; a second signal stops now. How many messages were given back.
 
         Threads of sync handlers that hang keep Python from exiting afterwards; `pipeflow run` leaves them behind.
+        ConfigurationError: a loop runs here already, and `await app.serve()` is for inside one.
         """
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise ConfigurationError(f"app {self.name}: a loop runs here already; use `await app.serve()`")
         return anyio.run(
             partial(self.serve, broker=broker, only=only, grace=grace), backend_options={"use_uvloop": _has_uvloop()}
         )

@@ -67,6 +67,8 @@ def _find(kind: str, url: str, known: dict[str, str], group: str) -> Any:
     others = {point.name: point for point in entry_points(group=group)}
     if separator and scheme in others:
         return others[scheme].load()
+    if kind == "broker" and url and not separator:
+        raise UnknownScheme(f"broker {url!r} is no URL; write sqlite:///{url}")
     schemes = ", ".join(f"{name}://" for name in sorted({*known, *others}))
     raise UnknownScheme(f"{kind} {_shown(url)!r}: no {kind} answers to this URL; use one of {schemes}")
 

@@ -37,6 +37,11 @@ async def test_a_noun_of_an_app_that_is_not_open_says_how_to_open_it() -> None:
         await work.send(Order(1))
 
 
+async def test_a_run_inside_a_loop_says_what_is_for_there() -> None:
+    with pytest.raises(ConfigurationError, match=r"app shop: a loop runs here already; use `await app.serve\(\)`"):
+        App("shop", broker="memory://").run()
+
+
 async def test_an_app_opens_again_after_it_was_closed_and_not_twice_at_once() -> None:
     app = App("shop", broker="memory://")
     work = app.queue("work", Order)

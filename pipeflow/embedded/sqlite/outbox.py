@@ -217,11 +217,11 @@ def _values(now: float, kind: str, target: str, sent: Outgoing) -> tuple[Any, ..
     return int(now * 1e6), kind, target, sent.body, *kept
 
 
-def refuse_store(application: int) -> None:
+def refuse_store(application: int, noun: str = "outbox") -> None:
     """ConfigurationError: this database, by its application id, is a store."""
     if application == APPLICATION_ID:
         raise ConfigurationError(
-            "outbox: this database is a store of pipeflow; an outbox lies in the database of your own tables, whose "
+            f"{noun}: this database is a store of pipeflow; an outbox lies in the database of your own tables, whose "
             "transactions it is part of"
         )
 
@@ -247,7 +247,8 @@ class SqliteOutbox:
         try:
             connection = self._connection = Connection(connector, iter_chunk_size=64)
             await connection
-            refuse_store(await connection.run(lambda connection: connection.execute(APPLICATION).fetchone()[0]))
+            application = await connection.run(lambda connection: connection.execute(APPLICATION).fetchone()[0])
+            refuse_store(application, f"outbox {path}")
         except sqlite3.DatabaseError as error:
             await self.close()
             if isinstance(error, sqlite3.OperationalError) and "unable to open" not in str(error):

@@ -89,10 +89,11 @@ class OutboxFile:
     def _open(self, *, look: bool) -> Iterator[sqlite3.Connection]:
         path = self._path
         if not path.is_file():
-            raise NotFound(f"outbox {path}: there is no such file; name the SQLite file of your own tables")
+            what = "this is no file" if path.exists() else "there is no such file"
+            raise NotFound(f"outbox {path}: {what}; name the SQLite file of your own tables")
         try:
             with closing(self._connected()) as connection:
-                refuse_store(connection.execute(APPLICATION).fetchone()[0])
+                refuse_store(connection.execute(APPLICATION).fetchone()[0], f"outbox {path}")
                 connection.execute(LOOK_ONLY if look else BEGIN)
                 yield connection
                 if not look:

@@ -53,7 +53,7 @@ def test_what_an_endpoint_does_not_give_back_is_told_by_its_host_alone(
 
 
 def test_a_url_that_is_none_is_refused(call: Call) -> None:
-    told(call("queues", "--broker", "shop.db"), 4, "shop.db", "sqlite://")
+    told(call("queues", "--broker", "shop.db"), 4, "write sqlite:///shop.db")
     told(call("doctor", "shop.db"), 4, "write sqlite:///shop.db")
 
 

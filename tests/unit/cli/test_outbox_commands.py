@@ -119,13 +119,14 @@ def test_a_look_makes_no_file_and_no_table_and_says_what_is_not_there(call: Call
     missing = call("outbox", "status", "none.db")
     assert missing.exit_code == 1
     assert "none.db: there is no such file" in missing.stderr
+    assert "outbox .: this is no file" in call("outbox", "status", ".").stderr
     assert not Path("none.db").exists()
     sqlite3.connect("other.db").close()
     Path("other.db").touch()
     assert "no table pipeflow_outbox" in call("outbox", "status", "other.db").stderr
     Path("text.db").write_text("no database, and longer than the header of one: " + "x" * 200)
     assert "name the SQLite file that your own tables lie in" in call("outbox", "ls", "text.db").stderr
-    assert "this database is a store of pipeflow" in call("outbox", "ls", "shop.db").stderr
+    assert "outbox shop.db: this database is a store of pipeflow" in call("outbox", "ls", "shop.db").stderr
     desk.write("a")
     assert call("outbox", "ls", "app.db", "--table", "no table").exit_code == 4
     assert "no table mine" in call("outbox", "ls", "app.db", "--table", "mine").stderr
