@@ -40,14 +40,14 @@ from pipeflow.cli.output import (
     show,
     show_one,
 )
-from pipeflow.cli.peek import DEAD, look, wanted
+from pipeflow.cli.peek import DEAD, search, wanted
 from pipeflow.clock import Signal
 from pipeflow.codecs import Codec
 from pipeflow.edits import parse_edit
 from pipeflow.errors import NotFound, RefusedError
 from pipeflow.letters import Redrive, Redriven
 from pipeflow.moves import Move
-from pipeflow.protocols import Peeked, Store
+from pipeflow.protocols import Found, Peeked, Search, Store
 
 GROUPED = (
     Column("error"),
@@ -108,10 +108,10 @@ def dlq() -> None:
     """List, show, edit, redrive and discard the dead letters of a queue, and tell who did."""
 
 
-async def dead_rows(store: Store, queue: str, where: str | None, limit: int) -> list[Row]:
-    """The dead letters that `where` takes, oldest first."""
+async def dead_rows(store: Store, queue: str, where: str | None, limit: int) -> tuple[list[Row], Found]:
+    """The dead letters that `where` takes, in the order of delivery, and how far that went."""
     await with_dead_letters(store, queue)
-    return await look(store, queue, where=where, limit=limit, dead=True)
+    return await search(store, Search(queue, limit, True), [where] if where is not None else [])
 
 
 def grouped(rows: Sequence[Row], by: str) -> list[Row]:
@@ -161,14 +161,16 @@ def ls(
     """List the dead letters of QUEUE."""
     url = store_url(broker, app)
     most = limit or (MOST if group_by else 100)
-    rows = ask(url, lambda store: dead_rows(store, queue, where, most))
+    rows, looked = ask(url, lambda store: dead_rows(store, queue, where, most))
     nothing = f"{queue}: no dead letters" + (" that match" if where else "")
     if group_by is not None:
         show(grouped(rows, group_by), GROUPED, as_json=as_json, empty=nothing)
     else:
         show(rows, DEAD, as_json=as_json, empty=nothing)
-    if len(rows) == most:
-        say(f"the first {count(most)}; --limit shows more")
+    if not looked.complete:
+        full = len(rows) < most
+        more = "an answer holds 32 MiB, narrow it down with --where" if full else "--limit shows more"
+        say(f"the first {count(len(rows))}; {more}")
     found(rows, fail_empty)
 
 

@@ -69,14 +69,6 @@ def wanted(where: str | Sequence[str] | None, now: float) -> FilterPolicy | None
     return parse_where(", ".join(lines), now) if lines else None
 
 
-async def look(store: Store, queue: str, *, where: str | None, limit: int, dead: bool) -> list[Row]:
-    """Messages in delivery order that `where` takes, at most `limit`."""
-    await known(store, "queue", queue)
-    now = store.clock.now()
-    messages = await store.peek(queue, limit, dead, wanted(where, now))
-    return [row_of(message, now) for message in messages]
-
-
 async def search(store: Store, request: Search, where: Sequence[str]) -> tuple[list[Row], Found]:
     """What is looked for, as rows, and how far that went."""
     await known(store, "queue", request.queue)

@@ -35,6 +35,18 @@ def bodies(call: Call) -> list[object]:
     return [letter["body"] for letter in letters(call)]
 
 
+@pytest.mark.parametrize("grouped", [(), ("--group-by", "error")])
+def test_a_list_that_an_answer_has_no_room_for_says_so(
+    call: Call, store: str, grouped: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts by error were those of the first 32 MiB, and nothing said so."""
+    assert call("dlq", "ls", "billing", *grouped).stderr == ""
+    monkeypatch.setattr("pipeflow.embedded.searching.FOUND_BYTES", 1)
+    told = call("dlq", "ls", "billing", *grouped).stderr
+    assert told == "the first 1; an answer holds 32 MiB, narrow it down with --where\n"
+    assert "--limit shows more" in call("dlq", "ls", "billing", *grouped, "--limit", "1").stderr
+
+
 # -- show ----------------------------------------------------------------------------------------------------------
 
 
