@@ -24,19 +24,22 @@ PAGE: Final = 1_000
 """Rows that one look reads."""
 BEHIND_ALL: Final = 1 << 62
 """A row that none lies behind."""
+ALL: Final = (inf, 0)
+"""(due, row) that no row lies behind."""
 
 
 class Delays:
     """Which messages of one FIFO queue's tail still wait."""
 
-    __slots__ = ("at", "count", "retrying", "_after", "_begun", "_head", "_journal", "_passed", "_written")
+    __slots__ = ("at", "count", "_after", "_begun", "_examined", "_head", "_journal", "_passed", "_retries", "_written")
 
     def __init__(self, head: Head, journal: Journal) -> None:
         self.at = inf
         """Before this none comes due."""
         self.count = 0
-        self.retrying = 0
-        """How many of them wait for a retry: after a restart maybe all, until they were looked at."""
+        self._retries = 0
+        self._examined = ALL
+        """(due, row) of the last one of which is known whether it waits for a retry."""
         self._passed = (0.0, 0)
         """(due, row) of the last one that has come due. Exactly those behind it are counted."""
         self._after = (0.0, 0)
@@ -50,7 +53,8 @@ class Delays:
     def recall(self, moment: float, count: int) -> None:
         """Go on after a restart: so many rows come due after this moment."""
         self._passed = (moment, BEHIND_ALL)
-        self.count = self.retrying = count
+        self.count = count
+        self._examined = self._passed if count else ALL
         if count or self._head.counters.redelayed_at:
             self.at = 0.0
         self._after = (self._head.counters.redelayed_at, BEHIND_ALL)
@@ -58,7 +62,7 @@ class Delays:
     def clear(self) -> None:
         """Nothing lies here any more."""
         counters = self._head.counters
-        self.at, self.count, self.retrying = inf, 0, 0
+        self.at, self.count, self._retries, self._examined = inf, 0, 0, ALL
         counters.redelayed_at, counters.redelayed_upto = 0.0, 0
         self._written.clear()
 
@@ -66,12 +70,16 @@ class Delays:
         """Nobody has anything in hand that was read before it was written anew."""
         self._written.clear()
 
+    @property
+    def retrying(self) -> int:
+        """How many of them wait for a retry: after a restart all, until each was looked at."""
+        return self._retries if self._examined == ALL else self.count
+
     # -- in and out ----------------------------------------------------------------------------------------------
 
     def comes(self, message: Stored) -> None:
         """A message that waits lies on disk only from now on, or is about to."""
         self.count += 1
-        self.retrying += message.receives > 0
         if message.until < self.at:
             self.at = message.until
 
@@ -90,14 +98,15 @@ class Delays:
             due = written[0]
         if due is not None and (due, row) > self._passed:
             self.count -= 1
-            self.retrying = min(self.retrying, self.count)
+            self._retries = min(self._retries, self.count)
 
     def _waits(self, message: Stored) -> bool:
         return message.state == DELAYED and (message.until, message.row) > self._passed
 
     def _wait_ends(self, message: Stored) -> None:
         self.count -= 1
-        self.retrying = max(0, min(self.retrying - (message.receives > 0), self.count))
+        if message.receives and (message.until, message.row) <= self._examined:
+            self._retries -= 1
 
     # -- the queue has another delay -----------------------------------------------------------------------------
 
@@ -145,8 +154,11 @@ class Delays:
         """Count some of what has come due as ready, or write some rows as they wait from now on."""
         if not self.settled:
             await self._write_anew()
-        elif self.count:
+            return
+        if self.count:
             await self._pass()
+        if self._examined != ALL:
+            await self._examine()
 
     async def _pass(self) -> None:
         begun = self._begun
@@ -162,6 +174,17 @@ class Delays:
         if found.rows == PAGE:
             self._passed = max(self._passed, min(found.last, (begun, BEHIND_ALL)))
             self.at = begun
+
+    async def _examine(self) -> None:
+        self._examined = max(self._examined, self._passed)
+        found = await self._journal.load_ending(self._head.number, "due", self._examined, PAGE)
+        if self._examined == ALL:
+            return  # a purge cleared it all
+        for message in found.messages:
+            if message.receives and self._lies_here(message) and self._waits(message):
+                self._retries += 1
+        self._examined = found.last if found.rows == PAGE else ALL
+        self.at = self._begun
 
     async def _write_anew(self) -> None:
         head, counters = self._head, self._head.counters

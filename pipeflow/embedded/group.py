@@ -188,8 +188,9 @@ class Gathering:
             if message.row:
                 row = encode_row(message, crc_of(message))
                 group = head.tenant_of(message)
-                # One under another key is out of line, and a FIFO queue's new delay may have moved its retention.
-                moved = key != message.row or (delayed and fifo and not message.receives)
+                # One under another key is out of line; a FIFO queue's new delay may have moved its retention, and a
+                # retry of a standard queue is to be found as one.
+                moved = key != message.row or (delayed and fifo is not (message.receives > 0))
                 kept = message.kept_from if moved else None
                 frozen.updates.append((key, due, held, row, row_crc(key, row), message.row, group, expires, kept))
                 self.uncount(message.row)

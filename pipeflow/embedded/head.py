@@ -11,7 +11,7 @@ from math import inf
 from pipeflow.clock import Signal
 from pipeflow.embedded.group import Gathering, crc_of
 from pipeflow.embedded.journal import Counters, Journal
-from pipeflow.embedded.keys import Keys, name_of_key
+from pipeflow.embedded.keys import Keys, name_of_delayed
 from pipeflow.embedded.tail import UNGROUPED, Tail
 from pipeflow.specs import QueueSpec
 from pipeflow.state.changes import NoChanges
@@ -207,7 +207,7 @@ class Head:
         if self.spec.fifo:
             return message.group
         if message.state == DELAYED:
-            return name_of_key(message.key) if message.key is not None else None
+            return name_of_delayed(message)
         if self.state.fair is None:
             return None
         return message.group or UNGROUPED

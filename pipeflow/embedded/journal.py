@@ -177,14 +177,23 @@ class FrozenGroup(Struct):
         )
 
 
+class Waiting(Struct, frozen=True):
+    """The delayed rows of a queue, as they were found."""
+
+    moment: float = 0.0
+    fifo: int = 0
+    """How many of a FIFO queue come due after this moment."""
+    retries: int = 0
+    """How many of a standard queue wait for a retry."""
+
+
 class RecoveredQueue(Struct):
     """A queue as the journal remembers it; its messages are loaded when somebody asks for them."""
 
     number: int
     spec: QueueSpec
     counters: Counters
-    waiting: tuple[float, int] = (0.0, 0)
-    """(moment, how many rows of a FIFO queue come due after it)."""
+    waiting: Waiting = Waiting()
 
 
 class RecoveredLane(Struct):
@@ -195,6 +204,7 @@ class RecoveredLane(Struct):
     """Number of the queue."""
     priority: int
     counters: Counters
+    waiting: Waiting = Waiting()
 
 
 class RecoveredTopic(Struct):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PREFIX: Final = "\x01"
 """No group has it in its name, so that the index of groups serves for keys too."""
+RETRIES: Final = ""
+"""The name under which the disk has delayed messages that were received before. No key has it, and no group."""
 BEHIND_KEYS: Final = "\x02"
 """Comes after the names of all keys, and before those of all groups."""
 LOOKED_UP: Final = 500
@@ -27,6 +29,13 @@ LOOKED_UP: Final = 500
 def name_of_key(key: str) -> str:
     """Under which name the disk finds the delayed message of this key."""
     return _PREFIX + key
+
+
+def name_of_delayed(message: Stored) -> str | None:
+    """Under which name the disk finds a delayed message of a standard queue; None where nobody asks."""
+    if message.key is not None:
+        return name_of_key(message.key)
+    return RETRIES if message.receives else None
 
 
 class Keys:

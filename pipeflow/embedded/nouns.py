@@ -66,9 +66,10 @@ class Nouns:
         self._streams: dict[str, StreamSpec] = {}
         self._last_number = 0
         for queue in recovered.queues:
-            self._make_head(queue.spec, queue.number, queue.counters).tail.recall(*queue.waiting)
+            self._make_head(queue.spec, queue.number, queue.counters).tail.recall(queue.waiting)
         for known in recovered.lanes:
-            self._add_lane(self._by_number[known.of], known.priority, known.number, known.counters)
+            lane = self._add_lane(self._by_number[known.of], known.priority, known.number, known.counters)
+            lane.tail.recall(known.waiting)
         for head in self._heads.values() if not recovered.clean else ():
             for lane in head.lanes:
                 lane.tail.suspect_upto = head.places.last_place

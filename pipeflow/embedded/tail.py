@@ -19,7 +19,7 @@ from pipeflow.clock import Signal
 from pipeflow.embedded.delays import Delays
 from pipeflow.embedded.ending import Ending
 from pipeflow.embedded.group import Gathering
-from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded
+from pipeflow.embedded.journal import DELAYED_BIT, PLACE_MASK, Journal, Loaded, Waiting
 from pipeflow.embedded.roll import GROUP_HEAD, Roll
 from pipeflow.state.fair import Fair
 from pipeflow.state.groups import Groups
@@ -69,8 +69,8 @@ class Tail:
         self.ready = counters.rows
         """How many messages wait here, but for the delayed ones of a standard queue."""
         self.delayed = counters.delayed_rows
-        self.retrying = counters.delayed_rows
-        """How many of those wait for a retry: after a restart maybe all, until they were looked at."""
+        self.retrying = 0
+        """How many of those wait for a retry."""
         self.met = 0
         """How many of them loads have ever brought into memory or set aside."""
         self.cursor = counters.purged_upto
@@ -435,10 +435,11 @@ class Tail:
         """Whether all rows tell how long they wait."""
         return self.delays is None or self.delays.settled
 
-    def recall(self, moment: float, waiting: int) -> None:
-        """Go on after a restart: so many rows of a FIFO queue come due after this moment."""
+    def recall(self, waiting: Waiting) -> None:
+        """Go on with the delayed rows that were found at the start."""
+        self.retrying = waiting.retries
         if self.delays is not None:
-            self.delays.recall(moment, waiting)
+            self.delays.recall(waiting.moment, waiting.fifo)
 
     def end(self, message: Stored) -> None:
         """Delete a message that was read from the disk and has ended, unless it is in memory or left meanwhile."""

@@ -178,11 +178,17 @@ COLD = (
 
 DELAYS = "pipeflow/embedded/delays.py"
 WAITING = ("tests/unit/embedded/test_delays_on_disk.py",)
+TOLD_APART = ("tests/unit/embedded/test_tail.py",)
 
 DELAYED = (
     Mutant("delayed_on_disk_counted_as_ready", DELAYS, "        self.count += 1\n", "", WAITING),
     Mutant("delayed_on_disk_for_ever", DELAYS, "        if message.until < self.at:\n            self.at = message.until\n", "", WAITING),
-    Mutant("delayed_on_disk_forgotten_at_restart", DELAYS, "        self.count = self.retrying = count\n", "", WAITING),
+    Mutant("delayed_on_disk_forgotten_at_restart", DELAYS, "        self.count = count\n", "", WAITING),
+    Mutant("retries_on_disk_not_examined", DELAYS, "self._examined = self._passed if count else ALL", "pass", WAITING),
+    Mutant("retries_examined_on_one_page", DELAYS, "found.last if found.rows == PAGE else ALL", "ALL", WAITING),
+    Mutant("retries_that_came_due_are_still_counted", DELAYS, "            self._retries -= 1\n", "            pass\n", WAITING),
+    Mutant("retries_of_a_restart_forgotten", "pipeflow/embedded/tail.py", "self.retrying = waiting.retries", "pass", TOLD_APART),
+    Mutant("retry_not_marked_in_place", "pipeflow/embedded/group.py", " or (delayed and fifo is not (message.receives > 0))", " or (delayed and fifo and not message.receives)", TOLD_APART),
     Mutant("delays_pass_a_moment_late", DELAYS, "if message.until > begun:", "if message.until >= begun:", WAITING),
     Mutant("one_look_at_delays_is_enough", DELAYS, "            self.at = begun\n", "", WAITING),
     Mutant("next_delay_not_looked_at", DELAYS, "self.at = min(self.at, max(message.until, begun + PAUSE))", "pass", WAITING),

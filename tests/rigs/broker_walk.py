@@ -276,6 +276,7 @@ class Walk:
         model, stats = self.model, await self.stats()
         model.pass_time(self.clock.now())
         assert (stats.ready, stats.delayed) == (model.count("ready"), model.count("delayed"))
+        assert stats.retrying == model.retrying()
         assert (stats.in_flight, stats.expired) == (model.count("in_flight"), model.expired)
         totals = (stats.dead, stats.sent, stats.acked, stats.buried, stats.purged, stats.redriven)
         assert totals == (len(self.dead), model.sent, model.acked, model.buried, model.purged, self.redriven)

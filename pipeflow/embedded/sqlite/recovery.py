@@ -30,8 +30,10 @@ from pipeflow.embedded.journal import (
     RecoveredTopic,
     Row,
     TopicCounters,
+    Waiting,
     Way,
 )
+from pipeflow.embedded.keys import RETRIES
 from pipeflow.embedded.records import FORGOTTEN
 from pipeflow.embedded.sqlite import audit, schema, statements, streams
 from pipeflow.errors import PipeflowError, StoreCorrupt, Unavailable
@@ -230,12 +232,12 @@ def _nouns(connection: sqlite3.Connection, path: Path, now: float) -> _Nouns:
             known = counted.get(number) or Counters()
             queue = RecoveredQueue(number, msgspec.msgpack.decode(spec, type=QueueSpec), known)
             (found.queues if kind == "queue" else found.gone).append(queue)
-            if queue.spec.fifo and known.rows:
-                moment = known.redelayed_at or now
-                queue.waiting = moment, connection.execute(statements.COUNT_DUE, (number, moment)).fetchone()[0]
+            queue.waiting = _waiting(connection, number, known, queue.spec.fifo, now)
         elif kind == "lane":
             of, priority = msgspec.msgpack.decode(spec, type=tuple[int, int])
-            found.lanes.append(RecoveredLane(number, of, priority, counted.get(number) or Counters()))
+            known = counted.get(number) or Counters()
+            waiting = _waiting(connection, number, known, False, now)
+            found.lanes.append(RecoveredLane(number, of, priority, known, waiting))
         elif kind == "topic":
             seen = published.get(number) or TopicCounters()
             found.topics.append(RecoveredTopic(number, msgspec.msgpack.decode(spec, type=TopicSpec), seen))
@@ -248,6 +250,15 @@ def _nouns(connection: sqlite3.Connection, path: Path, now: float) -> _Nouns:
         else:
             found.subscriptions.append(msgspec.msgpack.decode(spec, type=Subscription))
     return found
+
+
+def _waiting(connection: sqlite3.Connection, number: int, counters: Counters, fifo: bool, now: float) -> Waiting:
+    if fifo and counters.rows:
+        moment = counters.redelayed_at or now
+        return Waiting(moment, fifo=connection.execute(statements.COUNT_DUE, (number, moment)).fetchone()[0])
+    if counters.delayed_rows:
+        return Waiting(retries=connection.execute(statements.COUNT_NAMED, (number, RETRIES)).fetchone()[0])
+    return Waiting()
 
 
 def _counters(connection: sqlite3.Connection, path: Path, statement: str, type: type[T]) -> dict[int, T]:

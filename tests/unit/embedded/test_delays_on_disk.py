@@ -140,6 +140,37 @@ async def test_Q75_a_deferred_message_that_only_the_disk_has_counts_as_delayed_a
     await store.close()
 
 
+async def test_Q102_retries_on_disk_are_told_apart_after_a_restart(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waiting() -> tuple[int, int]:
+        (found,) = (await store.stats()).queues
+        return found.delayed, found.retrying
+
+    monkeypatch.setattr(delays, "PAGE", 2)
+    store = await opened(path, clock, GROUPS)
+    for group in "abcde":
+        await send(store, group, group=group)
+        (taken,) = await take(store, 1)
+        await store.settle("groups", [Defer(taken.receipt, 30 if group < "d" else 90)])
+    await store.declare(Topology(queues=(SLOW,)))
+    await send(store, *"vwxyz")
+    assert await waiting() == (10, 5)
+    await store.close()
+    store = await opened(path, clock)
+    assert await waiting() == (10, 5)
+    await clock.advance(30)
+    assert await waiting() == (7, 2)
+    await store.close()
+    store = await opened(path, clock)
+    assert await waiting() == (7, 2)
+    await clock.advance(30)
+    assert await waiting() == (2, 2)
+    assert await store.purge("groups") == 10
+    assert await waiting() == (0, 0)
+    await store.close()
+
+
 async def test_Q102_as_many_as_one_look_reads_come_due_at_once_and_so_do_more(
     path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -235,6 +235,42 @@ async def test_retries_and_delayed_sends_are_told_apart(store: Store, clock: Vir
     assert (stats.delayed, stats.retrying) == (12, 0)
 
 
+@pytest.mark.parametrize("priority", [0, 4])
+async def test_they_are_after_a_restart_too(tmp_path: Path, clock: VirtualClock, priority: int) -> None:
+    path = tmp_path / "retries.db"
+    store = await open_small(path, clock)
+
+    async def retries() -> tuple[int, int]:
+        await clock.settle()  # what came due before the restart is read
+        stats = (await store.stats()).queues[0]
+        return stats.delayed, stats.retrying
+
+    await store.send("line", [Outgoing(b"later", delay=500.0, priority=priority) for _ in range(12)])
+    await store.send("line", [Outgoing(b"late", delay=5.0, priority=priority) for _ in range(2)])
+    await clock.advance(5)
+    await store.send("line", [Outgoing(b"now", priority=priority) for _ in range(10)])
+    while deliveries := await take(store, "line"):
+        await store.settle("line", [Defer(delivery.receipt, 100.0) for delivery in deliveries])
+    assert await retries() == (24, 12)
+    await store.close()
+    store = await open_small(path, clock)
+    assert await retries() == (24, 12)
+    await clock.advance(100)
+    assert await retries() == (12, 0)
+    (taken,) = await take(store, "line", 1)
+    await store.settle("line", [Defer(taken.receipt, 1000.0)])
+    await store.close()
+    store = await open_small(path, clock)
+    assert await retries() == (13, 1)
+    assert len(await drain(store, "line")) == 11
+    await store.close()
+    store = await open_small(path, clock)
+    assert await retries() == (13, 1)
+    await clock.advance(500)
+    assert await retries() == (1, 1)
+    await store.close()
+
+
 async def test_a_retry_that_ends_on_disk_with_its_time_to_live_is_counted_no_more(
     store: Store, clock: VirtualClock
 ) -> None:
