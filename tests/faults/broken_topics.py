@@ -117,7 +117,10 @@ MOVES = (
     Mutant("letter_forgets_where_it_is_from", INTAKE, "message.source = head.spec.name", "pass", MOVED),
     Mutant("letter_is_a_duplicate_of_another", INTAKE, "            message.dedup_id = message.id", "            pass", MOVED),
     Mutant("burial_not_counted", INTAKE, "head.counters.buried += 1", "pass", MOVED),
-    Mutant("cancelled_move_goes_on", MOVING, '                if self._moves[id].state == "cancelling":\n                    break', "                pass", MOVED),
+    Mutant("cancelled_move_goes_on", MOVING,
+           '                if self._moves[id].state == "cancelling":\n                    break\n                left = letters\n'
+           '                while left and self._moves[id].state == "running":\n',
+           "                left = letters\n                while left:\n", MOVED),
     Mutant("two_moves_at_once", MOVING, "if other is not None:", "if False:", MOVED),
     Mutant("move_beyond_its_limit", CHOOSING, "                    if tally.matched == choice.limit or missing == set():\n                        return", "                    pass", MOVED),
 )  # fmt: skip
