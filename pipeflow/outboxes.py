@@ -62,6 +62,12 @@ class OutboxTable(Protocol):
     async def open(self) -> None:
         """Connect. ConfigurationError: no outbox can be there."""
 
+    async def identity(self, upto: int) -> tuple[str, int] | None:
+        """What tells this outbox from every other, also of its name, and a row up to which all were sent before it had
+        that: `upto`, when this call gives it one. None: nothing was ever written to it.
+        """
+        ...
+
     async def read(self, after: int, again: bool) -> Sequence[OutboxRow] | None:
         """Rows behind this one, in order, some at a time; none that were set aside.
 

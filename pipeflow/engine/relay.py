@@ -64,6 +64,8 @@ class OutboxRelay:
         self._observers = observers
         self._supervisor = supervisor
         self._progressed = progressed
+        self._source: str | None = None
+        """The name that positions have: other outboxes may have this one's."""
         self._after = 0
         self._alone_upto = 0
         """Rows up to this one go alone, as one call for many of them was refused."""
@@ -106,8 +108,6 @@ class OutboxRelay:
         try:
             with suppress(NotNow):  # it is opened again with every look
                 await self._table.open()
-            self._after = await self._position()
-            self._forget = (-inf, self._after) if self._after else None
             await self._follow()
         finally:
             self._loop = None
@@ -119,7 +119,7 @@ class OutboxRelay:
         while True:
             asking, self._asking = self._asking, []
             try:
-                rows = await self._table.read(self._after, again)
+                rows = await self._table.read(self._after, again) if await self._known() else None
                 again = bool(rows)
                 if rows:
                     self._asking = asking + self._asking
@@ -159,10 +159,11 @@ class OutboxRelay:
                     await self._set_aside(batch, str(error))
                 return
             except Unavailable as error:
-                await self._store.position(self.name)  # if the store itself is gone, this says so
+                await self._store.position(str(self._source))  # if the store itself is gone, this says so
                 raise NotNow(str(error)) from error
             if answers is None:
-                self._after = max(self._after, await self._position())
+                assert self._source is not None
+                self._after = max(self._after, await self._position(self._source))
                 return
             sent = next((n for n, answer in enumerate(answers) if isinstance(answer, Refused)), len(batch))
             if sent:
@@ -187,7 +188,8 @@ class OutboxRelay:
     async def _send(self, batch: list[OutboxRow]) -> Sequence[Sent | Refused] | None:
         """What became of each; None where that cannot be told, and the store's position says it."""
         # The position goes with each message into the same commit.
-        messages = [replace(row.message, checkpoint=(self.name, str(row.id).encode())) for row in batch]
+        assert self._source is not None
+        messages = [replace(row.message, checkpoint=(self._source, str(row.id).encode())) for row in batch]
         send = self._store.publish if batch[0].kind == "topic" else self._store.send
         try:
             return await send(batch[0].target, messages)
@@ -196,8 +198,21 @@ class OutboxRelay:
                 raise
             return None
 
-    async def _position(self) -> int:
-        position = await self._supervisor.call(lambda: self._store.position(self.name), self.name)
+    async def _known(self) -> bool:
+        """Whether there is an outbox, and so where its relay goes on."""
+        if self._source is None:
+            # An older pipeflow kept positions by name alone.
+            found = await self._table.identity(await self._position(self.name))
+            if found is None:
+                return False
+            identity, upto = found
+            self._source = f"{self.name} {identity}"
+            self._after = max(upto, await self._position(self._source))
+            self._forget = (-inf, self._after) if self._after else None
+        return True
+
+    async def _position(self, source: str) -> int:
+        position = await self._supervisor.call(lambda: self._store.position(source), self.name)
         return int(position) if position is not None else 0
 
     async def _refused(self, row: OutboxRow, answer: Sent | Refused) -> None:

@@ -17,9 +17,11 @@ import aiosqlite
 import msgspec
 
 from pipeflow.embedded.sqlite.connection import Connection
+from pipeflow.embedded.sqlite.recovery import transact
 from pipeflow.embedded.sqlite.schema import APPLICATION_ID
 from pipeflow.errors import ConfigurationError
 from pipeflow.messages import Outgoing
+from pipeflow.names import new_secret
 from pipeflow.outboxes import NotNow, OutboxRow
 
 T = TypeVar("T")
@@ -62,6 +64,19 @@ CREATE: Final = """
         failure TEXT
     )
 """
+IDENTIFY: Final = """
+    CREATE TABLE IF NOT EXISTS {table}_identity (
+        identity TEXT NOT NULL,
+        upto INTEGER NOT NULL
+    )
+"""
+NAME: Final = """
+    INSERT INTO {table}_identity (identity, upto)
+    SELECT ?, ?
+    WHERE NOT EXISTS (SELECT 1 FROM {table}_identity)
+"""
+IDENTITY: Final = "SELECT identity, upto FROM {table}_identity"
+EXISTS: Final = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
 NOW: Final = "(CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) * 1000)"
 """Microseconds, to the millisecond that SQLite knows; 2440587.5 is the Julian day of 1970."""
 LIFT: Final = """
@@ -126,6 +141,10 @@ class Statements:
     def __init__(self, table: str) -> None:
         self.create = CREATE.format(table=table)
         self.lift = LIFT.format(table=table, now=NOW)
+        self.table = table
+        self.identify = IDENTIFY.format(table=table)
+        self.name = NAME.format(table=table)
+        self.identity = IDENTITY.format(table=table)
         self.insert = INSERT.format(table=table)
         self.read = READ.format(table=table)
         self.set_aside = SET_ASIDE.format(table=table)
@@ -152,6 +171,7 @@ def write(connection: sqlite3.Connection, say: Statements, now: float, kind: str
         refuse_store(cursor.execute(APPLICATION).fetchone()[0])
         connection.execute(say.create)
         connection.execute(say.lift)
+        _identify(connection, say, 0)
         connection.execute(say.insert, values)
 
 
@@ -172,6 +192,8 @@ async def write_async(
         refuse_store((await cursor.fetchone() or (0,))[0])
         await connection.execute(say.create)
         await connection.execute(say.lift)
+        await connection.execute(say.identify)
+        await connection.execute(say.name, (new_identity(), 0))
         await connection.execute(say.insert, values)
 
 
@@ -226,6 +248,16 @@ def refuse_store(application: int, noun: str = "outbox") -> None:
         )
 
 
+def new_identity() -> str:
+    """What tells an outbox from all others: it is made with the table, and moves with the file."""
+    return new_secret(8).hex()
+
+
+def _identify(connection: sqlite3.Connection, say: Statements, upto: int) -> None:
+    connection.execute(say.identify)
+    connection.execute(say.name, (new_identity(), upto))
+
+
 # -- read by the relay ------------------------------------------------------------------------------------------------
 
 
@@ -259,6 +291,23 @@ class SqliteOutbox:
         except ConfigurationError:
             await self.close()
             raise
+
+    async def identity(self, upto: int) -> tuple[str, int] | None:
+        return await self._run(lambda connection: self._identity(connection, upto))
+
+    def _identity(self, connection: sqlite3.Connection, upto: int) -> tuple[str, int] | None:
+        say = self._say
+        if not connection.execute(EXISTS, (say.table,)).fetchone()[0]:
+            # Whoever writes the first message makes it: the relay takes no lock before there is something to do.
+            return None
+        found = None
+        if connection.execute(EXISTS, (f"{say.table}_identity",)).fetchone()[0]:
+            found = connection.execute(say.identity).fetchone()
+        if found is None:
+            # The program made the table itself, or an older pipeflow did, or the first to write rolled back.
+            transact(connection, lambda: _identify(connection, say, upto))
+            found = connection.execute(say.identity).fetchone()
+        return str(found[0]), int(found[1])
 
     async def read(self, after: int, again: bool) -> Sequence[OutboxRow] | None:
         return await self._run(lambda connection: self._rows(connection, after, again))

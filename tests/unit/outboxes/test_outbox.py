@@ -14,7 +14,9 @@ import pytest
 from outbox_shop import Order, Shop, ids
 
 from pipeflow import App, ConfigurationError, Outbox, Queue, RefusedError, Topic
+from pipeflow.messages import Outgoing
 from pipeflow.registry import open_store
+from pipeflow.specs import QueueSpec, Topology
 from pipeflow.testing import Harness, harness
 
 
@@ -35,6 +37,45 @@ async def test_what_was_committed_before_the_app_ran_is_sent_when_it_runs(shop: 
     async with harness(shop.app) as h:
         await h.advance(1)
         assert ids(h, shop.billing) == [1, 2]
+
+
+async def test_files_of_one_name_are_outboxes_of_their_own(tmp_path: Path) -> None:
+    """Rows of one that are older than the last that the other sent are sent, and what was sent is not sent again."""
+    store = f"sqlite:///{tmp_path}/store.db"
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    a, b = Shop(tmp_path / "a"), Shop(tmp_path / "b")
+    b.place(1)
+    a.place(2)
+    sent: list[list[int]] = []
+    for shop in (a, b, a, b):
+        async with harness(shop.app, store=store) as h:
+            await h.settle()
+            sent.append(ids(h, shop.billing))
+    assert sent == [[2], [2, 1], [2, 1], [2, 1]]
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_a_table_that_the_program_made_is_given_its_identity_by_the_relay(tmp_path: Path, older: bool) -> None:
+    """Where an older pipeflow relayed it, the relay goes on behind what that sent."""
+    store = f"sqlite:///{tmp_path}/store.db"
+    shop = Shop(tmp_path)
+    shop.place(1)
+    connection = shop.connect()
+    connection.execute("DROP TABLE pipeflow_outbox_identity")
+    (upto,) = connection.execute("SELECT max(id) FROM pipeflow_outbox").fetchone()
+    connection.commit()
+    connection.close()
+    if older:
+        async with harness(App("older"), store=store) as h:
+            await h.runtime.store.declare(Topology(queues=(QueueSpec("elsewhere"),)))
+            checkpoint = (shop.outbox.name, str(upto).encode())
+            await h.runtime.store.send("elsewhere", [Outgoing(b"", checkpoint=checkpoint)])
+    shop.place(2)
+    for _ in range(2):
+        async with harness(shop.app, store=store) as h:
+            await h.settle()
+            assert ids(h, shop.billing) == ([2] if older else [1, 2])
 
 
 async def test_a_commit_of_this_process_is_seen_at_once_and_one_of_another_within_a_quarter_of_a_second(
