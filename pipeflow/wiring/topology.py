@@ -90,7 +90,7 @@ def _distinct_sources(routers: Sequence[Router]) -> None:
     for outbox in (outbox for router in routers for outbox in router.outboxes):
         if outbox.name in names:
             raise ConfigurationError(
-                f"{outbox.place}: outbox {outbox.name} is declared twice; positions are kept by name, so give one "
+                f"{outbox.place}: outbox {outbox.name} is declared twice; the name tells outboxes apart, so give one "
                 'another: app.outbox(path, name="...")'
             )
         names[outbox.name] = f"the outbox {outbox.path}"
