@@ -430,7 +430,7 @@ class SqliteJournal:
             found = loaded(connection, statements.LOAD_DELAYED, (queue, due, base | after, limit), most_bytes)
             if found.last:
                 # The last row may be damaged: what it says of itself is not asked.
-                (found.due,) = connection.execute(statements.WHEN_DUE, (base | found.last,)).fetchone()
+                (found.due,) = connection.execute(statements.DUE, (base | found.last,)).fetchone()
             return found
 
         return await self._read(read)

@@ -253,11 +253,14 @@ def _nouns(connection: sqlite3.Connection, path: Path, now: float) -> _Nouns:
 
 
 def _waiting(connection: sqlite3.Connection, number: int, counters: Counters, fifo: bool, now: float) -> Waiting:
+    # What was purged may not have been swept away yet.
+    purged = number << PLACE_BITS | counters.purged_upto
     if fifo and counters.rows:
         moment = counters.redelayed_at or now
-        return Waiting(moment, fifo=connection.execute(statements.COUNT_DUE, (number, moment)).fetchone()[0])
+        return Waiting(moment, fifo=connection.execute(statements.COUNT_DUE, (number, moment, purged)).fetchone()[0])
     if counters.delayed_rows:
-        return Waiting(retries=connection.execute(statements.COUNT_NAMED, (number, RETRIES)).fetchone()[0])
+        values = (number, RETRIES, purged | DELAYED_BIT)
+        return Waiting(retries=connection.execute(statements.COUNT_NAMED, values).fetchone()[0])
     return Waiting()
 
 

@@ -107,7 +107,6 @@ LOAD_DELAYED: Final = (
     LIMIT ?
 """
 )
-WHEN_DUE: Final = "SELECT due FROM messages WHERE key = ?"
 LOAD_GROUP: Final = (
     _MESSAGE
     + """
@@ -162,8 +161,8 @@ LOAD_PLACED: Final = """
 """
 LOAD_ENDING: Final = {"expires": LOAD_EXPIRING, "kept": LOAD_KEPT, "place": LOAD_PLACED, "due": LOAD_DUE}
 DUE: Final = "SELECT due FROM messages WHERE key = ?"
-COUNT_DUE: Final = "SELECT count(*) FROM messages WHERE key >> 43 = ? AND due > ?"
-COUNT_NAMED: Final = "SELECT count(*) FROM messages WHERE key >> 43 = ? AND grp = ?"
+COUNT_DUE: Final = "SELECT count(*) FROM messages WHERE key >> 43 = ? AND due > ? AND key > ?"
+COUNT_NAMED: Final = "SELECT count(*) FROM messages WHERE key >> 43 = ? AND grp = ? AND key > ?"
 LOAD_HELD: Final = _MESSAGE + "WHERE held IS NOT NULL ORDER BY key"
 BODY: Final = "SELECT head, crc, body, shared FROM messages WHERE key = ?"
 SHARED_BODY: Final = "SELECT body, claim FROM bodies WHERE number = ?"

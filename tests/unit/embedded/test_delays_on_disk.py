@@ -250,6 +250,36 @@ async def test_Q102_a_purge_takes_what_waits_along(path: Path, clock: VirtualClo
     await store.close()
 
 
+@pytest.mark.parametrize("fifo", [True, False])
+async def test_Q102_what_was_purged_and_is_not_swept_away_yet_is_not_counted_after_a_kill(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, fifo: bool
+) -> None:
+    async def waiting(store: Kept) -> tuple[int, int, int]:
+        (found,) = (await store.stats()).queues
+        return found.ready, found.delayed, found.retrying
+
+    async def defer(store: Kept, *groups: str) -> None:
+        for group in groups:
+            await send(store, group, group=group)
+            (taken,) = await take(store, 1)
+            await store.settle("groups", [Defer(taken.receipt, 60)])
+
+    spec = QueueSpec("groups", fifo=fifo, max_receives=None)
+    store = await opened(path, clock, spec)
+    await defer(store, *"abcdefg")
+    await store.close()
+    store = await opened(path, clock, spec)
+    monkeypatch.setattr(store.tending, "sweep", lambda head: None)
+    assert await store.purge("groups") == 7
+    await defer(store, "h", "i")
+    again = await opened(killed(path, "killed.db"), clock, spec)
+    assert await waiting(again) == (0, 2, 2)
+    await clock.advance(60)
+    assert await waiting(again) == (2, 0, 0)
+    await again.close()
+    await store.close()
+
+
 async def test_letters_that_wait_on_disk_are_counted_until_they_are_moved_or_discarded(
     path: Path, clock: VirtualClock
 ) -> None:
