@@ -165,7 +165,7 @@ MUTANTS = (
     Mutant(
         "what_moved_on_after_a_crash_not_looked_for",
         PENDING,
-        "self.former[key] = [*self.former.pop(old, ()), old]",
+        "self.former[key] = former",
         "pass",
         LOGGED,
     ),

@@ -121,7 +121,10 @@ class Pending:
         if change is not None:
             if again:
                 # A part of what the tables have already may have brought it here.
-                self.former[key] = [*self.former.pop(old, ()), old]
+                former = self.former.pop(old, [])
+                if old not in former:  # the key is the same at every change but a move
+                    former.append(old)
+                self.former[key] = former
             old = change[5]
             if kept is None:
                 group, expires, kept = change[6:]

@@ -9,6 +9,8 @@ import pytest
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded.sqlite.journal import SqliteJournal
+from pipeflow.embedded.sqlite.logged import Logged
+from pipeflow.embedded.sqlite.pending import Pending
 from pipeflow.errors import Unavailable
 
 
@@ -28,3 +30,15 @@ async def test_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.db-log").mkdir()
     with pytest.raises(Unavailable, match=r"b\.db-log: Is a directory"):
         await SqliteJournal(tmp_path / "b.db", VirtualClock(1000.0)).recover()
+
+
+def test_a_row_that_changed_often_before_a_crash_is_looked_for_once_under_each_of_its_keys() -> None:
+    """A start would take for ever where a message was received and given back for as long as the log lasted."""
+    ready, delayed = 5, 7
+    pending = Pending()
+    for key, old in ((ready, 3), *[(ready, ready)] * 9, (delayed, ready), *[(ready, delayed), (delayed, ready)] * 9):
+        update = (key, None, None, b"", 0, old, None, None, 1.0)
+        pending.take(Logged([], [update], [], {}, {}, [], [], [], {}, 0.0), 1, None, again=True)
+    updates = pending.rest().updates
+    assert [update[0] for update in updates] == [delayed] * len(updates)
+    assert sorted(update[5] for update in updates) == [3, ready, delayed]
