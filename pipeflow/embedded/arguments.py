@@ -71,21 +71,19 @@ def check_call(verb: str, *arguments: object) -> None:
 
 def emits_of(queue: str, batch: Sequence[Any]) -> list[Emit]:
     """What a batch of settlements publishes. TypeError: one of them is not what it should be, and nothing is done."""
-    try:
-        # Most are acknowledgements and nothing else: of those no more is asked.
-        for settlement in batch:
-            if type(settlement) is not Ack or type(settlement.receipt) is not Receipt or settlement.emits:
-                break
-        else:
-            return []
-    except TypeError:
-        pass
-    if isinstance(batch, Sequence):
-        for n, settlement in enumerate(batch):
-            if (wrong := _wrong(settlement)) is not None:
-                raise TypeError(f"{queue}: item {n} of a batch to settle {wrong}")
-        return [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits or ()]
-    raise TypeError(f"{queue}: a batch to settle is {article(batch)}; use a list of Ack, Defer and their like")
+    if type(batch) is not list and not isinstance(batch, Sequence):
+        # What can be gone through once would be at its end here, and nothing be left to settle.
+        raise TypeError(f"{queue}: a batch to settle is {article(batch)}; use a list of Ack, Defer and their like")
+    # Most are acknowledgements and nothing else: of those no more is asked.
+    for settlement in batch:
+        if type(settlement) is not Ack or type(settlement.receipt) is not Receipt or settlement.emits:
+            break
+    else:
+        return []
+    for n, settlement in enumerate(batch):
+        if (wrong := _wrong(settlement)) is not None:
+            raise TypeError(f"{queue}: item {n} of a batch to settle {wrong}")
+    return [emit for settlement in batch if isinstance(settlement, Ack) for emit in settlement.emits or ()]
 
 
 def _wrong(settlement: Any) -> str | None:

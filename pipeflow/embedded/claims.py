@@ -184,6 +184,9 @@ class Claims:
     def wanted(self, batch: Sequence[Outgoing]) -> bool:
         """Whether one of these is too large to lie in the store, and not yet aside. It is asked at every send."""
         inline = self._inline
+        if type(batch) is not list:
+            # What can be gone through once would be at its end here, and nothing be left to send.
+            check_outgoing(batch)
         try:
             for outgoing in batch:
                 if len(outgoing.body) > inline and _is_large(outgoing, inline):

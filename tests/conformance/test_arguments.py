@@ -222,6 +222,22 @@ async def test_what_is_no_settlement_is_named_with_its_place_and_nothing_is_sett
     await desk.ack(delivery)
 
 
+async def test_what_can_be_gone_through_once_is_no_batch(desk: Desk) -> None:
+    """It was at its end when it was looked at, and nothing of it was done, without a word."""
+    await desk.fan_out(QueueSpec("q"))
+    await desk.send("1")
+    delivery = await desk.one()
+    once: Any = (each for each in [Ack(delivery.receipt)])
+    with pytest.raises(TypeError, match="a batch to settle is a generator; use a list"):
+        await desk.store.settle("q", once)
+    for verb, name in ((desk.store.send, "q"), (desk.store.publish, "t")):
+        once = (each for each in [outgoing()])
+        with pytest.raises(TypeError, match="a batch to send is a generator; use a list"):
+            await verb(name, once)
+    assert await desk.counts() == (0, 0, 1)
+    await desk.ack(delivery)
+
+
 async def test_a_receipt_that_nobody_was_given_is_stale(desk: Desk) -> None:
     await desk.queue()
     await desk.send("1", "2", priority=1)
