@@ -128,6 +128,7 @@ class Tending:
 
     async def fed(self, head: Head) -> None:
         """Return when a load of this queue's tail has ended."""
+        self._broker.check_open()  # else nobody loads any more
         signal = Signal()
         head.tail.fed.append(signal)
         self.feed(head, force=True)

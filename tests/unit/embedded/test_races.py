@@ -528,3 +528,11 @@ async def test_closing_answers_the_calls_that_are_in_flight_and_ends_clean(
     assert store.nouns.head("work").tail.suspect_upto == 0, "it was closed clean"
     assert len(await drain(store, "work")) == len(accepted), "a refusal has no effect"
     await store.close()
+
+
+async def test_who_asks_for_a_load_when_the_store_has_failed_is_told_and_waits_for_none(store: Kept) -> None:
+    """As `stats` does, which waits for other things in between: nobody loads any more."""
+    store.fail(Unavailable("the disk is gone"))
+    await store.close()
+    with pytest.raises(Unavailable, match="the disk is gone"):
+        await asyncio.wait_for(store.tending.fed(store.nouns.head("work")), 5)
