@@ -124,6 +124,27 @@ async def test_normal_commits_on_the_loop_while_the_thread_rests_and_on_the_thre
     await store.close()
 
 
+async def test_normal_syncs_what_went_into_the_tables_before_the_log_that_goes_on_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut is to take the end of what was committed, and no group out of the middle."""
+    store, journal = await journal_of(tmp_path / "a.db", VirtualClock(1000.0), "normal")
+    synced: list[str] = []
+    sync = os.fdatasync
+
+    def noted(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}").rpartition("-")[2])
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    await store.declare(Topology(queues=(QueueSpec("q"), QueueSpec("another"))))
+    assert synced == []
+    journal.idle_at = 0.0  # 80 ms have passed since, and nobody came to it
+    await store.send("q", [Outgoing(b"one")])
+    assert synced == ["wal", "log"]
+    await store.close()
+
+
 async def test_normal_syncs_nothing_for_a_reader_or_for_what_goes_into_the_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
