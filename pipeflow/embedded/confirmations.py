@@ -16,7 +16,6 @@ from msgspec.structs import replace
 
 from pipeflow.embedded.group import Gathering
 from pipeflow.embedded.journal import Journal
-from pipeflow.embedded.records import FORGOTTEN
 from pipeflow.errors import RefusedError
 from pipeflow.messages import Outgoing
 from pipeflow.names import new_secret
@@ -145,7 +144,7 @@ class Confirmations:
             if of_topic == topic or of_webhook == webhook:
                 del self._known[name]
                 if not self._journal.instant:
-                    self._gathering.sources[name] = FORGOTTEN
+                    self._gathering.sources[name] = None
 
     def _of(self, subscription: Subscription) -> Confirmation | None:
         """What is known of it, while its endpoint is the same."""

@@ -81,7 +81,8 @@ class Gathering:
         self.deletes: list[int] = []
         self.releases: dict[int, int] = {}
         self.known: list[Known] = []
-        self.sources: dict[str, bytes] = {}
+        self.sources: dict[str, bytes | None] = {}
+        """Positions by name; None: there is none any more."""
         self.streams: list[Any] = []
         """Changes of the record log, in order; `embedded.log` makes them, its journal half understands them."""
         self.declared: list[Declared] = []

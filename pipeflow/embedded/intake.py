@@ -19,7 +19,7 @@ from pipeflow.embedded.journal import Journal, Known, Recovered
 from pipeflow.embedded.keys import Keys
 from pipeflow.embedded.log import Log
 from pipeflow.embedded.nouns import Nouns
-from pipeflow.embedded.records import FORGOTTEN, replays_of, replays_of_topic
+from pipeflow.embedded.records import replays_of, replays_of_topic
 from pipeflow.embedded.rewriting import Rewritten, rewrite
 from pipeflow.embedded.topic_head import TopicHead
 from pipeflow.embedded.weighing import unfit, weigh
@@ -320,7 +320,7 @@ class Intake:
         for name in [name for name in self.sources if name.startswith(replays_of_topic(topic))]:
             del self.sources[name]
             if not self._journal.instant:
-                self._gathering.sources[name] = FORGOTTEN
+                self._gathering.sources[name] = None
 
     def forget_replays(self, stream: str) -> None:
         """Of a stream that is gone no replay goes on."""

@@ -147,7 +147,8 @@ class FrozenGroup(Struct):
     queues: list[tuple[int, bytes]]
     topics: list[tuple[int, bytes]]
     known: list[Known]
-    sources: dict[str, bytes]
+    sources: dict[str, bytes | None]
+    """None: it is forgotten."""
     streams: list[Any]
     declared: list[Declared]
     damaged: list[int]

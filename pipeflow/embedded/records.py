@@ -5,7 +5,7 @@ Changes ride in the broker's commit group, in order; the first of each group car
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -20,10 +20,6 @@ INTAKE = 0
 
 RECOVERED = -1
 """The era of blocks that an earlier process took in."""
-
-
-FORGOTTEN: Final = b""
-"""In the place of a position: there is none any more."""
 
 
 def replays_of_topic(topic: str) -> str:

@@ -82,7 +82,7 @@ class Groups:
         if random.random() < 0.2:
             group.topics.append((2, encode(TopicCounters(published=self.at))))
             group.known.append(Known(1, b"id %d" % random.randrange(9), 1000.0 + self.at, "m", self.at))
-            group.sources[f"source {random.randrange(3)}"] = b"%d" % self.at
+            group.sources[f"source {random.randrange(3)}"] = b"%d" % self.at if self.at % 4 else None
         if random.random() < 0.05:
             name = f"t{random.randrange(3)}"
             group.declared.append(Declared("topic", name, self.at, encode(TopicSpec(name))))

@@ -23,7 +23,7 @@ class Logged(msgspec.Struct, array_like=True, gc=False):
     queues: list[tuple[int, bytes]]
     topics: list[tuple[int, bytes]]
     known: list[Known]
-    sources: dict[str, bytes]
+    sources: dict[str, bytes | None]
     clock: float
 
 

@@ -55,7 +55,7 @@ class Pending:
         self.queues: dict[int, bytes] = {}
         self.topics: dict[int, bytes] = {}
         self.known: list[Known] = []
-        self.sources: dict[str, bytes] = {}
+        self.sources: dict[str, bytes | None] = {}
         self.clock = 0.0
         self.last = 0
         """Number of the last group in here; 0: there is none."""

@@ -34,7 +34,6 @@ from pipeflow.embedded.journal import (
     Way,
 )
 from pipeflow.embedded.keys import RETRIES
-from pipeflow.embedded.records import FORGOTTEN
 from pipeflow.embedded.sqlite import audit, schema, statements, streams
 from pipeflow.errors import PipeflowError, StoreCorrupt, Unavailable
 from pipeflow.messages import Claim
@@ -183,8 +182,7 @@ def recover(connection: sqlite3.Connection, path: Path, now: float, begun: Seque
     for name, position, crc in execute(statements.ALL_SOURCES):
         if crc32(position) != crc:
             raise _damaged(path, f"the position of source {name}")
-        if position != FORGOTTEN:
-            sources[name] = position
+        sources[name] = position
     held, _ = read_messages(connection, execute(statements.LOAD_HELD).fetchall())
     return Recovered(
         store_id=store_id,

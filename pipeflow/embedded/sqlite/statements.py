@@ -78,6 +78,7 @@ PUT_KNOWN: Final = "INSERT OR REPLACE INTO known (scope, digest, at, id, sequenc
 PRUNE_KNOWN: Final = "DELETE FROM known WHERE at < ?"
 FIND_KNOWN: Final = "SELECT scope, digest, at, id, sequence FROM known WHERE scope = ? AND digest = ? AND at > ?"
 PUT_SOURCE: Final = "INSERT OR REPLACE INTO sources (name, position, crc) VALUES (?, ?, ?)"
+DROP_SOURCE: Final = "DELETE FROM sources WHERE name = ?"
 SET_ASIDE: Final = """
     INSERT OR REPLACE INTO quarantine (key, head, crc, body, shared)
     SELECT key, head, crc, body, shared FROM messages

@@ -64,7 +64,9 @@ class Tables:
         if group.known:
             executemany(statements.PUT_KNOWN, [(k.scope, k.key, k.at, k.id, k.sequence) for k in group.known])
         if group.sources:
-            executemany(statements.PUT_SOURCE, [(name, at, crc32(at)) for name, at in group.sources.items()])
+            positions = [(name, at, crc32(at)) for name, at in group.sources.items() if at is not None]
+            executemany(statements.PUT_SOURCE, positions)
+            executemany(statements.DROP_SOURCE, [(name,) for name, at in group.sources.items() if at is None])
         if group.streams:
             streams.write(connection, group.streams, self._scratch)
         if group.audit:

@@ -559,6 +559,9 @@ async def test_T4_a_restart_remembers_that_a_deleted_topic_was_replayed_and_conf
         (asked,) = await store.receive("other", Want())
         await store.confirm("t", asked.headers[TOKEN])
         await store.delete_topic("t")
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        assert connection.execute("SELECT name FROM sources").fetchall() == []
+    connection.close()
     clock = VirtualClock(START)
     store = await open_store(url, clock=clock)
     try:

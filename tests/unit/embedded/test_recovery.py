@@ -209,12 +209,15 @@ async def test_Q69_sequences_go_on_rising_after_everything_was_deleted(tmp_path:
     await store.close()
 
 
-async def test_positions_of_sources_commit_with_what_they_belong_to(tmp_path: Path, clock: VirtualClock) -> None:
+@pytest.mark.parametrize("position", [b"17", b""])
+async def test_positions_of_sources_commit_with_what_they_belong_to(
+    tmp_path: Path, clock: VirtualClock, position: bytes
+) -> None:
     store = await opened(tmp_path / "a.db", clock)
     assert await store.position("replay") is None
-    await store.publish("news", [Outgoing(b"one", checkpoint=("replay", b"17"))])
+    await store.publish("news", [Outgoing(b"one", checkpoint=("replay", position))])
     again = await opened(killed(tmp_path / "a.db", "b.db"), clock)
-    assert await again.position("replay") == b"17"
+    assert await again.position("replay") == position
     await again.close()
     await store.close()
 
