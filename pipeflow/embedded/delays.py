@@ -188,9 +188,10 @@ class Delays:
 
     async def _write_anew(self) -> None:
         head, counters = self._head, self._head.counters
-        found = await self._journal.load_ending(head.number, "due", self._after, PAGE)
-        if self.settled:
-            return
+        after = self._after
+        found = await self._journal.load_ending(head.number, "due", after, PAGE)
+        if self.settled or self._after is not after:
+            return  # a purge left nothing to write, and maybe there was another change behind it
         self._set_aside(found)
         for message in found.messages:
             if not self._lies_here(message) or message.place in self._written:

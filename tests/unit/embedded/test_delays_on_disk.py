@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from pipeflow.clock import VirtualClock
 from pipeflow.embedded import delays
+from pipeflow.embedded.journal import Heads, Way
 from pipeflow.embedded.opening import Kept
 from pipeflow.messages import Ack, Bury, Defer, Delivery, Outgoing, Want
 from pipeflow.protocols import Discard, Redrive
@@ -551,4 +552,31 @@ async def test_Q17_what_is_loaded_while_rows_are_written_anew_waits_as_they_do(
     await clock.advance(20)
     assert await counts(store) == (8, 0)
     assert await drain(store) == "abcdefgh"
+    await store.close()
+
+
+async def test_Q17_a_change_behind_a_purge_is_not_taken_for_the_one_before_it(
+    path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(path, clock)
+    await send(store, *"abcde")
+    load, looks = store.journal.load_ending, 0
+
+    async def overtaken(queue: int, way: Way, after: tuple[float, int], limit: int) -> Heads:
+        nonlocal looks
+        found = await load(queue, way, after, limit)
+        looks += way == "due"
+        if way == "due" and looks == 1:
+            await store.purge("groups")
+            await send(store, *"fghij")
+            await store.declare(Topology(queues=(replace(SLOW, delay=10.0),)))
+        return found
+
+    monkeypatch.setattr(store.journal, "load_ending", overtaken)
+    await store.declare(Topology(queues=(replace(SLOW, delay=90.0),)))
+    await clock.settle()
+    assert looks > 1
+    assert await counts(store) == (0, 5)
+    await clock.advance(10)
+    assert await counts(store) == (5, 0)
     await store.close()
